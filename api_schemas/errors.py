@@ -1,0 +1,282 @@
+"""Every error that a caller or a job can be given.
+
+    OutfillError
+      ├─ Unauthenticated            401  unauthenticated
+      ├─ NotFound                   404
+      │    ├─ JobNotFound                job_not_found
+      │    ├─ UploadNotFound        422  upload_not_found     (named by a request's image field)
+      │    └─ ModelNotFound         422  model_not_found
+      ├─ Conflict                   409
+      │    └─ JobAlreadyFinished         job_already_finished
+      ├─ PayloadTooLarge            413  payload_too_large
+      ├─ Invalid                    422  invalid_request
+      │    ├─ ParameterNotSupported      parameter_not_supported
+      │    ├─ NoTextModel                no_text_model
+      │    ├─ WebhookNotAllowed          webhook_not_allowed
+      │    ├─ SourceError
+      │    │    ├─ InvalidSource         invalid_source
+      │    │    ├─ UrlNotAllowed         url_not_allowed
+      │    │    └─ FetchFailed           fetch_failed
+      │    ├─ ImageError
+      │    │    ├─ NotAnImage            not_an_image
+      │    │    ├─ UnsupportedFormat     unsupported_format
+      │    │    ├─ AnimatedImage         animated_image
+      │    │    ├─ ImageTooLarge         image_too_large
+      │    │    └─ ImageCorrupt          image_corrupt        (found by decoding: fails the job)
+      │    └─ MaskError
+      │         ├─ MaskSizeMismatch      mask_size_mismatch
+      │         ├─ MaskEmpty             mask_empty
+      │         ├─ MaskFull              mask_full
+      │         └─ MaskHasNoAlpha        mask_has_no_alpha
+      ├─ JobFailure                      (ends a job; never an HTTP answer by itself)
+      │    ├─ SubjectNotFound            subject_not_found
+      │    ├─ ModelNotServed             model_not_served
+      │    ├─ EngineFailed               engine_failed
+      │    ├─ AttemptsExhausted          attempts_exhausted
+      │    └─ DeadlineExceeded           deadline_exceeded
+      └─ Unavailable                503  unavailable
+
+``status`` is the HTTP status, ``code`` is stable, ``field`` names the part of the request to blame (dotted path).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class OutfillError(Exception):
+    """An error with a stable code."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, *, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+
+
+class Unauthenticated(OutfillError):
+    """The bearer key is missing or unknown."""
+
+    status, code, title = 401, "unauthenticated", "Authentication required"
+
+
+class NotFound(OutfillError):
+    """The thing does not exist for this caller."""
+
+    status, code, title = 404, "not_found", "Not found"
+
+
+class JobNotFound(NotFound):
+    """No job with this id belongs to the caller."""
+
+    code, title = "job_not_found", "Job not found"
+
+
+class UploadNotFound(NotFound):
+    """No upload with this id belongs to the caller, or its bytes have not arrived."""
+
+    status, code, title = 422, "upload_not_found", "Upload not found"
+
+
+class ModelNotFound(NotFound):
+    """No model of this name is installed, or it does not do the operation."""
+
+    status, code, title = 422, "model_not_found", "Model not found"
+
+
+class Conflict(OutfillError):
+    """The state of the thing does not allow this."""
+
+    status, code, title = 409, "conflict", "Conflict"
+
+
+class JobAlreadyFinished(Conflict):
+    """A terminal job cannot be canceled."""
+
+    code, title = "job_already_finished", "Job already finished"
+
+
+class PayloadTooLarge(OutfillError):
+    """The body, or one file, has too many bytes."""
+
+    status, code, title = 413, "payload_too_large", "Payload too large"
+
+
+class Invalid(OutfillError):
+    """The request does not say something that can be done."""
+
+    status, code, title = 422, "invalid_request", "Invalid request"
+
+
+class ParameterNotSupported(Invalid):
+    """The chosen model would ignore this parameter, so it is refused."""
+
+    code, title = "parameter_not_supported", "Parameter not supported"
+
+
+class NoTextModel(Invalid):
+    """The operation paints from a prompt and no model that reads prompts is installed."""
+
+    code, title = "no_text_model", "No text-guided model installed"
+
+
+class WebhookNotAllowed(Invalid):
+    """The webhook URL points where this service does not send."""
+
+    code, title = "webhook_not_allowed", "Webhook URL not allowed"
+
+
+class SourceError(Invalid):
+    """An image could not be brought in."""
+
+
+class InvalidSource(SourceError):
+    """The string is not an https URL, a data URL, an upload or a file part."""
+
+    code, title = "invalid_source", "Invalid image source"
+
+
+class UrlNotAllowed(SourceError):
+    """The URL leads to an address that is not public, or uses a port or scheme that is not allowed."""
+
+    code, title = "url_not_allowed", "URL not allowed"
+
+
+class FetchFailed(SourceError):
+    """The URL did not answer with the bytes of a file."""
+
+    code, title = "fetch_failed", "Image could not be fetched"
+
+
+class ImageError(Invalid):
+    """The bytes are not an image that can be worked on."""
+
+
+class NotAnImage(ImageError):
+    """The bytes have the header of no known image format."""
+
+    code, title = "not_an_image", "Not an image"
+
+
+class UnsupportedFormat(ImageError):
+    """It is an image, in a format that is not accepted."""
+
+    code, title = "unsupported_format", "Image format not supported"
+
+
+class AnimatedImage(ImageError):
+    """The file holds more than one frame or page."""
+
+    code, title = "animated_image", "Animated images are not accepted"
+
+
+class ImageTooLarge(ImageError):
+    """The header declares more pixels than the limit."""
+
+    code, title = "image_too_large", "Image too large"
+
+
+class ImageCorrupt(ImageError):
+    """The header is fine and the pixels cannot be decoded."""
+
+    code, title = "image_corrupt", "Image is corrupt"
+
+
+class MaskError(Invalid):
+    """The mask does not mark a region of this image."""
+
+
+class MaskSizeMismatch(MaskError):
+    """The mask has another size than the image."""
+
+    code, title = "mask_size_mismatch", "Mask size differs from image size"
+
+
+class MaskEmpty(MaskError):
+    """The mask marks nothing."""
+
+    code, title = "mask_empty", "Mask is empty"
+
+
+class MaskFull(MaskError):
+    """The mask marks everything, so that nothing is kept."""
+
+    code, title = "mask_full", "Mask covers everything"
+
+
+class MaskHasNoAlpha(MaskError):
+    """``polarity: alpha`` was asked for and the mask has no alpha channel."""
+
+    code, title = "mask_has_no_alpha", "Mask has no alpha channel"
+
+
+class JobFailure(OutfillError):
+    """Ends a job in ``failed``."""
+
+
+class SubjectNotFound(JobFailure):
+    """No product stands out from the background."""
+
+    code, title = "subject_not_found", "No subject found"
+
+
+class ModelNotServed(JobFailure):
+    """No worker serves the model any more."""
+
+    code, title = "model_not_served", "Model not served"
+
+
+class EngineFailed(JobFailure):
+    """The model raised, or its result is not a picture."""
+
+    code, title = "engine_failed", "Painting failed"
+
+
+class AttemptsExhausted(JobFailure):
+    """The workers that ran the job died too often."""
+
+    code, title = "attempts_exhausted", "Attempts exhausted"
+
+
+class DeadlineExceeded(JobFailure):
+    """The job's deadline passed before it was done."""
+
+    code, title = "deadline_exceeded", "Deadline exceeded"
+
+
+class Unavailable(OutfillError):
+    """Redis or S3 does not answer."""
+
+    status, code, title = 503, "unavailable", "Service unavailable"
+
+
+class ErrorInfo(BaseModel):
+    """An error as part of a job."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str = Field(examples=["image_corrupt"])
+    message: str
+    field: str | None = Field(default=None, description="The request field to blame, as a dotted path.")
+
+    @classmethod
+    def of(cls, error: OutfillError) -> ErrorInfo:
+        """The wire form of ``error``."""
+        return cls(code=error.code, message=error.detail, field=error.field)
+
+
+class Problem(BaseModel):
+    """An HTTP error answer, ``application/problem+json`` (RFC 9457)."""
+
+    type: str = Field(examples=["about:blank"])
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="Stable; switch on this.")
+    field: str | None = Field(default=None, description="The request field to blame, as a dotted path.")
+    request_id: str | None = None

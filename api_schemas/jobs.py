@@ -1,0 +1,188 @@
+"""The job: its states, what the worker needs to run it, and what its owner sees of it.
+
+    queued ──► running ──► succeeded | failed | canceled
+      │  ▲        │
+      │  └────────┘  the worker died or handed it back; `attempts` tells how often it was begun
+      └──► canceled | expired
+
+A terminal state is final. ``expired`` means that the deadline passed before the job was begun.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from ulid import ULID
+
+from api_schemas.errors import ErrorInfo
+from api_schemas.requests import ImageFormat, JobRequest, Operation
+
+
+class JobStatus(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether no other state can follow."""
+        return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
+
+
+def new_id(prefix: str) -> str:
+    """A ULID with a prefix: ``job_01J…``. Ids made later sort later, to the millisecond."""
+    return f"{prefix}_{ULID()}"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputRef(_Frozen):
+    """An input image, checked by its header and stored."""
+
+    key: str
+    """Object key in the bucket."""
+    format: str
+    width: int
+    """Pixels, after EXIF orientation."""
+    height: int
+    bytes: int
+    sha256: str
+
+
+class JobSpec(_Frozen):
+    """Everything a worker needs to run a job. Frozen when the job is accepted.
+
+    ``request`` is what the caller asked for with every default resolved; its image fields name entries of ``inputs``.
+    """
+
+    id: str
+    tenant: str
+    model: str
+    model_revision: str
+    request: JobRequest
+    inputs: dict[str, InputRef]
+    created_at: datetime
+    deadline_at: datetime | None = None
+
+    @property
+    def queue(self) -> str:
+        """The queue that the job waits in: ``{model}.{priority}``."""
+        return queue_name(self.model, self.request.priority)
+
+
+def queue_name(model: str, priority: str) -> str:
+    """The name of the queue for one model and one priority."""
+    return f"{model}.{priority}"
+
+
+class Preserved(_Frozen):
+    """Proof that kept pixels are the customer's: the output against the decoded input where the edit region is not."""
+
+    max_delta: int = Field(description="Largest difference of any kept channel value; 0 is exact.")
+    changed_pixels: int
+    kept_pixels: int
+    sha256: str = Field(description="Of the kept pixels' bytes, row by row.")
+
+
+class Report(_Frozen):
+    """What was measured on one output before it was encoded."""
+
+    preserved: Preserved
+    coverage: float = Field(description="Share of the output that the edit region covers, 0 to 1.")
+
+
+class StoredOutput(_Frozen):
+    """A committed result: objects in the bucket and what they hold."""
+
+    key: str
+    width: int
+    height: int
+    format: ImageFormat
+    bytes: int
+    sha256: str
+    seed: int | None = None
+    layers: dict[str, str] = Field(default_factory=dict)
+    """Layer name to object key: ``mask``, ``fill``."""
+    report: Report
+
+
+class JobOutput(BaseModel):
+    """One result image."""
+
+    url: str = Field(description="A presigned URL, made afresh by each read of the job.")
+    width: int
+    height: int
+    format: ImageFormat
+    bytes: int
+    sha256: str
+    seed: int | None = None
+    layers: dict[str, str] | None = Field(default=None, description="URLs of the `mask` (white is edited) and the `fill` (RGBA), as PNG.")
+    report: Report
+
+
+class Progress(BaseModel):
+    """Denoising steps done and to do, over all images of the job."""
+
+    step: int
+    steps: int
+
+
+class JobUrls(BaseModel):
+    """Where to read and cancel the job."""
+
+    self: str
+    cancel: str
+
+
+class Job(BaseModel):
+    """A job as its owner sees it."""
+
+    id: str = Field(examples=["job_01JD0000000000000000000000"])
+    operation: Operation
+    model: str
+    status: JobStatus
+    progress: Progress | None = None
+    position: int | None = Field(default=None, description="Jobs ahead in the same queue; while queued.")
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempts: int = Field(description="How often a worker began it.")
+    outputs: tuple[JobOutput, ...] = ()
+    recipe: dict[str, Any] = Field(
+        default_factory=dict, description="Every resolved setting, and once it ran the versions that it ran with."
+    )
+    error: ErrorInfo | None = None
+    metadata: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    urls: JobUrls
+
+
+class JobList(BaseModel):
+    """A page of jobs, newest first."""
+
+    items: tuple[Job, ...]
+    next: str | None = Field(default=None, description="Pass as `cursor` for the next page; null on the last.")
+
+
+class Upload(BaseModel):
+    """Bytes kept for a later job."""
+
+    id: str = Field(examples=["upl_01JD0000000000000000000000"])
+    source: str = Field(description="What to write in a job's `image` or `mask`.", examples=["upload:upl_01JD0000000000000000000000"])
+    expires_at: datetime
+    put_url: str | None = Field(default=None, description="Where to PUT the bytes; only for uploads asked for without a file.")
+
+
+def utc_now() -> datetime:
+    """Now, in UTC, to the millisecond (what the records keep)."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)

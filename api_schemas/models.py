@@ -1,0 +1,110 @@
+"""The model catalogue: what each model does, costs, and may be used for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api_schemas.requests import Operation, Scheduler
+
+
+class EngineKind(StrEnum):
+    """The code that runs a model."""
+
+    EXEMPLAR = "exemplar"
+    BACKDROP = "backdrop"
+    CUTOUT = "cutout"
+    DIFFUSION = "diffusion"
+
+
+class Licence(BaseModel):
+    """Under what terms the weights may be used."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str = Field(examples=["CreativeML-OpenRAIL-M"])
+    url: str | None = None
+    commercial_use: bool | None = Field(default=None, description="Null: not known; ask your lawyer.")
+
+
+class SamplingDefaults(BaseModel):
+    """What a diffusion model uses where the request is silent."""
+
+    model_config = ConfigDict(frozen=True)
+
+    steps: int = 25
+    guidance_scale: float = 7.5
+    strength: float = 1.0
+    scheduler: Scheduler = Scheduler.DPMPP_2M_KARRAS
+
+
+class ModelCard(BaseModel):
+    """One model of the catalogue."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    engine: EngineKind
+    operations: tuple[Operation, ...]
+    description: str
+    licence: Licence
+    revision: str = Field(description="Pins the weights or the code: a version or a content hash.")
+    native_size: int | None = Field(default=None, description="Pixels of the square that the model paints best; null: any size.")
+    size_multiple: int = Field(default=1, description="Both sides of what the model is given are multiples of this.")
+    parameters: frozenset[str] = Field(
+        default=frozenset(), description="Optional request fields that it honours; others are refused with `parameter_not_supported`."
+    )
+    sampling: SamplingDefaults | None = Field(default=None, description="Defaults of a model that reads prompts.")
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether the model paints from text."""
+        return self.sampling is not None
+
+
+SAMPLING_PARAMETERS = frozenset({"prompt", "negative_prompt", "steps", "guidance_scale", "strength", "scheduler", "seed", "num_images"})
+
+EXEMPLAR = ModelCard(
+    id="exemplar",
+    engine=EngineKind.EXEMPLAR,
+    operations=(Operation.ERASE, Operation.OUTPAINT),
+    description="PatchMatch: continues the textures of the picture itself. No weights, no prompt.",
+    licence=Licence(id="BSD-3-Clause", url="https://github.com/Teriks/patchmatch-cython", commercial_use=True),
+    revision="patchmatch-cython-0.2.1",
+    native_size=512,
+    parameters=frozenset({"seed", "num_images"}),
+)
+BACKDROP = ModelCard(
+    id="backdrop",
+    engine=EngineKind.BACKDROP,
+    operations=(Operation.REPLACE_BACKGROUND,),
+    description="A colour, a gradient or a given picture behind the product, with an optional contact shadow. No weights, no prompt.",
+    licence=Licence(id="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0", commercial_use=True),
+    revision="1",
+    parameters=frozenset({"background", "shadow"}),
+)
+U2NETP = ModelCard(
+    id="u2netp",
+    engine=EngineKind.CUTOUT,
+    operations=(Operation.REMOVE_BACKGROUND,),
+    description="U²-Net (small): finds the salient object. Also finds the product for replace_background.",
+    licence=Licence(id="Apache-2.0", url="https://github.com/xuebinqin/U-2-Net", commercial_use=True),
+    revision="sha256:309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
+    native_size=320,
+)
+EMBEDDED_MODELS = (EXEMPLAR, BACKDROP, U2NETP)
+
+
+class ModelInfo(BaseModel):
+    """A model of the catalogue, and where it is loaded now."""
+
+    card: ModelCard
+    workers: tuple[str, ...] = Field(default=(), description="Names of the live workers that serve it.")
+
+
+class ModelList(BaseModel):
+    """The answer of ``GET /v1/models``."""
+
+    items: tuple[ModelInfo, ...]
+    next: str | None = None

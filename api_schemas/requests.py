@@ -1,0 +1,320 @@
+"""What a caller asks for: one body per operation, told apart by ``operation``. Unknown fields are refused."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, field_validator, model_validator
+
+MAX_SIDE = 16384
+METADATA_LIMIT = 2048
+
+ImageSource = Annotated[
+    str,
+    StringConstraints(min_length=1),
+    Field(
+        description="`https://…`, `data:image/…;base64,…`, `upload:{id}` (see `POST /v1/uploads`), or `file:{name}` in a multipart body.",
+        examples=["upload:upl_01JD0000000000000000000000"],
+    ),
+]
+
+
+class Operation(StrEnum):
+    """What is done to the picture."""
+
+    INPAINT = "inpaint"
+    ERASE = "erase"
+    OUTPAINT = "outpaint"
+    REPLACE_BACKGROUND = "replace_background"
+    REMOVE_BACKGROUND = "remove_background"
+
+
+class Priority(StrEnum):
+    """Which jobs go first. ``bulk`` yields to the others, and is still served when it has waited long."""
+
+    INTERACTIVE = "interactive"
+    STANDARD = "standard"
+    BULK = "bulk"
+
+
+class Scheduler(StrEnum):
+    """The sampler of a diffusion model, by its usual name."""
+
+    DDIM = "ddim"
+    PNDM = "pndm"
+    EULER = "euler"
+    EULER_A = "euler_a"
+    DPMPP_2M_KARRAS = "dpmpp_2m_karras"
+    UNIPC = "unipc"
+
+
+class Polarity(StrEnum):
+    """Which pixels of a mask mean "edit here"."""
+
+    WHITE_EDITS = "white_edits"
+    BLACK_EDITS = "black_edits"
+    ALPHA = "alpha"
+
+
+class ImageFormat(StrEnum):
+    """Formats that outputs are written in."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+
+class JobEvent(StrEnum):
+    """What a webhook can be told of."""
+
+    STARTED = "job.started"
+    SUCCEEDED = "job.succeeded"
+    FAILED = "job.failed"
+    CANCELED = "job.canceled"
+    EXPIRED = "job.expired"
+
+
+class Body(BaseModel):
+    """A part of a request: frozen, and strict about unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MaskOptions(Body):
+    """How the mask is read. The edit region is the mask after ``invert`` and ``grow_px``; ``feather_px`` softens it inwards."""
+
+    polarity: Polarity = Field(
+        default=Polarity.WHITE_EDITS,
+        description="`white_edits`: white is edited. `black_edits`: black is edited. `alpha`: transparent is edited, as with OpenAI.",
+    )
+    grow_px: int | None = Field(
+        default=None, ge=0, le=512, description="Grow the mask by this many pixels. Default: 8 for `erase`, else 0."
+    )
+    feather_px: int | None = Field(
+        default=None, ge=0, le=256, description="Blend over this many pixels inside the edit region. Default: 6 for `erase`, else 4."
+    )
+    invert: bool = Field(default=False, description="Swap edited and kept, after `polarity`.")
+
+
+class OutputOptions(Body):
+    """What the result is written as."""
+
+    format: ImageFormat = ImageFormat.PNG
+    quality: int | None = Field(
+        default=None, ge=1, le=100, description="JPEG (default 92) and lossy WebP. A WebP without it is lossless. Refused for PNG."
+    )
+    layers: bool = Field(
+        default=False,
+        description="Also return the fill as an RGBA PNG, and the mask of the edit region. Refused for `remove_background`, "
+        "which always returns its mask.",
+    )
+
+    @model_validator(mode="after")
+    def _quality_needs_a_lossy_format(self) -> Self:
+        if self.quality is not None and self.format is ImageFormat.PNG:
+            raise ValueError("quality has no meaning for png")
+        return self
+
+
+class WebhookTarget(Body):
+    """Where to send a signed POST when the job's state changes (Standard Webhooks)."""
+
+    url: str = Field(min_length=1, max_length=2048, examples=["https://shop.example/hooks/outfill"])
+    events: tuple[JobEvent, ...] = Field(
+        default=(JobEvent.SUCCEEDED, JobEvent.FAILED, JobEvent.CANCELED, JobEvent.EXPIRED),
+        min_length=1,
+        description="By default every terminal event.",
+    )
+
+
+Color = Annotated[str, StringConstraints(pattern=r"^#[0-9a-fA-F]{6}$"), Field(examples=["#ffffff"])]
+
+
+class ColorBackground(Body):
+    """One colour."""
+
+    color: Color
+
+
+class GradientStops(Body):
+    """A linear gradient."""
+
+    start: Color
+    end: Color
+    angle_deg: float = Field(default=180.0, ge=0, lt=360, description="As in CSS: 180 runs from top to bottom, 90 from left to right.")
+
+
+class GradientBackground(Body):
+    """A linear gradient from one colour to another."""
+
+    gradient: GradientStops
+
+
+class PictureBackground(Body):
+    """A given picture, scaled to cover the frame and centred."""
+
+    image: ImageSource
+
+
+Background = ColorBackground | GradientBackground | PictureBackground
+
+
+class Shadow(Body):
+    """A soft contact shadow under the product, drawn from its mask."""
+
+    opacity: float = Field(default=0.45, gt=0, le=1)
+    softness: float = Field(default=0.5, ge=0, le=1, description="0 is a hard edge; 1 spreads over a tenth of the product's width.")
+
+
+class Expand(Body):
+    """How far to extend the picture on each side, in pixels."""
+
+    left: int = Field(default=0, ge=0, le=MAX_SIDE)
+    right: int = Field(default=0, ge=0, le=MAX_SIDE)
+    top: int = Field(default=0, ge=0, le=MAX_SIDE)
+    bottom: int = Field(default=0, ge=0, le=MAX_SIDE)
+
+    @model_validator(mode="after")
+    def _extends_something(self) -> Self:
+        if not (self.left or self.right or self.top or self.bottom):
+            raise ValueError("at least one side must be extended")
+        return self
+
+
+class Anchor(StrEnum):
+    """Where the input stands on the larger canvas."""
+
+    TOP_LEFT = "top_left"
+    TOP = "top"
+    TOP_RIGHT = "top_right"
+    LEFT = "left"
+    CENTER = "center"
+    RIGHT = "right"
+    BOTTOM_LEFT = "bottom_left"
+    BOTTOM = "bottom"
+    BOTTOM_RIGHT = "bottom_right"
+
+
+class Canvas(Body):
+    """The size of the extended picture and where the input stands on it."""
+
+    width: int = Field(ge=1, le=MAX_SIDE)
+    height: int = Field(ge=1, le=MAX_SIDE)
+    anchor: Anchor = Anchor.CENTER
+
+
+class _Request(Body):
+    image: ImageSource
+    model: str | None = Field(default=None, max_length=128, description="Default: by operation; see `GET /v1/models`.")
+    output: OutputOptions = OutputOptions()
+    priority: Priority = Priority.STANDARD
+    deadline_s: float | None = Field(
+        default=None,
+        ge=1,
+        le=86400,
+        description="Seconds from acceptance after which the job is worthless: it then ends `expired` or `failed`.",
+    )
+    webhook: WebhookTarget | None = None
+    metadata: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="Echoed in the job and its webhooks; at most 2 kB as JSON."
+    )
+
+    @field_validator("metadata")
+    @classmethod
+    def _metadata_is_small(cls, value: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+        if sum(len(key) + len(str(item)) + 6 for key, item in value.items()) > METADATA_LIMIT:
+            raise ValueError(f"metadata must be at most {METADATA_LIMIT} bytes")
+        return value
+
+
+class _Painted(_Request):
+    """Fields of operations in which a model paints. What the model in use would ignore is refused."""
+
+    seed: int | None = Field(default=None, ge=0, lt=2**32, description="Default: drawn, and told in the output.")
+    num_images: int = Field(default=1, ge=1, le=8, description="Variations, with seeds `seed`, `seed`+1, …")
+    negative_prompt: str | None = Field(default=None, max_length=4000)
+    steps: int | None = Field(default=None, ge=1, le=150)
+    guidance_scale: float | None = Field(default=None, ge=0, le=30)
+    strength: float | None = Field(default=None, gt=0, le=1, description="1 repaints from noise; less starts from what is there.")
+    scheduler: Scheduler | None = None
+
+
+Prompt = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
+
+
+class InpaintRequest(_Painted):
+    """Fill the masked region from the prompt."""
+
+    operation: Literal[Operation.INPAINT]
+    mask: ImageSource
+    prompt: Prompt
+    mask_options: MaskOptions = MaskOptions()
+
+
+class EraseRequest(_Painted):
+    """Remove what is under the mask. No prompt."""
+
+    operation: Literal[Operation.ERASE]
+    mask: ImageSource
+    mask_options: MaskOptions = MaskOptions()
+
+
+class OutpaintRequest(_Painted):
+    """Extend the picture beyond its border, by ``expand`` or by ``canvas``."""
+
+    operation: Literal[Operation.OUTPAINT]
+    expand: Expand | None = None
+    canvas: Canvas | None = None
+    prompt: Prompt | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_extend(self) -> Self:
+        if (self.expand is None) == (self.canvas is None):
+            raise ValueError("give exactly one of expand and canvas")
+        return self
+
+
+class ReplaceBackgroundRequest(_Painted):
+    """Keep the product and paint the rest: from a ``prompt``, or as a colour, a gradient or a picture."""
+
+    operation: Literal[Operation.REPLACE_BACKGROUND]
+    mask: ImageSource | None = Field(
+        default=None, description="Default: the product is found. By the default polarity white is edited, so white marks the background."
+    )
+    mask_options: MaskOptions | None = Field(default=None, description="Only with `mask`.")
+    prompt: Prompt | None = None
+    background: Background | None = None
+    shadow: Shadow | None = Field(default=None, description="Only with `background`.")
+
+    @model_validator(mode="after")
+    def _one_background(self) -> Self:
+        if (self.prompt is None) == (self.background is None):
+            raise ValueError("give exactly one of prompt and background")
+        if self.shadow is not None and self.background is None:
+            raise ValueError("shadow needs background")
+        if self.mask_options is not None and self.mask is None:
+            raise ValueError("mask_options needs mask")
+        return self
+
+
+class RemoveBackgroundRequest(_Request):
+    """Return the cut-out of the product (RGBA) and its mask."""
+
+    operation: Literal[Operation.REMOVE_BACKGROUND]
+
+    @model_validator(mode="after")
+    def _transparent_format(self) -> Self:
+        if self.output.format is ImageFormat.JPEG:
+            raise ValueError("jpeg has no transparency; use png or webp")
+        if self.output.layers:
+            raise ValueError("layers has no meaning here: the mask is always returned")
+        return self
+
+
+PaintedRequest = InpaintRequest | EraseRequest | OutpaintRequest | ReplaceBackgroundRequest
+JobRequest = Annotated[
+    InpaintRequest | EraseRequest | OutpaintRequest | ReplaceBackgroundRequest | RemoveBackgroundRequest,
+    Field(discriminator="operation"),
+]
+job_request: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)

@@ -1,0 +1,1 @@
+"""I/O that the service and the worker both need: settings, records, queue, storage, events, outbound HTTP, logging."""

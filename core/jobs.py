@@ -1,0 +1,319 @@
+"""Job records: the truth about every job, in Redis.
+
+Keys: ``outfill:job:{id}`` (hash), ``outfill:jobs:{tenant}`` (ids, oldest first), ``outfill:accepting``, ``outfill:deadlines`` and
+``outfill:expiry`` (ids by time), ``outfill:counts`` (jobs by state). Every change of state is one Lua script in core/lua.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal, cast
+
+import redis
+
+from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound
+from api_schemas.events import TERMINAL_EVENTS, WebhookRow
+from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, Progress, StoredOutput, utc_now
+from api_schemas.requests import JobEvent
+from core.events import OUTBOX, stream_key, webhook_key
+from core.queue import intermediate_key, leases_key, lua, message_keys, queue_key
+from core.storage import Storage
+
+ACCEPTING, DEADLINES, EXPIRY, COUNTS = "outfill:accepting", "outfill:deadlines", "outfill:expiry", "outfill:counts"
+UPLOADS = "outfill:uploads"
+
+Verdict = Literal["begun", "missing", "terminal", "lost", "duplicate"]
+
+
+def job_key(job_id: str) -> str:
+    """The record of a job."""
+    return f"outfill:job:{job_id}"
+
+
+def tenant_key(tenant: str) -> str:
+    """The index of a tenant's jobs."""
+    return f"outfill:jobs:{tenant}"
+
+
+def milliseconds(moment: datetime) -> int:
+    """Unix time in ms."""
+    return int(moment.timestamp() * 1000)
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One job as Redis has it."""
+
+    spec: JobSpec
+    status: JobStatus
+    attempts: int
+    step: int = 0
+    steps: int = 0
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    outputs: tuple[StoredOutput, ...] = ()
+    runtime: dict[str, Any] = field(default_factory=dict)
+    """What it ran with: device, dtype, versions."""
+    error: ErrorInfo | None = None
+    cancel_requested: bool = False
+
+    @classmethod
+    def of(cls, fields: Mapping[bytes, bytes]) -> JobRecord:
+        """Read a record's hash."""
+        text = {key.decode(): value.decode() for key, value in fields.items()}
+        return cls(
+            spec=JobSpec.model_validate_json(text["spec"]),
+            status=JobStatus(text["status"]),
+            attempts=int(text["attempts"]),
+            step=int(text.get("step", 0)),
+            steps=int(text.get("steps", 0)),
+            started_at=datetime.fromisoformat(text["started_at"]) if "started_at" in text else None,
+            finished_at=datetime.fromisoformat(text["finished_at"]) if "finished_at" in text else None,
+            outputs=tuple(StoredOutput.model_validate(item) for item in json.loads(text.get("outputs", "[]"))),
+            runtime=json.loads(text.get("runtime", "{}")),
+            error=ErrorInfo.model_validate_json(text["error"]) if "error" in text else None,
+            cancel_requested="cancel" in text,
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ends."""
+
+    status: JobStatus
+    outputs: tuple[StoredOutput, ...] = ()
+    runtime: Mapping[str, Any] = field(default_factory=dict)
+    error: ErrorInfo | None = None
+    steps: int = 0
+    """Steps that were run, for the progress to end on."""
+
+    def fields(self) -> list[str]:
+        """Field, value, field, value … for the record."""
+        flat = [
+            "outputs",
+            json.dumps([output.model_dump(mode="json") for output in self.outputs]),
+            "runtime",
+            json.dumps(dict(self.runtime)),
+        ]
+        if self.status is JobStatus.SUCCEEDED:
+            flat += ["step", str(self.steps), "steps", str(self.steps)]
+        return flat + (["error", self.error.model_dump_json()] if self.error else [])
+
+
+class JobRecords:
+    """Reads and changes job records. Thread-safe."""
+
+    def __init__(self, connection: redis.Redis, *, retention_s: int) -> None:
+        self._redis = connection
+        self._retention = timedelta(seconds=retention_s)
+        self._create = connection.register_script(lua("create"))
+        self._begin = connection.register_script(lua("begin"))
+        self._finish = connection.register_script(lua("finish"))
+        self._requeue = connection.register_script(lua("requeue"))
+
+    # -- reading ------------------------------------------------------------------------------------------------------------------
+
+    def find(self, job_id: str) -> JobRecord | None:
+        """The record, if there is one."""
+        fields = cast("dict[bytes, bytes]", self._redis.hgetall(job_key(job_id)))
+        return JobRecord.of(fields) if fields else None
+
+    def get(self, job_id: str, tenant: str) -> JobRecord:
+        """The record of a tenant's own job. Raises ``JobNotFound``, for another tenant's job too."""
+        record = self.find(job_id)
+        if record is None or record.spec.tenant != tenant:
+            raise JobNotFound(f"no job {job_id}")
+        return record
+
+    def execution(self, job_id: str) -> str | None:
+        """The lease member of the execution that runs the job, or ran it last."""
+        found = cast("bytes | None", self._redis.hget(job_key(job_id), "execution"))
+        return found.decode() if found else None
+
+    def page(self, tenant: str, *, before: str | None, limit: int) -> list[JobRecord]:
+        """A tenant's jobs, newest first, starting after the id ``before``."""
+        top = f"({before}" if before else "+"
+        ids = cast("list[bytes]", self._redis.zrevrangebylex(tenant_key(tenant), top, "-", 0, limit))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hgetall(job_key(job_id.decode()))
+            return [JobRecord.of(fields) for fields in pipe.execute() if fields]
+
+    def counts(self) -> dict[JobStatus, int]:
+        """Jobs by state, all states named."""
+        found = cast("dict[bytes, bytes]", self._redis.hgetall(COUNTS))
+        return {status: int(found.get(status.encode(), 0)) for status in JobStatus}
+
+    # -- changing state -----------------------------------------------------------------------------------------------------------
+
+    def create(self, spec: JobSpec) -> None:
+        """Record a job as queued. It counts as being accepted until ``accepted`` is called."""
+        deadline = milliseconds(spec.deadline_at) if spec.deadline_at else ""
+        self._create(
+            keys=[job_key(spec.id), tenant_key(spec.tenant), ACCEPTING, DEADLINES, COUNTS],
+            args=[spec.id, spec.model_dump_json(exclude_defaults=True), milliseconds(spec.created_at), deadline],
+        )
+
+    def accepted(self, job_id: str) -> bool:
+        """The job stands in its queue. False: it took so long that the steward took it back."""
+        return bool(self._redis.zrem(ACCEPTING, job_id))
+
+    def begin(self, spec: JobSpec, lease: str) -> tuple[Verdict, int]:
+        """An execution holding ``lease`` begins the job: the verdict, and which attempt this is."""
+        now = utc_now()
+        row = WebhookRow.of(spec.request.webhook, JobEvent.STARTED, job_id=spec.id, tenant=spec.tenant, at=now)
+        verdict, attempts = cast(
+            "tuple[bytes, int]",
+            self._begin(
+                keys=[job_key(spec.id), leases_key(spec.queue), COUNTS, stream_key(spec.id), OUTBOX, webhook_key(row.id if row else "")],
+                args=[
+                    lease,
+                    now.isoformat(),
+                    milliseconds(now),
+                    JobEvent.STARTED,
+                    row.id if row else "",
+                    row.model_dump_json() if row else "",
+                ],
+            ),
+        )
+        return cast("Verdict", verdict.decode()), attempts
+
+    def commit(self, spec: JobSpec, lease: str, outcome: Outcome) -> bool:
+        """End a running job with what the execution holding ``lease`` made. False: the lease is lost and nothing was changed."""
+        return self._end(spec, JobStatus.RUNNING, outcome, lease=lease) == 1
+
+    def end_queued(self, spec: JobSpec, outcome: Outcome) -> bool:
+        """End a job that waits (canceled, expired). False: it does not wait any more."""
+        return self._end(spec, JobStatus.QUEUED, outcome) == 1
+
+    def end_abandoned(self, spec: JobSpec, lease: str, outcome: Outcome, *, lapsed_before_s: float) -> bool:
+        """End a running job whose lease lapsed. False: it has not, or the job is another execution's."""
+        return self._end(spec, JobStatus.RUNNING, outcome, lease=lease, lapsed_before=f"{lapsed_before_s}") == 1
+
+    def _end(self, spec: JobSpec, source: JobStatus, outcome: Outcome, *, lease: str = "", lapsed_before: str = "") -> int:
+        now = utc_now()
+        event = TERMINAL_EVENTS[outcome.status]
+        row = WebhookRow.of(spec.request.webhook, event, job_id=spec.id, tenant=spec.tenant, at=now)
+        keys = [
+            job_key(spec.id),
+            leases_key(spec.queue),
+            stream_key(spec.id),
+            OUTBOX,
+            webhook_key(row.id if row else ""),
+            EXPIRY,
+            DEADLINES,
+        ]
+        keys += [COUNTS, queue_key(spec.queue), intermediate_key(spec.queue), *message_keys(spec.id)]
+        args: list[str | int] = [spec.id, source, outcome.status, now.isoformat(), milliseconds(now), milliseconds(now + self._retention)]
+        args += [event, row.id if row else "", row.model_dump_json() if row else "", lease, lapsed_before, *outcome.fields()]
+        return cast("int", self._finish(keys=keys, args=args))
+
+    def requeue(self, spec: JobSpec, lease: str, *, lapsed_before_s: float | None = None) -> bool:
+        """Give a job back to the front of its queue, after its lease lapsed.
+
+        Without a time: by the worker that holds it, which costs no attempt.
+        """
+        args: list[str | int] = [spec.id, lease, "" if lapsed_before_s is None else f"{lapsed_before_s}", int(lapsed_before_s is None)]
+        queue = spec.queue
+        keys = [job_key(spec.id), leases_key(queue), queue_key(queue), intermediate_key(queue), COUNTS, message_keys(spec.id)[0]]
+        return bool(self._requeue(keys=keys, args=args))
+
+    def cancel(self, job_id: str, tenant: str) -> JobRecord:
+        """Cancel a tenant's job: at once while it waits, at the next step while it runs. Raises ``JobAlreadyFinished``."""
+        record = self.get(job_id, tenant)
+        while not record.status.terminal:
+            if self.end_queued(record.spec, Outcome(JobStatus.CANCELED)):
+                return self.get(job_id, tenant)
+            self._redis.hset(job_key(job_id), "cancel", "1")
+            record = self.get(job_id, tenant)
+            if record.status is JobStatus.RUNNING:
+                return record
+        if record.status is JobStatus.CANCELED:
+            return record
+        raise JobAlreadyFinished(f"the job is {record.status}")
+
+    # -- while it runs ------------------------------------------------------------------------------------------------------------
+
+    def beat(self, progress: Mapping[str, tuple[int, int]]) -> set[str]:
+        """Store ``{job: (step, steps)}``; returns the ids of those whose owners asked to cancel."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job_id, (step, steps) in progress.items():
+                pipe.hset(job_key(job_id), mapping={"step": step, "steps": steps})
+                pipe.hexists(job_key(job_id), "cancel")
+            answers = pipe.execute()
+        return {job_id for job_id, canceled in zip(progress, answers[1::2], strict=True) if canceled}
+
+    # -- housekeeping -------------------------------------------------------------------------------------------------------------
+
+    def stuck_in_acceptance(self, before: datetime) -> list[str]:
+        """Jobs recorded before then that never reached their queue (the API died in between)."""
+        return self._due(ACCEPTING, before)
+
+    def past_deadline(self, now: datetime) -> list[str]:
+        """Jobs whose deadline is over and that have not ended."""
+        return self._due(DEADLINES, now)
+
+    def past_retention(self, now: datetime) -> list[str]:
+        """Jobs that are to be deleted."""
+        return self._due(EXPIRY, now)
+
+    def _due(self, key: str, now: datetime, limit: int = 500) -> list[str]:
+        return [job_id.decode() for job_id in cast("Iterable[bytes]", self._redis.zrangebyscore(key, 0, milliseconds(now), 0, limit))]
+
+    def expect_upload(self, tenant: str, upload_id: str, expires_at: datetime) -> None:
+        """An upload is about to be stored; its bytes are deleted when it expires."""
+        self._redis.zadd(UPLOADS, {f"{tenant}/{upload_id}": milliseconds(expires_at)})
+
+    def expired_uploads(self, now: datetime) -> list[tuple[str, str]]:
+        """Tenant and id of uploads to delete."""
+        return [(tenant, upload_id) for tenant, _, upload_id in (member.partition("/") for member in self._due(UPLOADS, now))]
+
+    def forget_upload(self, tenant: str, upload_id: str) -> None:
+        """The bytes are gone."""
+        self._redis.zrem(UPLOADS, f"{tenant}/{upload_id}")
+
+    def delete(self, job_id: str) -> None:
+        """Remove every trace of a job that has ended, or of one whose acceptance failed."""
+        record = self.find(job_id)
+        with self._redis.pipeline(transaction=True) as pipe:
+            if record is not None:
+                pipe.zrem(tenant_key(record.spec.tenant), job_id)
+                pipe.hincrby(COUNTS, record.status, -1)
+                pipe.lrem(queue_key(record.spec.queue), 0, job_id)
+            pipe.delete(job_key(job_id), stream_key(job_id), *message_keys(job_id))
+            for index in (ACCEPTING, DEADLINES, EXPIRY):
+                pipe.zrem(index, job_id)
+            pipe.execute()
+
+
+def public(record: JobRecord, storage: Storage, *, position: int | None = None, status: JobStatus | None = None) -> Job:
+    """The job as its owner sees it, with fresh URLs. ``status`` shows it as it was when it had that status."""
+    spec, shown = record.spec, status or record.status
+    hidden = {"operation", "image", "mask", "webhook", "metadata", "priority", "deadline_s", "model"}
+    recipe = {"model": spec.model, "model_revision": spec.model_revision}
+    recipe |= spec.request.model_dump(mode="json", exclude=hidden, exclude_none=True)
+    return Job(
+        id=spec.id,
+        operation=spec.request.operation,
+        model=spec.model,
+        status=shown,
+        progress=Progress(step=record.step, steps=record.steps) if record.steps else None,
+        position=position,
+        created_at=spec.created_at,
+        started_at=record.started_at,
+        finished_at=record.finished_at if shown.terminal else None,
+        attempts=record.attempts,
+        outputs=tuple(_public_output(output, storage) for output in record.outputs) if shown is JobStatus.SUCCEEDED else (),
+        recipe=recipe | (record.runtime if shown.terminal else {}),
+        error=record.error if shown.terminal else None,
+        metadata=spec.request.metadata,
+        urls=JobUrls(self=f"/v1/jobs/{spec.id}", cancel=f"/v1/jobs/{spec.id}/cancel"),
+    )
+
+
+def _public_output(output: StoredOutput, storage: Storage) -> JobOutput:
+    layers = {name: storage.presign_get(key) for name, key in output.layers.items()}
+    return JobOutput(url=storage.presign_get(output.key), layers=layers or None, **output.model_dump(exclude={"key", "layers"}))

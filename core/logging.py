@@ -1,0 +1,43 @@
+"""Structured logs on standard error: one JSON object a line, or coloured text on a console."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+from core.settings import Logging
+
+
+def configure(settings: Logging, process: str) -> None:
+    """Set up structlog and the standard library's loggers for one ``process`` (api, paint, steward)."""
+    level = logging.getLevelNamesMapping()[settings.level]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if settings.format == "json" else structlog.dev.ConsoleRenderer()
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # RQ logs a line or two for each job at INFO; ours say the same with more.
+    for noisy in ("rq", "httpx", "httpcore", "botocore", "boto3", "urllib3", "s3transfer", "PIL"):
+        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)

@@ -1,0 +1,38 @@
+-- The only way into a terminal state. Sets state, result, event and webhook row in one step, or nothing.
+-- Returns 1 if this call (or an earlier try of it) ended the job, 0 if it had ended or the state was another, -1 if the lease is lost.
+-- KEYS: job, started registry, events, outbox, webhook row, expiry, deadlines, counts, queue, intermediate list, RQ job, RQ executions
+-- ARGV: id, from, status, now, now_ms, delete_at_ms, event, webhook id ('' for none), webhook row,
+--       lease member ('' for none), lapsed_before ('' where the lease must be alive), field, value, ...
+local status = redis.call('HGET', KEYS[1], 'status')
+local lease, lapsed_before = ARGV[10], ARGV[11]
+if not status then return 0 end
+if status ~= ARGV[2] then
+  if lease ~= '' and redis.call('HGET', KEYS[1], 'committed_by') == lease then return 1 end
+  return 0
+end
+if lease ~= '' then
+  local score = redis.call('ZSCORE', KEYS[2], lease)
+  if not score or redis.call('HGET', KEYS[1], 'execution') ~= lease then return -1 end
+  if lapsed_before ~= '' and tonumber(score) > tonumber(lapsed_before) then return -1 end
+end
+redis.call('HSET', KEYS[1], 'status', ARGV[3], 'finished_at', ARGV[4])
+for i = 12, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+if lease ~= '' and lapsed_before == '' then
+  redis.call('HSET', KEYS[1], 'committed_by', lease) -- RQ's own bookkeeping is the worker's next step
+else
+  if lease ~= '' then redis.call('ZREM', KEYS[2], lease) end
+  redis.call('LREM', KEYS[9], 0, ARGV[1])
+  redis.call('LREM', KEYS[10], 0, ARGV[1])
+  redis.call('DEL', KEYS[11], KEYS[12])
+end
+redis.call('HINCRBY', KEYS[8], status, -1)
+redis.call('HINCRBY', KEYS[8], ARGV[3], 1)
+redis.call('ZREM', KEYS[7], ARGV[1])
+redis.call('ZADD', KEYS[6], ARGV[6], ARGV[1])
+local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', 256, '*', 'event', ARGV[7], 'seq', seq, 'at', ARGV[4])
+if ARGV[8] ~= '' then
+  redis.call('HSET', KEYS[5], 'row', ARGV[9], 'seq', seq, 'attempts', 0)
+  redis.call('ZADD', KEYS[4], ARGV[5], ARGV[8])
+end
+return 1

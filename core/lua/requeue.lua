@@ -1,0 +1,25 @@
+-- Gives a job back to the front of its queue: the worker hands it back, or its lease lapsed. Returns 1, or 0 if it is not (or no
+-- longer) this execution's to give, or if it was canceled meanwhile (whoever asks then finishes it instead).
+-- KEYS: job, started registry, queue, intermediate list, counts, RQ job
+-- ARGV: id, lease member, lapsed_before ('' to hand back a live lease), refund (1: the attempt does not count)
+local score = redis.call('ZSCORE', KEYS[2], ARGV[2])
+if not score then return 0 end
+if ARGV[3] ~= '' and tonumber(score) > tonumber(ARGV[3]) then return 0 end
+local status = redis.call('HGET', KEYS[1], 'status')
+if status == 'running' then
+  if redis.call('HGET', KEYS[1], 'execution') ~= ARGV[2] then return 0 end
+  if redis.call('HGET', KEYS[1], 'cancel') then return 0 end
+  redis.call('HSET', KEYS[1], 'status', 'queued', 'step', 0)
+  redis.call('HDEL', KEYS[1], 'execution')
+  if ARGV[4] == '1' then redis.call('HINCRBY', KEYS[1], 'attempts', -1) end
+  redis.call('HINCRBY', KEYS[5], 'running', -1)
+  redis.call('HINCRBY', KEYS[5], 'queued', 1)
+elseif status ~= 'queued' then
+  return 0
+end
+redis.call('ZREM', KEYS[2], ARGV[2])
+redis.call('LREM', KEYS[4], 0, ARGV[1])
+redis.call('LREM', KEYS[3], 0, ARGV[1])
+redis.call('LPUSH', KEYS[3], ARGV[1])
+redis.call('HSET', KEYS[6], 'status', 'queued')
+return 1

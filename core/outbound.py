@@ -1,0 +1,154 @@
+"""HTTP to addresses that callers name, without letting them reach what only this machine can reach (SSRF).
+
+A host is resolved once; unless every address is allowed nothing is connected; and the connection goes to an address that was
+checked, so that a name cannot change its mind in between. Proxies from the environment are ignored and no redirect is followed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+import httpcore
+import httpx
+
+from api_schemas.errors import FetchFailed, PayloadTooLarge, UrlNotAllowed
+from core.settings import Outbound
+
+MAX_REDIRECTS = 3
+_NAT64 = IPv6Network("64:ff9b::/96")
+_6TO4 = IPv6Network("2002::/16")
+
+
+class AddressNotAllowed(httpcore.ConnectError):
+    """The host leads to an address or a port that callers may not name."""
+
+
+def _embedded(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that an IPv6 address stands for, if it does (mapped, NAT64, 6to4, Teredo)."""
+    if address.ipv4_mapped:
+        return address.ipv4_mapped
+    if address in _NAT64:
+        return IPv4Address(address.packed[-4:])
+    if address in _6TO4:
+        return IPv4Address(address.packed[2:6])
+    return address.teredo[1] if address.teredo else None
+
+
+def is_allowed(address: IPv4Address | IPv6Address, port: int, settings: Outbound) -> bool:
+    """Whether a caller may make this service connect to ``address``."""
+    if any(address in network for network in settings.allow_private if network.version == address.version):
+        return True
+    if isinstance(address, IPv6Address) and (inner := _embedded(address)):
+        return is_allowed(inner, port, settings)
+    return address.is_global and not address.is_multicast and port in settings.ports
+
+
+class _GuardedBackend(httpcore.AsyncNetworkBackend):
+    """Resolves, checks, and connects to what it checked."""
+
+    def __init__(self, settings: Outbound) -> None:
+        self._settings = settings
+        self._inner = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            async with asyncio.timeout(timeout):
+                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout("name resolution timed out") from error
+        except OSError as error:
+            raise httpcore.ConnectError(f"{host} does not resolve") from error
+        addresses = [str(entry[4][0]) for entry in found]
+        if not all(is_allowed(ip_address(address.partition("%")[0]), port, self._settings) for address in addresses):
+            raise AddressNotAllowed(f"{host} leads to an address that is not allowed")
+        return await self._inner.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,  # noqa: ARG002, ASYNC109 - httpcore's signature
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002
+    ) -> httpcore.AsyncNetworkStream:
+        raise AddressNotAllowed(f"no socket files: {path}")
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+
+
+def client(settings: Outbound) -> httpx.AsyncClient:
+    """An HTTP client that connects only where callers may send it. Denied hosts raise ``httpx.ConnectError``."""
+    transport = httpx.AsyncHTTPTransport(retries=0, trust_env=False)
+    # httpx has no argument for httpcore's network backend; tests/core/test_outbound.py counts connections through this.
+    transport._pool._network_backend = _GuardedBackend(settings)  # noqa: SLF001
+    return httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=settings.timeout_s)
+
+
+def is_denied(error: httpx.HTTPError) -> bool:
+    """Whether the request failed because its address is not allowed (rather than for a fault of the network)."""
+    return isinstance(error.__cause__, AddressNotAllowed)
+
+
+def check_url(url: str) -> httpx.URL:
+    """Parse an http(s) URL without credentials. Raises ``UrlNotAllowed``."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise UrlNotAllowed("not a URL") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
+        raise UrlNotAllowed("only http and https URLs without credentials are allowed")
+    return parsed
+
+
+async def check_destination(url: str, settings: Outbound) -> None:
+    """Raise ``UrlNotAllowed`` if ``url`` leads, as of now, to an address that is not allowed. Connects to nothing."""
+    parsed = check_url(url)
+    port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(parsed.host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return  # it may resolve by the time that it is called; the guard decides then
+    if not all(is_allowed(ip_address(str(entry[4][0]).partition("%")[0]), port, settings) for entry in found):
+        raise UrlNotAllowed("the URL leads to an address that is not allowed")
+
+
+async def fetch(http: httpx.AsyncClient, url: str, settings: Outbound, *, max_bytes: int) -> bytes:
+    """Download at most ``max_bytes``, following a few redirects, each checked like the first URL.
+
+    Raises ``UrlNotAllowed``, ``FetchFailed`` and ``PayloadTooLarge``.
+    """
+    try:
+        async with asyncio.timeout(settings.timeout_s):
+            for _ in range(MAX_REDIRECTS + 1):
+                async with http.stream("GET", check_url(url)) as answer:
+                    if answer.has_redirect_location:
+                        url = str(answer.url.join(answer.headers["location"]))
+                        continue
+                    if not answer.is_success:
+                        raise FetchFailed(f"the URL answered {answer.status_code}")
+                    return await _read(answer, max_bytes)
+            raise FetchFailed("too many redirects")
+    except httpx.HTTPError as error:
+        if is_denied(error):
+            raise UrlNotAllowed("the URL leads to an address that is not allowed") from error
+        raise FetchFailed("the URL could not be fetched") from error
+    except TimeoutError as error:
+        raise FetchFailed(f"the URL took longer than {settings.timeout_s:g} s") from error
+
+
+async def _read(answer: httpx.Response, max_bytes: int) -> bytes:
+    body = bytearray()
+    async for chunk in answer.aiter_bytes():
+        body += chunk
+        if len(body) > max_bytes:
+            raise PayloadTooLarge(f"the file has more than {max_bytes} bytes")
+    return bytes(body)

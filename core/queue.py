@@ -1,0 +1,150 @@
+"""The queue: Redis lists that RQ fills. RQ is transport; what is true of a job stands in its record (core/jobs.py).
+
+Queues are named ``{model}.{priority}``. A message is a job id and nothing else, serialised as JSON, and no worker ever runs a
+function that a message names.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+from rq import Queue
+from rq.exceptions import DuplicateJobError
+from rq.serializers import JSONSerializer
+from ulid import ULID
+
+from api_schemas.errors import Unavailable
+from api_schemas.jobs import JobSpec, queue_name
+from api_schemas.requests import Priority
+from core.settings import Redis
+
+TASK = "outfill.paint"
+"""The function name in every message; nothing imports it."""
+PRIORITIES = (Priority.INTERACTIVE, Priority.STANDARD, Priority.BULK)
+FAILED_MESSAGE_TTL_S = 86400
+
+
+def connect(settings: Redis) -> redis.Redis:
+    """A connection pool. Commands are retried for a few seconds, so that a restart of Redis is a pause and not an error."""
+    return redis.Redis.from_url(
+        settings.url.get_secret_value(),
+        socket_timeout=10,
+        socket_connect_timeout=3,
+        health_check_interval=15,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries=6),
+    )
+
+
+@cache
+def lua(name: str) -> str:
+    """The text of a script in core/lua."""
+    return (Path(__file__).parent / "lua" / f"{name}.lua").read_text()
+
+
+def queue_key(queue: str) -> str:
+    """The Redis list of a queue."""
+    return f"{Queue.redis_queue_namespace_prefix}{queue}"
+
+
+def intermediate_key(queue: str) -> str:
+    """Where ids stand between being claimed and being leased."""
+    return f"{queue_key(queue)}:intermediate"
+
+
+def leases_key(queue: str) -> str:
+    """RQ's started registry: members ``{job}:{execution}``, scored by when the lease lapses (s)."""
+    return f"rq:wip:{queue}"
+
+
+def message_keys(job_id: str) -> tuple[str, str]:
+    """RQ's own keys for one message: its hash and its executions."""
+    return f"rq:job:{job_id}", f"rq:executions:{job_id}"
+
+
+class JobQueue:
+    """The producer's and the housekeeper's side; workers claim through ``claim``."""
+
+    def __init__(self, connection: redis.Redis, *, fsync_timeout_ms: int = 0) -> None:
+        self._redis = connection
+        self._fsync_timeout_ms = fsync_timeout_ms
+        self._claim = connection.register_script(lua("claim"))
+        self._strays = connection.register_script(lua("strays"))
+
+    def rq_queue(self, queue: str) -> Queue:
+        """RQ's object for a queue."""
+        return Queue(queue, connection=self._redis, serializer=JSONSerializer)
+
+    def push(self, spec: JobSpec) -> None:
+        """Queue the job, once however often this is called, and wait until it is on disk. Raises ``Unavailable``."""
+        with suppress(DuplicateJobError):  # an earlier try arrived and its answer was lost
+            self.rq_queue(spec.queue).enqueue_call(
+                TASK, job_id=spec.id, unique=True, timeout=-1, result_ttl=0, failure_ttl=FAILED_MESSAGE_TTL_S, description=spec.id
+            )
+        if self._fsync_timeout_ms:
+            self._wait_for_fsync()
+
+    def _wait_for_fsync(self) -> None:
+        # WAITAOF speaks of the writes of its own connection, so a write goes first on that connection: the log is in order, hence
+        # everything written before is on disk too.
+        with self._redis.client() as own:  # type: ignore[no-untyped-call]
+            own.set("outfill:fsync", time.time_ns())
+            local, _replicas = own.execute_command("WAITAOF", 1, 0, self._fsync_timeout_ms)
+        if local < 1:
+            raise Unavailable("Redis did not confirm the job on disk in time")
+
+    def claim(self, models: Sequence[str], count: int, *, overdue_s: float) -> list[tuple[str, str]]:
+        """Take up to ``count`` jobs of ``models``: pairs of queue name and job id, which now stand on intermediate lists."""
+        keys = [queue_key(queue_name(model, priority)) for priority in PRIORITIES for model in models]
+        overdue = f"job_{ULID.from_timestamp(time.time() - overdue_s)}"
+        taken = [item.decode() for item in cast("list[bytes]", self._claim(keys=keys, args=[count, len(models), overdue]))]
+        prefix = len(Queue.redis_queue_namespace_prefix)
+        return [(key[prefix:], job_id) for key, job_id in zip(taken[::2], taken[1::2], strict=True)]
+
+    def give_back_strays(self, queue: str) -> int:
+        """Put ids that were claimed and never leased back at the front; returns how many."""
+        keys = [queue_key(queue), intermediate_key(queue), f"outfill:strays:{queue}"]
+        return cast("int", self._strays(keys=keys, args=[120]))
+
+    def lapsed(self, queue: str, now_s: float) -> list[str]:
+        """Lease members whose time is over."""
+        members = cast("list[bytes]", self._redis.zrangebyscore(leases_key(queue), 0, now_s))
+        return [member.decode() for member in members]
+
+    def discard_lease(self, queue: str, member: str) -> None:
+        """Forget a lease of a job that has ended, with RQ's message."""
+        job_id = member.partition(":")[0]
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(leases_key(queue), member)
+            pipe.delete(*message_keys(job_id))
+            pipe.execute()
+
+    def drop_stale_lease(self, queue: str, member: str) -> None:
+        """Forget a lapsed lease whose job another execution runs by now."""
+        self._redis.zrem(leases_key(queue), member)
+
+    def queues(self) -> list[str]:
+        """Names of all queues that ever held a job."""
+        members = cast("set[bytes]", self._redis.smembers("rq:queues"))
+        prefix = len(Queue.redis_queue_namespace_prefix)
+        return sorted(member.decode()[prefix:] for member in members)
+
+    def position(self, queue: str, job_id: str) -> int | None:
+        """How many jobs stand before this one in its queue; ``None`` if it has left it."""
+        return cast("int | None", cast("Any", self._redis).lpos(queue_key(queue), job_id))
+
+    def head(self, queue: str) -> str | None:
+        """The job that is next in a queue."""
+        found = cast("bytes | None", self._redis.lindex(queue_key(queue), 0))
+        return found.decode() if found else None
+
+    def depth(self, queue: str) -> int:
+        """Jobs waiting in a queue."""
+        return self._redis.llen(queue_key(queue))

@@ -1,0 +1,184 @@
+"""The settings: one frozen object, built once from ``OUTFILL_*`` variables and passed in.
+
+Nested fields are joined by two underscores: ``OUTFILL_S3__BUCKET``. Lists and tables are JSON. docs/operations.md has the table.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import sys
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Precision = Literal["float32", "float16", "bfloat16"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ApiKey(_Section):
+    """A caller. The key itself is never stored, only its SHA-256; ``outfill keys new`` prints both."""
+
+    tenant: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    key_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    webhook_secret: SecretStr
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _standard_webhooks_secret(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        try:
+            size = len(base64.b64decode(text.removeprefix("whsec_"), validate=True))
+        except binascii.Error as error:
+            raise ValueError("must be whsec_ and base64") from error
+        if not text.startswith("whsec_") or not 24 <= size <= 64:
+            raise ValueError("must be whsec_ and base64 of 24 to 64 bytes")
+        return value
+
+
+class Redis(_Section):
+    """The queue and the job records."""
+
+    url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey, with AOF on and `noeviction`.")
+    fsync_timeout_ms: int = Field(
+        default=2000, ge=0, description="How long an accepted job waits for `WAITAOF`; then 503. 0 does not wait (a Redis without AOF)."
+    )
+
+
+class S3(_Section):
+    """The object store."""
+
+    endpoint_url: str | None = Field(default=None, description="Of an S3-compatible store; empty for AWS.")
+    public_endpoint_url: str | None = Field(
+        default=None, description="What presigned URLs are made with, where callers reach S3 by another name."
+    )
+    region: str = Field(default="us-east-1", description="Region of the bucket.")
+    bucket: str = Field(default="outfill", min_length=3, description="It must exist.")
+    access_key_id: str | None = Field(default=None, description="Empty: boto3's own chain (instance role, profile).")
+    secret_access_key: SecretStr | None = Field(default=None, description="Goes with the key id.")
+    presign_ttl_s: int = Field(default=3600, ge=60, le=604800, description="Life of a presigned URL.")
+
+
+class Auth(_Section):
+    """Who may call."""
+
+    keys: tuple[ApiKey, ...] = Field(default=(), description='JSON list of `{"tenant", "key_sha256", "webhook_secret"}`.')
+
+
+class Limits(_Section):
+    """What is accepted."""
+
+    max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="Of a request body.")
+    max_image_bytes: int = Field(default=32 * 2**20, ge=1024, description="Of one encoded image.")
+    max_image_pixels: int = Field(default=80_000_000, ge=1, description="Width times height of one image, input or output.")
+
+
+class Outbound(_Section):
+    """HTTP to addresses that callers name (image URLs, webhooks)."""
+
+    allow_private: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        default=(), description="Networks that may be reached although they are not public, comma-separated."
+    )
+    ports: Annotated[tuple[int, ...], NoDecode] = Field(
+        default=(80, 443, 8080, 8443), description="Ports that may be reached at public addresses, comma-separated."
+    )
+    timeout_s: float = Field(default=15.0, gt=0, description="For one image download, in all; and for one webhook.")
+
+    @field_validator("allow_private", "ports", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+class Webhooks(_Section):
+    """Delivery by the steward."""
+
+    retry_delays_s: tuple[float, ...] = Field(
+        default=(5, 300, 1800, 7200, 18000, 36000, 36000),
+        description="Pauses between attempts (JSON list); then the webhook is a dead letter.",
+    )
+    concurrency: int = Field(default=32, ge=1, description="Deliveries in flight at once.")
+    poll_s: float = Field(default=0.25, gt=0, description="How often the outbox is looked at.")
+
+
+class Models(_Section):
+    """Where weights are."""
+
+    store: Path = Field(
+        default=Path(sys.prefix) / "share" / "outfill" / "models", description="Directory of embedded weights (`u2netp.onnx`)."
+    )
+    directories: dict[str, Path] = Field(default_factory=dict, description="JSON table of model name to diffusers directory.")
+
+
+class Worker(_Section):
+    """The paint worker."""
+
+    serve: Annotated[tuple[str, ...], NoDecode] = Field(default=(), description="Models to serve, comma-separated; empty: all that it has.")
+    slots: int = Field(default=8, ge=1, description="Jobs that it holds at once.")
+    lease_s: int = Field(default=30, ge=2, description="A worker silent for this long is taken for dead and its jobs are requeued.")
+    max_attempts: int = Field(default=5, ge=1, description="Times that a job is begun before it fails with `attempts_exhausted`.")
+    overdue_s: float = Field(default=60.0, gt=0, description="A job that has waited longer goes before any priority.")
+    poll_s: float = Field(default=0.1, gt=0, description="How often an idle worker looks for work.")
+    stall_s: float = Field(default=600.0, gt=0, description="The watchdog ends the process when one step takes longer.")
+    device: str = Field(default="auto", description="`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one.")
+    dtype: Precision | Literal["auto"] = Field(default="auto", description="`float32`, `bfloat16`, `float16`; `auto` chooses by device.")
+    threads: int = Field(default=0, ge=0, description="Threads of one model call on a CPU; 0: the library's default.")
+
+    @field_validator("serve", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+class Steward(_Section):
+    """The housekeeper."""
+
+    period_s: float = Field(default=5.0, gt=0, description="Between two rounds.")
+    lock_s: float = Field(default=15.0, gt=0, description="A steward silent for this long loses its place to a spare.")
+
+
+class Retention(_Section):
+    """When things are deleted."""
+
+    jobs_s: int = Field(default=7 * 86400, ge=1, description="Records, inputs and outputs, after the job ended.")
+    uploads_s: int = Field(default=86400, ge=60, description="Uploads, after they were asked for.")
+
+
+class Metrics(_Section):
+    """Prometheus."""
+
+    port: int = Field(default=0, ge=0, le=65535, description="Where a worker or a steward serves `/metrics`; 0 does not.")
+    host: str = Field(default="127.0.0.1", description="The address that it listens at.")
+    token: SecretStr | None = Field(default=None, description="Bearer token of the API's `/metrics`; unset: it answers 401 to all.")
+
+
+class Logging(_Section):
+    """Logs on standard error."""
+
+    level: str = Field(default="INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`.")
+    format: str = Field(default="json", pattern="^(json|console)$", description="`json` or `console`.")
+
+
+class Settings(BaseSettings):
+    """Everything that a process is told. Build it once, at the edge."""
+
+    model_config = SettingsConfigDict(env_prefix="OUTFILL_", env_nested_delimiter="__", frozen=True, extra="ignore")
+
+    redis: Redis = Redis()
+    s3: S3 = S3()
+    auth: Auth = Auth()
+    limits: Limits = Limits()
+    outbound: Outbound = Outbound()
+    webhooks: Webhooks = Webhooks()
+    models: Models = Models()
+    worker: Worker = Worker()
+    steward: Steward = Steward()
+    retention: Retention = Retention()
+    metrics: Metrics = Metrics()
+    logging: Logging = Logging()

@@ -1,0 +1,1 @@
+"""The API: what callers talk to. Never imports torch or the worker."""

@@ -1,0 +1,123 @@
+"""Reads a job request from JSON, or from multipart/form-data: a ``request`` part and the files that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import models_json_schema
+from starlette.datastructures import FormData, UploadFile
+
+from api_schemas.errors import Invalid
+from api_schemas.requests import (
+    EraseRequest,
+    InpaintRequest,
+    JobRequest,
+    Operation,
+    OutpaintRequest,
+    RemoveBackgroundRequest,
+    ReplaceBackgroundRequest,
+    job_request,
+)
+from service.deps import Parts
+from service.problems import InvalidRequest, invalid
+
+JobBody = tuple[JobRequest, dict[str, bytes]]
+_MAX_FILES = 8
+_MODELS: dict[Operation, type[BaseModel]] = {
+    Operation.INPAINT: InpaintRequest,
+    Operation.ERASE: EraseRequest,
+    Operation.OUTPAINT: OutpaintRequest,
+    Operation.REPLACE_BACKGROUND: ReplaceBackgroundRequest,
+    Operation.REMOVE_BACKGROUND: RemoveBackgroundRequest,
+}
+_REF = "#/components/schemas/{model}"
+
+# An 8×8 photo and a mask of its right half, small enough to paste. tests/service/test_openapi.py posts every example.
+_PHOTO = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAM0lEQVR42mM8MS3qFwMLJmJhYGXAClgYWBk+zTkF5aU4oUggACsDhRJ8FWYQl6BbjhUAAKXQDrCKwJKJAAAAAElFTkSuQmCC"
+_MASK = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAFklEQVR42mNkYGBg+M/AwMDEAAXkMQBFRQEPJug6iwAAAABJRU5ErkJggg=="
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "white_background": {
+        "summary": "A product on plain white",
+        "value": {
+            "operation": "replace_background",
+            "image": _PHOTO,
+            "mask": _MASK,
+            "background": {"color": "#ffffff"},
+            "shadow": {"opacity": 0.4},
+        },
+    },
+    "erase": {"summary": "Remove what is under the mask", "value": {"operation": "erase", "image": _PHOTO, "mask": _MASK}},
+    "outpaint": {
+        "summary": "Sixteen more pixels on the left and on the right",
+        "value": {"operation": "outpaint", "image": _PHOTO, "expand": {"left": 16, "right": 16}},
+    },
+}
+
+
+async def _read_body(request: Request, parts: Parts) -> JobBody:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == "multipart/form-data":
+            async with request.form(
+                max_files=_MAX_FILES, max_fields=_MAX_FILES, max_part_size=parts.settings.limits.max_body_bytes
+            ) as form:
+                return await _read_form(form)
+        if kind not in ("application/json", ""):
+            raise Invalid("send application/json or multipart/form-data", field="Content-Type")
+        return job_request.validate_json(await request.body()), {}
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
+async def _read_form(form: FormData) -> JobBody:
+    text: str | bytes | None = None
+    files: dict[str, bytes] = {}
+    for name, value in form.multi_items():
+        content = await value.read() if isinstance(value, UploadFile) else value
+        if name == "request":
+            text = content
+        elif isinstance(content, str):
+            raise InvalidRequest("only the part named request may be text; options go inside it", field=name, code="unknown_field")
+        elif name in files:
+            raise Invalid("two parts have this name", field=name)
+        else:
+            files[name] = content
+    if text is None:
+        raise InvalidRequest("the part that holds the JSON is missing", field="request", code="missing_field")
+    return job_request.validate_json(text), files
+
+
+Body = Annotated[JobBody, Depends(_read_body)]
+
+
+def request_body() -> dict[str, Any]:
+    """The OpenAPI requestBody of ``POST /v1/jobs``, which FastAPI cannot read off a route that takes two kinds of body."""
+    union = {
+        "oneOf": [{"$ref": _REF.format(model=model.__name__)} for model in _MODELS.values()],
+        "discriminator": {
+            "propertyName": "operation",
+            "mapping": {operation: _REF.format(model=model.__name__) for operation, model in _MODELS.items()},
+        },
+    }
+    form = {
+        "type": "object",
+        "required": ["request"],
+        "properties": {"request": union},
+        "additionalProperties": {"type": "string", "contentMediaType": "application/octet-stream"},
+    }
+    content = {
+        "application/json": {"schema": union, "examples": EXAMPLES},
+        "multipart/form-data": {"schema": form, "encoding": {"request": {"contentType": "application/json"}}},
+    }
+    return {"required": True, "content": content}
+
+
+def schemas() -> Mapping[str, Any]:
+    """The component schemas that ``request_body`` refers to."""
+    _, definitions = models_json_schema([(model, "validation") for model in _MODELS.values()], ref_template=_REF)
+    found: dict[str, Any] = definitions["$defs"]
+    return found

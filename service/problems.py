@@ -1,0 +1,101 @@
+"""Errors as problem+json (RFC 9457), all of them in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+
+from api_schemas.errors import Invalid, OutfillError, Problem, Unauthenticated, Unavailable
+from api_schemas.requests import Operation
+
+_log = structlog.get_logger(__name__)
+
+_CODES = {"extra_forbidden": "unknown_field", "missing": "missing_field", "json_invalid": "invalid_json"}
+"""Codes of the faults that pydantic tells apart and callers may want to; all others are ``invalid_request``."""
+_TAGS = {"body", *Operation}
+
+
+class InvalidRequest(Invalid):
+    """A body that pydantic refused, with the code of its first fault."""
+
+    def __init__(self, detail: str, *, field: str | None, code: str) -> None:
+        super().__init__(detail, field=field)
+        self.code = code  # type: ignore[misc]  # the one error whose code depends on the fault
+
+
+def invalid(error: ValidationError | RequestValidationError) -> InvalidRequest:
+    """The first fault that pydantic found, with the field in the caller's words."""
+    first: dict[str, Any] = dict(error.errors()[0])
+    parts = [part for index, part in enumerate(first["loc"]) if not (index < 2 and part in _TAGS) and not _is_union_member(part)]
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        parts = ["operation"]
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return InvalidRequest(message, field=".".join(map(str, parts)) or None, code=_CODES.get(first["type"], Invalid.code))
+
+
+def _is_union_member(part: object) -> bool:
+    return isinstance(part, str) and part[:1].isupper()  # pydantic names the classes of a union; callers know no classes
+
+
+def problem(error: OutfillError, request_id: str | None) -> JSONResponse:
+    """The answer for an error."""
+    body = Problem(
+        type="about:blank",
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        code=error.code,
+        field=error.field,
+        request_id=request_id,
+    )
+    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {}
+    if error.status == Unavailable.status:
+        headers["Retry-After"] = "5"
+    return JSONResponse(body.model_dump(exclude_none=True), error.status, headers, "application/problem+json")
+
+
+def request_id(request: Request) -> str | None:
+    """The id that the middleware gave the request."""
+    return getattr(request.state, "request_id", None)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of ``app`` a problem."""
+
+    @app.exception_handler(OutfillError)
+    async def _known(request: Request, error: OutfillError) -> JSONResponse:
+        return problem(error, request_id(request))
+
+    @app.exception_handler(RequestValidationError)
+    async def _refused(request: Request, error: RequestValidationError) -> JSONResponse:
+        return problem(invalid(error), request_id(request))
+
+    @app.exception_handler(RedisError)
+    async def _redis_down(request: Request, error: RedisError) -> JSONResponse:
+        _log.error("redis_failed", error=repr(error))
+        return problem(Unavailable("the queue does not answer"), request_id(request))
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        code = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}.get(error.status_code, "invalid_request")
+        body = Problem(
+            type="about:blank",
+            title=str(error.detail),
+            status=error.status_code,
+            detail=str(error.detail),
+            code=code,
+            request_id=request_id(request),
+        )
+        return JSONResponse(body.model_dump(exclude_none=True), error.status_code, error.headers, "application/problem+json")
+
+    @app.exception_handler(Exception)
+    async def _unknown(request: Request, error: Exception) -> JSONResponse:
+        _log.exception("request_failed", exc_info=error)
+        return problem(OutfillError("something went wrong here; it was logged"), request_id(request))

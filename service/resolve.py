@@ -1,0 +1,118 @@
+"""Turns a request into one in which nothing is left to a default: the model, its settings, the seed.
+
+What the chosen model would ignore is refused, so that a field that was accepted is a field that counts.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+
+from api_schemas.errors import ImageTooLarge, Invalid, ModelNotFound, NoTextModel, ParameterNotSupported
+from api_schemas.models import BACKDROP, EXEMPLAR, U2NETP, ModelCard
+from api_schemas.requests import (
+    EraseRequest,
+    InpaintRequest,
+    JobRequest,
+    MaskOptions,
+    Operation,
+    OutpaintRequest,
+    PaintedRequest,
+    RemoveBackgroundRequest,
+    ReplaceBackgroundRequest,
+)
+from service.intake import Header
+
+_OPTIONAL = ("prompt", "background", "shadow", "negative_prompt", "steps", "guidance_scale", "strength", "scheduler", "seed", "num_images")
+"""Fields that a model may or may not honour, as ``ModelCard.parameters`` tells."""
+
+NO_TEXT_MODEL = (
+    "no installed model paints from a prompt; give a diffusers inpainting directory to the workers with OUTFILL_MODELS__DIRECTORIES "
+    "(docs/models.md), or use background instead of prompt with replace_background"
+)
+
+
+def resolve(request: JobRequest, cards: Mapping[str, ModelCard]) -> tuple[JobRequest, ModelCard]:
+    """The request with every default filled in, and the model that will run it."""
+    card = choose_model(request, cards)
+    _refuse_ignored(request, card)
+    if isinstance(request, RemoveBackgroundRequest):
+        return request.model_copy(update={"model": card.id}), card
+    update: dict[str, object] = {"model": card.id, **_sampling(request, card)}
+    if (options := getattr(request, "mask_options", None)) is not None or getattr(request, "mask", None) is not None:
+        update["mask_options"] = _mask_options(options or MaskOptions(), request.operation)
+    return request.model_copy(update=update), card
+
+
+def choose_model(request: JobRequest, cards: Mapping[str, ModelCard]) -> ModelCard:
+    """The model that was named, or the default of the operation. Raises ``ModelNotFound`` and ``NoTextModel``."""
+    if request.model is not None:
+        card = cards.get(request.model)
+        if card is None or request.operation not in card.operations:
+            raise ModelNotFound(f"no model {request.model!r} does {request.operation}; see GET /v1/models", field="model")
+        return card
+    match request:
+        case RemoveBackgroundRequest():
+            return cards[U2NETP.id]
+        case ReplaceBackgroundRequest(prompt=None):
+            return cards[BACKDROP.id]
+        case EraseRequest() | OutpaintRequest(prompt=None):
+            return cards[EXEMPLAR.id]
+        case InpaintRequest() | OutpaintRequest() | ReplaceBackgroundRequest():
+            readers = (card for card in cards.values() if card.reads_prompts and request.operation in card.operations)
+            card = next(readers, None)
+            if card is None:
+                raise NoTextModel(NO_TEXT_MODEL, field="prompt")
+            return card
+
+
+def _refuse_ignored(request: JobRequest, card: ModelCard) -> None:
+    for field in _OPTIONAL:
+        asked = field in request.model_fields_set and getattr(request, field) is not None
+        if asked and field not in card.parameters:
+            reason = NO_TEXT_MODEL if field == "prompt" else f"the model {card.id} would ignore it"
+            raise ParameterNotSupported(reason, field=field)
+    if isinstance(request, ReplaceBackgroundRequest) and request.background is None and "prompt" not in card.parameters:
+        raise NoTextModel(NO_TEXT_MODEL, field="prompt")
+
+
+def _sampling(request: PaintedRequest, card: ModelCard) -> dict[str, object]:
+    update: dict[str, object] = {}
+    if "seed" in card.parameters and request.seed is None:
+        # Seeds of one job are consecutive, so the last one must fit too.
+        update["seed"] = secrets.randbelow(2**32 - request.num_images)
+    elif request.seed is not None and request.seed + request.num_images > 2**32:
+        raise Invalid("seed + num_images must not pass 2**32", field="seed")
+    if card.sampling is not None:
+        defaults = card.sampling
+        update |= {name: value for name, value in defaults.model_dump().items() if getattr(request, name) is None}
+        steps, strength = request.steps or defaults.steps, request.strength or defaults.strength
+        if int(steps * strength) < 1:
+            raise Invalid(f"strength {strength:g} of {steps} steps leaves no step to run", field="strength")
+    return update
+
+
+def _mask_options(options: MaskOptions, operation: Operation) -> MaskOptions:
+    # Erasing wants a margin: the edge of a thing is never quite inside its mask.
+    grow, feather = (8, 6) if operation is Operation.ERASE else (0, 4)
+    return options.model_copy(
+        update={
+            "grow_px": grow if options.grow_px is None else options.grow_px,
+            "feather_px": feather if options.feather_px is None else options.feather_px,
+        }
+    )
+
+
+def check_output_size(request: JobRequest, image: Header, max_pixels: int) -> None:
+    """Refuse an outpaint whose result is no larger than its input, or larger than the limit."""
+    if not isinstance(request, OutpaintRequest):
+        return
+    if request.canvas is not None:
+        field, width, height = "canvas", request.canvas.width, request.canvas.height
+        if width < image.width or height < image.height or (width, height) == (image.width, image.height):
+            raise Invalid(f"the canvas must be larger than the image ({image.width}×{image.height})", field=field)
+    elif request.expand is not None:
+        field, sides = "expand", request.expand
+        width, height = image.width + sides.left + sides.right, image.height + sides.top + sides.bottom
+    if width * height > max_pixels:
+        raise ImageTooLarge(f"{width}×{height} pixels are more than {max_pixels}", field=field)

@@ -1,0 +1,1 @@
+"""Routes parse, make one call, and return."""

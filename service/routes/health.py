@@ -1,0 +1,42 @@
+"""``/healthz``, ``/readyz`` and ``/metrics``: for machines that look after machines."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from redis.exceptions import RedisError
+
+from api_schemas.errors import Unavailable
+from service.auth import Scraper
+from service.deps import Parts
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses={503: {"description": "A part does not answer."}})
+def readyz(response: Response, parts: Parts) -> dict[str, str]:
+    """Redis and S3 answer."""
+    checks = {"redis": "ok", "s3": "ok"}
+    try:
+        parts.connection.ping()
+    except RedisError:
+        checks["redis"] = "unavailable"
+    try:
+        parts.storage.ping()
+    except Unavailable:
+        checks["s3"] = "unavailable"
+    if set(checks.values()) != {"ok"}:
+        response.status_code = 503
+    return checks
+
+
+@router.get("/metrics", dependencies=[Scraper])
+def metrics(parts: Parts) -> Response:
+    """Prometheus metrics of this process. Needs the bearer token of `OUTFILL_METRICS__TOKEN`."""
+    return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,95 @@
+"""``/v1/jobs``: create, read, list, cancel."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from api_schemas.errors import Invalid, OutfillError
+from api_schemas.jobs import Job, JobList, JobStatus
+from api_schemas.requests import Operation
+from core.events import wait_until_terminal
+from core.jobs import JobRecord, public
+from service.auth import Caller
+from service.bodies import Body, request_body
+from service.deps import Parts, Services
+from service.submit import submit
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d+)")
+_JOB_ID = r"^job_[0-9A-Z]{26}$"
+
+
+def _view(parts: Services, record: JobRecord) -> Job:
+    waiting = record.status is JobStatus.QUEUED
+    position = parts.queue.position(record.spec.queue, record.spec.id) if waiting else None
+    return public(record, parts.storage, position=position)
+
+
+@router.post("", status_code=202, response_model=Job, openapi_extra={"requestBody": request_body()}, responses={200: {"model": Job}})
+async def create(
+    request: Request,
+    response: Response,
+    caller: Caller,
+    parts: Parts,
+    body: Body,
+    prefer: Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, at most N (1-60) seconds from now.")] = None,
+) -> Job:
+    """Accept a job. 202 with the queued job, or with `Prefer: wait=N` 200 with the finished one."""
+    wait_s = _wait_seconds(prefer)
+    try:
+        spec = await submit(parts, caller, *body)
+    except OutfillError as error:
+        parts.metrics.refused.labels(error.code).inc()
+        raise
+    if wait_s:
+        began = time.perf_counter()
+        await wait_until_terminal(parts.waiting, spec.id, wait_s)
+        request.state.waited_s = time.perf_counter() - began
+        response.headers["Preference-Applied"] = f"wait={wait_s}"
+    job = _view(parts, await run_in_threadpool(parts.records.get, spec.id, caller.name))
+    response.headers["Location"] = job.urls.self
+    if wait_s and job.status.terminal:
+        response.status_code = 200
+    return job
+
+
+def _wait_seconds(prefer: str | None) -> int:
+    match = _WAIT.search(prefer or "")
+    if match is None:
+        return 0
+    if not 1 <= int(match[1]) <= 60:
+        raise Invalid("wait must be 1 to 60 seconds", field="Prefer")
+    return int(match[1])
+
+
+@router.get("")
+def page(
+    caller: Caller,
+    parts: Parts,
+    cursor: Annotated[str | None, Query(pattern=_JOB_ID)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    status: JobStatus | None = None,
+    operation: Operation | None = None,
+) -> JobList:
+    """The caller's jobs, newest first. Filters look at one page: a page may hold fewer than `limit` jobs while `next` is set."""
+    records = parts.records.page(caller.name, before=cursor, limit=limit)
+    shown = [r for r in records if (status is None or r.status is status) and (operation is None or r.spec.request.operation is operation)]
+    items = tuple(_view(parts, record) for record in shown)
+    return JobList(items=items, next=records[-1].spec.id if len(records) == limit else None)
+
+
+@router.get("/{job_id}")
+def read(job_id: str, caller: Caller, parts: Parts) -> Job:
+    """One job."""
+    return _view(parts, parts.records.get(job_id, caller.name))
+
+
+@router.post("/{job_id}/cancel")
+def cancel(job_id: str, caller: Caller, parts: Parts) -> Job:
+    """Cancel a job: at once while it waits, at its next step while it runs. Canceling twice is no error."""
+    return _view(parts, parts.records.cancel(job_id, caller.name))

@@ -1,0 +1,49 @@
+"""``/v1/uploads``: bytes for a later job, sent here or straight to the object store."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, File, UploadFile
+from starlette.concurrency import run_in_threadpool
+
+from api_schemas.errors import OutfillError, PayloadTooLarge
+from api_schemas.jobs import Upload, new_id, utc_now
+from core.storage import upload_key
+from service import intake
+from service.auth import Caller, Tenant
+from service.deps import Parts, Services
+
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+
+
+def _register(parts: Services, caller: Tenant) -> Upload:
+    upload_id = new_id("upl")
+    expires_at = utc_now() + timedelta(seconds=parts.settings.retention.uploads_s)
+    parts.records.expect_upload(caller.name, upload_id, expires_at)
+    return Upload(id=upload_id, source=f"upload:{upload_id}", expires_at=expires_at)
+
+
+@router.post("", status_code=201, response_model_exclude_none=True)
+async def create(caller: Caller, parts: Parts, file: Annotated[UploadFile, File(description="The image or the mask.")]) -> Upload:
+    """Keep one file. It is checked now, and again when a job names it."""
+    limit = parts.settings.limits.max_image_bytes
+    data = await file.read(limit + 1)
+    if len(data) > limit:
+        raise PayloadTooLarge(f"the file has more than {limit} bytes", field="file")
+    try:
+        header = await run_in_threadpool(intake.read_header, data, parts.settings.limits.max_image_pixels)
+    except OutfillError as error:
+        error.field = "file"
+        raise
+    upload = await run_in_threadpool(_register, parts, caller)
+    await run_in_threadpool(parts.storage.put, upload_key(caller.name, upload.id), data, f"image/{header.format}")
+    return upload
+
+
+@router.post("/presigned", status_code=201)
+def presign(caller: Caller, parts: Parts) -> Upload:
+    """Get a URL to PUT a large file to. It is checked when a job names it."""
+    upload = _register(parts, caller)
+    return upload.model_copy(update={"put_url": parts.storage.presign_put(upload_key(caller.name, upload.id))})

@@ -1,0 +1,94 @@
+"""Brings in the images that a request names: by URL, data URL, upload or file part. Nothing is stored here."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+
+from starlette.concurrency import run_in_threadpool
+
+from api_schemas.errors import Invalid, InvalidSource, OutfillError, PayloadTooLarge, UploadNotFound
+from api_schemas.requests import JobRequest, PictureBackground, RemoveBackgroundRequest, ReplaceBackgroundRequest
+from core import outbound
+from core.storage import ObjectNotFound, upload_key
+from service.deps import Services
+
+_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
+_UPLOAD_ID = re.compile(r"upl_[0-9A-Z]{26}")
+
+
+def named_sources(request: JobRequest) -> dict[str, str]:
+    """The image fields of a request: dotted path to source."""
+    found = {"image": request.image}
+    if not isinstance(request, RemoveBackgroundRequest):
+        mask = getattr(request, "mask", None)
+        if mask is not None:
+            found["mask"] = mask
+    if isinstance(request, ReplaceBackgroundRequest) and isinstance(request.background, PictureBackground):
+        found["background.image"] = request.background.image
+    return found
+
+
+def with_stored_sources(request: JobRequest) -> JobRequest:
+    """The request with each source replaced by its own path, under which the job's inputs are kept."""
+    update: dict[str, object] = {name: name for name in named_sources(request) if "." not in name}
+    if isinstance(request, ReplaceBackgroundRequest) and isinstance(request.background, PictureBackground):
+        update["background"] = PictureBackground(image="background.image")
+    return request.model_copy(update=update)
+
+
+async def collect(parts: Services, tenant: str, request: JobRequest, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The bytes of every image that the request names, by dotted path. Raises with ``field`` set."""
+    sources = named_sources(request)
+    unused = set(files) - {source.removeprefix("file:") for source in sources.values() if source.startswith("file:")}
+    if unused:
+        raise Invalid("the request names no such file; write file:NAME where the image goes", field=min(unused))
+    blobs = {}
+    for field, source in sources.items():
+        try:
+            blobs[field] = await _bytes_of(parts, tenant, source, files)
+        except OutfillError as error:
+            error.field = field
+            raise
+        limit = parts.settings.limits.max_image_bytes
+        if len(blobs[field]) > limit:
+            raise PayloadTooLarge(f"the image has {len(blobs[field])} bytes; the limit is {limit}", field=field)
+    return blobs
+
+
+async def _bytes_of(parts: Services, tenant: str, source: str, files: Mapping[str, bytes]) -> bytes:
+    limit = parts.settings.limits.max_image_bytes
+    scheme = source.partition(":")[0].lower()
+    if scheme in ("http", "https"):
+        return await outbound.fetch(parts.http, source, parts.settings.outbound, max_bytes=limit)
+    if scheme == "data":
+        return _decode_data_url(source)
+    if scheme == "upload":
+        return await _read_upload(parts, tenant, source.removeprefix("upload:"), limit)
+    if scheme == "file":
+        try:
+            return files[source.removeprefix("file:")]
+        except KeyError:
+            raise InvalidSource("no file part has this name") from None
+    raise InvalidSource("must be an http(s) URL, data:image/…;base64,…, upload:ID or file:NAME")
+
+
+def _decode_data_url(source: str) -> bytes:
+    match = _DATA_URL.match(source)
+    if match is None:
+        raise InvalidSource("a data URL must begin with data:image/TYPE;base64,")
+    try:
+        return base64.b64decode(source[match.end() :], validate=True)
+    except binascii.Error as error:
+        raise InvalidSource("the data URL is not valid base64") from error
+
+
+async def _read_upload(parts: Services, tenant: str, upload_id: str, limit: int) -> bytes:
+    if not _UPLOAD_ID.fullmatch(upload_id):
+        raise UploadNotFound("no such upload")
+    try:
+        return await run_in_threadpool(parts.storage.get, upload_key(tenant, upload_id), max_bytes=limit)
+    except ObjectNotFound:
+        raise UploadNotFound("no such upload, or its bytes have not arrived") from None

@@ -1,0 +1,84 @@
+"""Accepts a job: resolve, bring in, check, record, store, queue. After this returns, the job cannot be lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+import structlog
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+
+from api_schemas.errors import OutfillError, Unavailable, UrlNotAllowed, WebhookNotAllowed
+from api_schemas.jobs import JobSpec, new_id, utc_now
+from api_schemas.requests import JobRequest
+from core import outbound
+from core.storage import input_key
+from service import intake, sources
+from service.auth import Tenant
+from service.deps import Services
+from service.resolve import check_output_size, resolve
+
+_log = structlog.get_logger(__name__)
+
+
+async def submit(parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes]) -> JobSpec:
+    """Accept ``request``, or raise what is wrong with it, in which case nothing was kept."""
+    cards = await run_in_threadpool(parts.catalogue.cards)
+    resolved, card = resolve(request, cards)
+    if request.webhook is not None:
+        await _check_webhook(parts, request.webhook.url)
+    blobs = await sources.collect(parts, caller.name, request, files)
+    limit = parts.settings.limits.max_image_pixels
+    headers = await run_in_threadpool(intake.check, blobs, getattr(resolved, "mask_options", None), limit)
+    check_output_size(resolved, headers["image"], limit)
+
+    job_id, now = new_id("job"), utc_now()
+    spec = JobSpec(
+        id=job_id,
+        tenant=caller.name,
+        model=card.id,
+        model_revision=card.revision,
+        request=sources.with_stored_sources(resolved),
+        inputs={name: intake.reference(input_key(caller.name, job_id, name), headers[name], data) for name, data in blobs.items()},
+        created_at=now,
+        deadline_at=now + timedelta(seconds=request.deadline_s) if request.deadline_s else None,
+    )
+    await run_in_threadpool(_keep, parts, spec, blobs)
+    parts.metrics.accepted.labels(spec.request.operation, spec.model, spec.request.priority).inc()
+    _log.info("job_accepted", job=spec.id, tenant=spec.tenant, operation=spec.request.operation, model=spec.model)
+    return spec
+
+
+async def _check_webhook(parts: Services, url: str) -> None:
+    try:
+        await outbound.check_destination(url, parts.settings.outbound)
+    except UrlNotAllowed as error:
+        raise WebhookNotAllowed(error.detail, field="webhook.url") from error
+
+
+def _keep(parts: Services, spec: JobSpec, blobs: Mapping[str, bytes]) -> None:
+    """The record (as "being accepted"), then the bytes, then the queue. A failure takes everything back; where this process dies
+    half-way, the steward does.
+    """
+    try:
+        parts.records.create(spec)
+        for name, data in blobs.items():
+            parts.storage.put(spec.inputs[name].key, data, f"image/{spec.inputs[name].format}")
+        parts.queue.push(spec)
+        in_time = parts.records.accepted(spec.id)
+    except BaseException:
+        _take_back(parts, spec)
+        raise
+    if not in_time:
+        _take_back(parts, spec)
+        raise Unavailable("storing the job took too long")
+
+
+def _take_back(parts: Services, spec: JobSpec) -> None:
+    """Best effort: what is left over the steward finds among the jobs that are being accepted."""
+    try:
+        parts.storage.delete(ref.key for ref in spec.inputs.values())
+        parts.records.delete(spec.id)
+    except (OutfillError, RedisError):
+        _log.warning("take_back_failed", job=spec.id, exc_info=True)

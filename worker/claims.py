@@ -1,0 +1,161 @@
+"""Leases: which jobs this worker holds, and how it comes by them and gives them back.
+
+One RQ worker object holds many executions at once. RQ's own loop is not used: it takes one job at a time, forks or blocks, and sends
+no heartbeat meanwhile. What we call of it is pinned by tests/core/test_rq_contract.py.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import redis
+import structlog
+from rq.exceptions import NoSuchJobError
+from rq.executions import Execution
+from rq.job import Job as Message
+from rq.serializers import JSONSerializer
+from rq.worker import SimpleWorker
+from ulid import ULID
+
+from api_schemas.jobs import JobSpec
+from core.jobs import JobRecords
+from core.queue import TASK, JobQueue
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Lease:
+    """One job that this worker may run until the lease lapses."""
+
+    spec: JobSpec
+    attempt: int
+    message: Message
+    execution: Execution
+
+    @property
+    def member(self) -> str:
+        """What fences the commit: the entry in RQ's started registry."""
+        return str(self.execution.composite_key)
+
+
+class _ManyExecutions(SimpleWorker):
+    """RQ's bookkeeping for one worker process. Signals are the process's business (worker/paint.py), never RQ's."""
+
+    lease_s = 30
+
+    def get_heartbeat_ttl(self, job: Message, working_time: float = 0.0) -> int:  # noqa: ARG002 - RQ's signature
+        return self.lease_s
+
+    def _shutdown(self) -> None:
+        self._stop_requested = True  # RQ would raise inside a signal handler and could strand a job
+
+
+class Claims:
+    """Takes leases, keeps them alive, gives them back. Thread-safe."""
+
+    def __init__(self, connection: redis.Redis, records: JobRecords, queue: JobQueue, *, lease_s: int, overdue_s: float) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{str(ULID())[-6:]}"
+        self._redis = connection
+        self._records = records
+        self._queue = queue
+        self._lease_s = lease_s
+        self._overdue_s = overdue_s
+        self._held: dict[str, Lease] = {}
+        self._lock = threading.Lock()
+        self._rq = _ManyExecutions([queue.rq_queue("none")], name=self.name, connection=connection, serializer=JSONSerializer)
+        self._rq.lease_s = lease_s
+
+    def start(self) -> None:
+        """Make the worker known to RQ's tools."""
+        self._rq.register_birth()  # type: ignore[no-untyped-call]
+
+    def stop(self) -> None:
+        """Take the worker off RQ's list."""
+        self._rq.register_death()  # type: ignore[no-untyped-call]
+
+    def held(self) -> list[Lease]:
+        """The leases that this worker has, oldest first."""
+        with self._lock:
+            return list(self._held.values())
+
+    def take(self, models: Sequence[str]) -> Lease | None:
+        """Claim, lease and begin the next job of ``models``; ``None`` if none waits."""
+        while claimed := self._queue.claim(models, 1, overdue_s=self._overdue_s):
+            (queue, job_id) = claimed[0]
+            lease = self._adopt(queue, job_id)
+            if lease is not None:
+                return lease
+        return None
+
+    def _adopt(self, queue: str, job_id: str) -> Lease | None:
+        """Turn a claimed id into a lease, or clear it away if there is nothing to run."""
+        record = self._records.find(job_id)
+        message = self._message(queue, job_id)
+        execution: Execution = self._rq.prepare_execution(message)
+        self._rq.prepare_job_execution(message, remove_from_intermediate_queue=True)
+        if record is None or record.spec.queue != queue:
+            _log.warning("claimed_unknown_job", job=job_id, queue=queue)
+            self._settle(message, execution)
+            return None
+        verdict, attempt = self._records.begin(record.spec, execution.composite_key)
+        if verdict == "begun":
+            lease = Lease(record.spec, attempt, message, execution)
+            with self._lock:
+                self._held[lease.member] = lease
+            return lease
+        _log.info("claimed_job_not_begun", job=job_id, verdict=verdict)
+        if verdict == "duplicate":
+            self._forget(message, execution)
+        else:
+            self._settle(message, execution)
+        return None
+
+    def _message(self, queue: str, job_id: str) -> Message:
+        try:
+            return Message.fetch(job_id, connection=self._redis, serializer=JSONSerializer)
+        except NoSuchJobError:  # its record will tell whether there is anything to run
+            return Message.create(TASK, id=job_id, connection=self._redis, serializer=JSONSerializer, origin=queue, result_ttl=0)
+
+    def beat(self) -> None:
+        """Extend all leases. A lease that lapsed and was taken away stays away."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            self._rq.heartbeat(self._lease_s * 4, pipeline=pipe)
+            for lease in self.held():
+                lease.execution.heartbeat(lease.message.started_job_registry, self._lease_s, pipe)
+            pipe.execute()
+
+    def settle(self, lease: Lease) -> None:
+        """The job has ended: drop the lease and RQ's message."""
+        self._settle(lease.message, lease.execution)
+        self._drop(lease)
+
+    def abandon(self, lease: Lease) -> None:
+        """The lease was lost: whoever has it now does the bookkeeping."""
+        self._rq.executions.pop(lease.execution.id, None)
+        self._drop(lease)
+
+    def hand_back(self, lease: Lease) -> bool:
+        """Put an unfinished job back at the front of its queue; it costs no attempt. False: the lease was lost, or the job canceled."""
+        if not self._records.requeue(lease.spec, lease.member):
+            return False
+        self.abandon(lease)
+        return True
+
+    def _settle(self, message: Message, execution: Execution) -> None:
+        # For RQ every message that was dealt with is a success: how the job ended stands in its record.
+        self._rq._finalize_success(message, self._queue.rq_queue(message.origin), execution, None)  # noqa: SLF001
+
+    def _forget(self, message: Message, execution: Execution) -> None:
+        """Drop an execution and leave the message to the other one."""
+        with self._redis.pipeline() as pipe:
+            self._rq.cleanup_execution(message, pipeline=pipe, execution=execution)
+            pipe.execute()
+
+    def _drop(self, lease: Lease) -> None:
+        with self._lock:
+            self._held.pop(lease.member, None)

@@ -1,0 +1,60 @@
+"""Paints the background from a recipe instead of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from api_schemas.models import BACKDROP, ModelCard
+from worker.engines.base import Backdrop, PaintRequest, Pixels, Slot
+from worker.images.backdrop import apply_shadow, contact_shadow, render
+
+
+@dataclass(eq=False)
+class BackdropSlot(Slot):
+    """A background being painted."""
+
+    recipe: Backdrop | None = None
+    result: Pixels | None = None
+
+
+class BackdropEngine:
+    """A colour, gradient or picture the size of the frame, with the product's shadow on it. The product is not in it."""
+
+    card: ModelCard = BACKDROP
+    max_rows: int = 1
+
+    def prepare(self, request: PaintRequest) -> BackdropSlot:
+        """A slot of one step. Raises ``TypeError`` where the recipe is not a ``Backdrop``."""
+        if not isinstance(request.recipe, Backdrop):
+            raise TypeError(f"the backdrop engine needs a Backdrop recipe, not {type(request.recipe).__name__}")
+        return BackdropSlot(request, steps=1, recipe=request.recipe)
+
+    def step(self, slots: Sequence[Slot]) -> None:
+        """Paint every slot's background; a failing row sets ``slot.error``."""
+        for slot in slots:
+            try:
+                self._paint(slot)
+            except Exception as error:
+                slot.error = error
+
+    def finish(self, slots: Sequence[Slot]) -> list[Pixels]:
+        """The backgrounds, ``uint8 (H, W, 3)`` at the size of each request's image."""
+        return [_painted(slot) for slot in slots]
+
+    def _paint(self, slot: Slot) -> None:
+        if not isinstance(slot, BackdropSlot) or slot.recipe is None:
+            raise TypeError("not a slot of this engine")
+        recipe = slot.recipe
+        height, width = slot.request.image.shape[:2]
+        pixels = render((width, height), recipe.background, recipe.picture)
+        if recipe.shadow is not None:
+            pixels = apply_shadow(pixels, contact_shadow(255 - slot.request.mask, recipe.shadow))
+        slot.result = pixels
+        slot.position = slot.steps
+
+
+def _painted(slot: Slot) -> Pixels:
+    if not isinstance(slot, BackdropSlot) or slot.result is None:
+        raise ValueError("the slot is not done")
+    return slot.result

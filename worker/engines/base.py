@@ -1,0 +1,104 @@
+"""One call shape for all engines.
+
+    slot = engine.prepare(request)          # encode text and image, draw the noise
+    while not slot.done:
+        engine.step([slot, ...])            # advance each slot by one step, in one model call
+    pixels, = engine.finish([slot])         # decode
+
+The scheduler decides which slots step together; an engine never sees the queue. An engine without steps is done after one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from api_schemas.models import ModelCard
+from api_schemas.requests import Background, Scheduler, Shadow
+
+Pixels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a diffusion model paints. All values are resolved: no ``None`` is left to a default."""
+
+    prompt: str
+    negative_prompt: str
+    steps: int
+    guidance_scale: float
+    strength: float
+    scheduler: Scheduler
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """What the backdrop engine puts behind the product."""
+
+    background: Background
+    shadow: Shadow | None
+    picture: Pixels | None = None
+    """The decoded background picture, any size, where ``background`` names one."""
+
+
+@dataclass(frozen=True, eq=False)
+class PaintRequest:
+    """One picture to paint, already cropped and scaled for the model.
+
+    ``image`` is ``uint8 (H, W, 3)`` RGB; ``mask`` is ``uint8 (H, W)``, 255 = paint, 0 = keep, and may be soft. The engine answers
+    with pixels of the same size; what it returns where ``mask`` is 0 is not used.
+    """
+
+    image: Pixels
+    mask: Mask
+    seed: int
+    recipe: Sampling | Backdrop | None = None
+    """What this engine needs besides pixels; ``None`` for engines that need nothing."""
+
+
+@dataclass(eq=False)
+class Slot:
+    """One picture being painted. Engines subclass it to hold their own state."""
+
+    request: PaintRequest
+    steps: int
+    """Denoising steps that this slot will run (at least 1)."""
+    batch_key: Hashable = ()
+    """Slots with equal keys may share one model call (same model, adapters and latent shape)."""
+    position: int = 0
+    """Steps already run."""
+    error: Exception | None = field(default=None)
+    """Set by the engine when this row alone failed; the slot is then done."""
+
+    @property
+    def done(self) -> bool:
+        """Whether no step is left to run."""
+        return self.error is not None or self.position >= self.steps
+
+
+class Engine(Protocol):
+    """A resident model. Called from one thread only."""
+
+    card: ModelCard
+    max_rows: int
+    """Slots that one ``step`` may take; the scheduler's row budget."""
+
+    def prepare(self, request: PaintRequest) -> Slot:
+        """Encode text and image and draw the noise. Raises on a request that it cannot paint."""
+        ...
+
+    def step(self, slots: Sequence[Slot]) -> None:
+        """Advance every slot by one step, in one model call. All have the same ``batch_key``; a failing row sets ``slot.error``."""
+        ...
+
+    def finish(self, slots: Sequence[Slot]) -> list[Pixels]:
+        """Decode slots that are done and have no error: ``uint8 (H, W, 3)`` each, at the size of its request.
+
+        A row that cannot be decoded gets ``slot.error`` and pixels without meaning.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Stable Diffusion inpainting with continuous batching. ``card`` needs no torch; ``engine`` does."""

@@ -1,0 +1,68 @@
+"""A larger canvas around a picture, for outpainting."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from api_schemas.errors import Invalid
+from api_schemas.requests import Anchor, Canvas
+from worker.images.codec import Frame
+
+_BLUR_LIMIT = 151
+"""Widest blur of the prefill, pixels: beyond it only time is spent."""
+_AT_START = {
+    "x": {Anchor.LEFT, Anchor.TOP_LEFT, Anchor.BOTTOM_LEFT},
+    "y": {Anchor.TOP, Anchor.TOP_LEFT, Anchor.TOP_RIGHT},
+}
+_AT_END = {
+    "x": {Anchor.RIGHT, Anchor.TOP_RIGHT, Anchor.BOTTOM_RIGHT},
+    "y": {Anchor.BOTTOM, Anchor.BOTTOM_LEFT, Anchor.BOTTOM_RIGHT},
+}
+
+
+def extend(frame: Frame, left: int, right: int, top: int, bottom: int) -> tuple[Frame, npt.NDArray[np.uint8]]:
+    """``frame`` on a canvas larger by these pixels, and a mask that is 255 on exactly the new area.
+
+    The new area is prefilled with the edge's colours carried outwards and blurred, and is opaque. The input's pixels and alpha stand
+    unchanged at (``left``, ``top``).
+    """
+    inside = slice(top, top + frame.height), slice(left, left + frame.width)
+    replicated = cv2.copyMakeBorder(frame.pixels, top, bottom, left, right, cv2.BORDER_REPLICATE)
+    side = min(_BLUR_LIMIT, max(left, right, top, bottom)) | 1
+    # Two box blurs are near enough to a Gaussian, at a cost that does not grow with the radius.
+    pixels = np.asarray(cv2.blur(cv2.blur(replicated, (side, side)), (side, side)), dtype=np.uint8)
+    pixels[inside] = frame.pixels
+    mask = np.full(pixels.shape[:2], 255, np.uint8)
+    alpha = None
+    if frame.alpha is not None:
+        alpha = mask.copy()
+        alpha[inside] = frame.alpha
+    mask[inside] = 0
+    return Frame(pixels, alpha, frame.icc), mask
+
+
+def place(size: tuple[int, int], canvas: Canvas) -> tuple[int, int, int, int]:
+    """How far a picture of ``size`` (width, height) is extended to fill ``canvas``: (left, right, top, bottom) in pixels.
+
+    Centred sides get the odd pixel on the right and at the bottom. Raises ``Invalid`` where the canvas is smaller than the picture, or
+    adds nothing to it.
+    """
+    width, height = size
+    spare_x, spare_y = canvas.width - width, canvas.height - height
+    if spare_x < 0 or spare_y < 0:
+        raise Invalid(f"The canvas ({canvas.width}×{canvas.height}) is smaller than the image ({width}×{height}).", field="canvas")
+    if spare_x == 0 and spare_y == 0:
+        raise Invalid(f"The canvas has the size of the image ({width}×{height}): there is nothing to extend.", field="canvas")
+    left, right = _split("x", spare_x, canvas.anchor)
+    top, bottom = _split("y", spare_y, canvas.anchor)
+    return left, right, top, bottom
+
+
+def _split(axis: str, spare: int, anchor: Anchor) -> tuple[int, int]:
+    if anchor in _AT_START[axis]:
+        return 0, spare
+    if anchor in _AT_END[axis]:
+        return spare, 0
+    return spare // 2, spare - spare // 2

@@ -1,0 +1,107 @@
+"""The window around an edit that a model sees, so that cost follows the edit and not the frame."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from api_schemas.errors import MaskEmpty
+from worker.images.mask import Box, bounding_box
+
+CONTEXT = 0.5
+"""Of the longer side of the edit, on each side of it."""
+MIN_CONTEXT = 64
+"""Pixels on each side of the edit, where the frame has them."""
+MAX_UPSCALE = 2.0
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A window of the frame, and the size at which the model sees it."""
+
+    box: Box
+    size: tuple[int, int]
+    """(width, height) of what the model is given; both are multiples of the model's ``size_multiple``."""
+
+
+def plan_crop(
+    mask: npt.NDArray[np.uint8],
+    *,
+    native_size: int | None,
+    multiple: int = 1,
+    context: float = CONTEXT,
+    max_upscale: float = MAX_UPSCALE,
+) -> Crop:
+    """The window for the edit ``mask (H, W)``.
+
+    It holds the edit with ``context`` around it and is widened to at least ``native_size / max_upscale`` where the frame allows. The
+    model's size has about ``native_size ** 2`` pixels, is at most ``max_upscale`` times the window and ``2 × native_size`` on a side, and
+    keeps the aspect to within the rounding to ``multiple``. With ``native_size`` ``None`` it is the whole frame at its own size.
+    Raises ``MaskEmpty``.
+    """
+    height, width = mask.shape
+    if native_size is None:
+        return Crop(Box(0, 0, width, height), (_up(width, multiple), _up(height, multiple)))
+    edit = bounding_box(mask)
+    if edit is None:
+        raise MaskEmpty("The mask marks nothing.")
+    pad = max(MIN_CONTEXT, round(context * max(edit.width, edit.height)))
+    least = math.ceil(native_size / max_upscale)
+    want_w = min(width, max(edit.width + 2 * pad, least))
+    want_h = min(height, max(edit.height + 2 * pad, least))
+    scale = min(native_size / math.sqrt(want_w * want_h), max_upscale, 2 * native_size / max(want_w, want_h))
+    longest = max(multiple, 2 * native_size // multiple * multiple)
+    size_w, size_h = (min(longest, _up(side * scale, multiple)) for side in (want_w, want_h))
+    # Where rounding made the model's side larger, show it more of the frame rather than a stretched window.
+    left, right = _span(edit.left, edit.right, max(want_w, round(size_w / scale)), width)
+    top, bottom = _span(edit.top, edit.bottom, max(want_h, round(size_h / scale)), height)
+    return Crop(Box(left, top, right, bottom), (size_w, size_h))
+
+
+def take(image: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:
+    """The window of ``image (H, W, 3)`` at the model's size."""
+    return _resize(image[crop.box.slices], crop.size)
+
+
+def take_mask(mask: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:
+    """The window of ``mask (H, W)`` at the model's size. Shrinking takes maxima, so that no stroke is lost or weakened."""
+    window = np.ascontiguousarray(mask[crop.box.slices])
+    if crop.size[0] < crop.box.width or crop.size[1] < crop.box.height:
+        # Nearest-neighbour samples lie at most half a step from any pixel: a maximum over that reach lets each one count.
+        kernel = np.ones((_reach(crop.box.height / crop.size[1]), _reach(crop.box.width / crop.size[0])), np.uint8)
+        return np.asarray(cv2.resize(cv2.dilate(window, kernel), crop.size, interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8)
+    return np.asarray(cv2.resize(window, crop.size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+
+
+def restore(pixels: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:
+    """What the model painted, ``uint8 (h, w, 3)``, at the size of the window."""
+    return _resize(pixels, (crop.box.width, crop.box.height))
+
+
+def _resize(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    height, width = pixels.shape[:2]
+    if (width, height) == size:
+        return pixels.copy()
+    # Lanczos rings at hard edges, which the paste would show; cubic hardly does.
+    shrinks = size[0] * size[1] < width * height
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(np.ascontiguousarray(pixels), size, interpolation=method), dtype=np.uint8)
+
+
+def _up(side: float, multiple: int) -> int:
+    return max(1, math.ceil(side / multiple - 1e-6)) * multiple
+
+
+def _reach(step: float) -> int:
+    return 2 * math.ceil(step / 2) + 1 if step > 1 else 1
+
+
+def _span(start: int, end: int, length: int, limit: int) -> tuple[int, int]:
+    """``length`` pixels centred on ``start``..``end``, shifted to lie in 0..``limit`` and cut only where they cannot."""
+    length = min(length, limit)
+    first = min(max(0, (start + end - length) // 2), limit - length)
+    return first, first + length

@@ -1,0 +1,116 @@
+"""Regions: where they are, how they grow, and how an edit fades at their edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+_KERNEL_LIMIT = 16
+"""Radius in pixels up to which a disc kernel is faster than distance transforms."""
+_LEVELS = 8
+"""Strengths that a large dilation of a soft mask tells apart."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of whole pixels; ``right`` and ``bottom`` are outside."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.right - self.left
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.bottom - self.top
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Indexes the box in an array of rows and columns."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def padded(self, pad: int, shape: tuple[int, ...]) -> Box:
+        """The box with ``pad`` pixels on each side, cut at the frame of ``shape`` (H, W, …)."""
+        return Box(max(0, self.left - pad), max(0, self.top - pad), min(shape[1], self.right + pad), min(shape[0], self.bottom + pad))
+
+
+def bounding_box(mask: npt.NDArray[np.uint8]) -> Box | None:
+    """The smallest box that holds every pixel above 0 of ``mask (H, W)``; ``None`` where there is none."""
+    rows = np.flatnonzero(mask.max(axis=1))
+    if rows.size == 0:
+        return None
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(mask[top:bottom].max(axis=0))
+    return Box(int(columns[0]), top, int(columns[-1]) + 1, bottom)
+
+
+def coverage(mask: npt.NDArray[np.uint8]) -> float:
+    """The share of pixels above 0, 0..1."""
+    return float(np.count_nonzero(mask)) / mask.size
+
+
+def grow(mask: npt.NDArray[np.uint8], px: int) -> npt.NDArray[np.uint8]:
+    """Grey dilation of ``mask (H, W)`` by a disc: each pixel takes the largest strength within ``px`` pixels (Euclidean).
+
+    The region above 0 is exact for every ``px``. Above 16 pixels a soft mask's strengths are grown in eight levels, rounded down.
+    """
+    box = bounding_box(mask)
+    if box is None or px == 0:
+        return mask.copy()
+    window = box.padded(px, mask.shape).slices
+    grown = mask.copy()
+    grown[window] = _grow_small(mask[window], px) if px <= _KERNEL_LIMIT else _grow_large(mask[window], px)
+    return grown
+
+
+def edit_alpha(mask: npt.NDArray[np.uint8], grow_px: int, feather_px: int) -> npt.NDArray[np.uint8]:
+    """How much of the fill is pasted at each pixel: ``uint8 (H, W)``.
+
+    Exactly 0 outside the grown mask; inside it rises to the mask's own strength over ``feather_px`` pixels from the edge. The frame's
+    border is no edge. Where the region is too thin for that, it rises faster, so that its middle is still wholly replaced.
+    """
+    grown = grow(mask, grow_px)
+    box = bounding_box(grown)
+    if box is None or feather_px == 0:
+        return grown
+    # One pixel beyond the box is enough to see every edge of the region.
+    window = box.padded(1, mask.shape).slices
+    strength = grown[window]
+    if strength.all():
+        return grown
+    depth = cv2.distanceTransform((strength > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    np.minimum(depth, feather_px + 1, out=depth)
+    side = 2 * feather_px + 1
+    reach = cv2.dilate(depth, np.ones((1, side), np.uint8))
+    reach = cv2.dilate(reach, np.ones((side, 1), np.uint8))
+    ramp = depth / np.maximum(reach, 1)
+    grown[window] = np.rint(strength * ramp).astype(np.uint8)
+    return grown
+
+
+def _grow_small(mask: npt.NDArray[np.uint8], px: int) -> npt.NDArray[np.uint8]:
+    y, x = np.ogrid[-px : px + 1, -px : px + 1]
+    disc = (x * x + y * y <= px * px).astype(np.uint8)
+    return np.asarray(cv2.dilate(mask, disc), dtype=np.uint8)
+
+
+def _grow_large(mask: npt.NDArray[np.uint8], px: int) -> npt.NDArray[np.uint8]:
+    levels = np.unique(mask[mask > 0])
+    if levels.size > _LEVELS:
+        levels = np.unique(np.linspace(int(levels[0]), int(levels[-1]), _LEVELS).astype(np.uint8))
+    grown = mask.copy()
+    for level in levels:
+        distance = cv2.distanceTransform((mask < level).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        # Squared distances are whole numbers: half a unit keeps float rounding out of the comparison.
+        near = distance < np.sqrt(px * px + 0.5)
+        np.maximum(grown, np.where(near, level, 0).astype(np.uint8), out=grown)
+    return grown

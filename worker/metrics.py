@@ -1,0 +1,59 @@
+"""What a paint worker measures. Never labelled by job, tenant or URL."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class WorkerMetrics:
+    """Metrics of one paint worker, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        registry.register(GpuMemory())
+        self.queue_wait = Histogram(
+            "outfill_queue_wait_seconds",
+            "From acceptance to begin, first attempts.",
+            ["model", "priority"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.stage = Histogram(
+            "outfill_stage_seconds", "Time of one job in one stage.", ["stage", "operation"], registry=registry, buckets=_SECONDS
+        )
+        self.step = Histogram("outfill_step_seconds", "Time of one model call.", ["model"], registry=registry, buckets=_SECONDS)
+        self.batch = Histogram(
+            "outfill_batch_size", "Slots in one model call.", ["model"], registry=registry, buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32)
+        )
+        self.finished = Counter("outfill_jobs_finished", "Jobs ended by this worker.", ["operation", "model", "status"], registry=registry)
+        self.failures = Counter("outfill_job_failures", "Failed jobs by error code.", ["code"], registry=registry)
+        self.images = Counter("outfill_images", "Images committed.", ["operation", "model"], registry=registry)
+        self.fence_rejected = Counter("outfill_fence_rejected", "Results dropped because the lease was lost.", registry=registry)
+        self.handed_back = Counter("outfill_jobs_handed_back", "Jobs given back on shutdown.", registry=registry)
+        self.in_flight = Gauge("outfill_jobs_in_flight", "Jobs that this worker holds.", registry=registry)
+        self.model_load = Gauge("outfill_model_load_seconds", "Time it took to load a model.", ["model"], registry=registry)
+
+
+class GpuMemory(Collector):
+    """CUDA memory as torch counts it. Where there is no CUDA device, or torch was never loaded, there is no series (not a zero)."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Read the counters of every device now."""
+        torch = sys.modules.get("torch")
+        if torch is None or not torch.cuda.is_available():
+            return
+        family = GaugeMetricFamily("outfill_gpu_memory_bytes", "CUDA memory: allocated, reserved, peak.", labels=["device", "kind"])
+        for device in range(torch.cuda.device_count()):
+            family.add_metric([str(device), "allocated"], torch.cuda.memory_allocated(device))
+            family.add_metric([str(device), "reserved"], torch.cuda.memory_reserved(device))
+            family.add_metric([str(device), "peak"], torch.cuda.max_memory_allocated(device))
+        yield family

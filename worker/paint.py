@@ -1,0 +1,299 @@
+"""The paint worker: one process for one GPU (or one CPU host), whose models stay resident.
+
+    claims ──► intake (pool) ──► painter (one thread) ──► outputs (pool)
+
+A fourth thread beats: it extends leases, stores progress, hears of cancellations and watches the painter.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import stamina
+import structlog
+from redis.exceptions import RedisError
+
+from api_schemas.errors import DeadlineExceeded, ErrorInfo, OutfillError, Unavailable
+from api_schemas.jobs import JobStatus, utc_now
+from api_schemas.models import ModelCard
+from core.catalogue import Catalogue
+from core.jobs import JobRecords, Outcome
+from core.settings import Settings
+from core.storage import Storage, output_prefix
+from worker import intake, outputs
+from worker.claims import Claims, Lease
+from worker.engines.base import Engine
+from worker.images.subject import Segmenter
+from worker.metrics import WorkerMetrics
+from worker.painter import Ends, Painter
+from worker.work import Work
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+POOL = 2
+LOOK_AHEAD = 2
+"""Jobs of a model that are prepared while its slots are full; more would keep them from idle workers."""
+_BEAT_S = 0.5
+_PATIENCE_S = 900.0
+_STALLED_EXIT = 70
+
+
+class PaintWorker:
+    """All threads of one worker. ``run`` returns once it was told to stop and nothing is left unfinished."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        cards: Mapping[str, ModelCard],
+        engines: Mapping[str, Engine],
+        segmenter: Segmenter,
+        claims: Claims,
+        records: JobRecords,
+        storage: Storage,
+        catalogue: Catalogue,
+        metrics: WorkerMetrics,
+        runtime: Mapping[str, Any],
+    ) -> None:
+        self._settings = settings
+        self._cards, self._engines, self._segmenter = cards, engines, segmenter
+        self._claims, self._records, self._storage, self._catalogue = claims, records, storage, catalogue
+        self._metrics, self._runtime = metrics, runtime
+        ends = Ends(painted=self._painted, failed=self._failed, canceled=self._canceled, given_back=self._given_back)
+        self._painter = Painter(engines, ends, metrics)
+        self._works: dict[str, Work] = {}
+        self._lock = threading.Lock()
+        self._stopping, self._drained = threading.Event(), threading.Event()
+        self._intake = ThreadPoolExecutor(POOL, "intake")
+        self._outputs = ThreadPoolExecutor(POOL, "outputs")
+
+    # -- life ---------------------------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Begin no more; what is being painted is finished. A second call gives that back too. Safe in a signal handler."""
+        self._painter.drain(abandon=self._stopping.is_set())
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Work until ``stop``."""
+        self._claims.start()
+        self._announce()
+        threads = [threading.Thread(target=target, name=name) for name, target in self._loops().items()]
+        for thread in threads:
+            thread.start()
+        _log.info("worker_ready", worker=self._claims.name, models=sorted(self._cards))
+        while not self._stopping.wait(1.0):  # short waits, so that signals are handled
+            pass
+        while self._held():
+            time.sleep(0.05)
+        self._drained.set()
+        self._painter.stop()
+        for thread in threads:
+            thread.join()
+        self._intake.shutdown()
+        self._outputs.shutdown()
+        self._catalogue.withdraw(self._claims.name)
+        self._claims.stop()
+        _log.info("worker_stopped", worker=self._claims.name)
+
+    def _loops(self) -> dict[str, Callable[[], None]]:
+        return {"claims": self._claim_loop, "beat": self._beat_loop, "painter": self._painter.run}
+
+    def _held(self) -> int:
+        with self._lock:
+            return len(self._works)
+
+    # -- claims -------------------------------------------------------------------------------------------------------------------
+
+    def _claim_loop(self) -> None:
+        while not self._stopping.is_set():
+            models = self._models_with_room()
+            try:
+                lease = self._claims.take(models) if models else None
+            except RedisError as error:
+                _log.warning("claim_failed", error=repr(error))
+                self._stopping.wait(1.0)
+                continue
+            if lease is None:
+                self._stopping.wait(self._settings.worker.poll_s)
+            else:
+                self._take_in(lease)
+
+    def _models_with_room(self) -> list[str]:
+        with self._lock:
+            held = [work.spec.model for work in self._works.values()]
+        if len(held) >= self._settings.worker.slots:
+            return []
+        rows = {name: self._engines[name].max_rows if name in self._engines else POOL for name in self._cards}
+        return [name for name in self._cards if held.count(name) < rows[name] + LOOK_AHEAD]
+
+    def _take_in(self, lease: Lease) -> None:
+        work = Work(lease)
+        with self._lock:
+            self._works[lease.spec.id] = work
+        if lease.attempt == 1:
+            waited = (utc_now() - lease.spec.created_at).total_seconds()
+            self._metrics.queue_wait.labels(lease.spec.model, lease.spec.request.priority).observe(max(waited, 0.0))
+        self._metrics.in_flight.set(self._held())
+        self._intake.submit(self._guarded, self._prepare, work)
+
+    # -- intake -------------------------------------------------------------------------------------------------------------------
+
+    def _prepare(self, work: Work) -> None:
+        if self._stopping.is_set():
+            self._given_back(work)
+            return
+        work.lap()
+        inputs = work.spec.inputs
+
+        def fetch(name: str) -> bytes:
+            return self._patiently(lambda: self._storage.get(inputs[name].key))
+
+        limit = self._settings.limits.max_image_pixels
+        work.plan = intake.prepare(work.spec, self._cards[work.spec.model], fetch, self._segmenter, max_pixels=limit)
+        self._lap(work, "intake")
+        if work.plan.requests:
+            self._painter.inbox.put(work)
+        else:
+            self._painted(work)
+
+    # -- outputs ------------------------------------------------------------------------------------------------------------------
+
+    def _painted(self, work: Work) -> None:
+        self._lap(work, "paint")
+        self._outputs.submit(self._guarded, self._deliver, work)
+
+    def _deliver(self, work: Work) -> None:
+        if work.plan is None:
+            raise ValueError("a job is planned before it is delivered")
+        painted = [work.painted[index] for index in range(len(work.plan.requests))]
+        rendered = list(outputs.render(work.spec, work.plan, painted))
+        self._lap(work, "compose")
+        stored = self._patiently(lambda: outputs.store(self._storage, work.spec, work.lease.execution.id, rendered))
+        self._lap(work, "store")
+        if work.overdue:
+            self._end(work, _failure(DeadlineExceeded("the deadline passed before the result was stored")))
+            return
+        runtime = {**self._runtime, "worker": self._claims.name}
+        if self._end(work, Outcome(JobStatus.SUCCEEDED, outputs=stored, runtime=runtime, steps=work.progress()[1])):
+            self._metrics.images.labels(work.spec.request.operation, work.spec.model).inc(len(stored))
+
+    def _failed(self, work: Work, error: OutfillError) -> None:
+        self._outputs.submit(self._guarded, lambda work: self._end(work, _failure(error)), work)
+
+    def _canceled(self, work: Work) -> None:
+        self._outputs.submit(self._guarded, lambda work: self._end(work, Outcome(JobStatus.CANCELED)), work)
+
+    def _given_back(self, work: Work) -> None:
+        self._outputs.submit(self._guarded, self._hand_back, work)
+
+    def _hand_back(self, work: Work) -> None:
+        if self._patiently(lambda: self._claims.hand_back(work.lease)):
+            self._metrics.handed_back.inc()
+            self._forget(work)
+        else:  # its owner canceled it meanwhile, or the lease is lost: either way this says so
+            self._end(work, Outcome(JobStatus.CANCELED))
+
+    def _end(self, work: Work, outcome: Outcome) -> bool:
+        """Commit how the job ends. False: the lease was lost, and what this execution made is dropped."""
+        committed = self._patiently(lambda: self._records.commit(work.spec, work.lease.member, outcome))
+        if committed:
+            self._patiently(lambda: self._claims.settle(work.lease))
+            self._metrics.finished.labels(work.spec.request.operation, work.spec.model, outcome.status).inc()
+            if outcome.error is not None:
+                self._metrics.failures.labels(outcome.error.code).inc()
+        else:
+            self._claims.abandon(work.lease)
+            self._metrics.fence_rejected.inc()
+        if not committed or not outcome.outputs:
+            self._drop_objects(work)
+        self._forget(work)
+        _log.info("job_ended", job=work.spec.id, status=outcome.status, committed=committed, error=outcome.error and outcome.error.code)
+        return committed
+
+    def _drop_objects(self, work: Work) -> None:
+        """Nobody will ever see them; what is missed here goes with the job's retention."""
+        prefix = output_prefix(work.spec.tenant, work.spec.id, work.lease.execution.id)
+        try:
+            self._storage.delete(self._storage.keys(prefix))
+        except Unavailable:
+            _log.warning("leftovers_not_deleted", prefix=prefix)
+
+    def _forget(self, work: Work) -> None:
+        with self._lock:
+            self._works.pop(work.spec.id, None)
+        self._metrics.in_flight.set(self._held())
+
+    # -- in every pool thread -----------------------------------------------------------------------------------------------------
+
+    def _guarded(self, stage: Callable[[Work], object], work: Work) -> None:
+        """Run one stage of one job; whatever it raises ends that job and nothing else."""
+        try:
+            stage(work)
+        except OutfillError as error:
+            if isinstance(error, Unavailable):
+                self._let_lapse(work, error)
+            else:
+                self._failed(work, error)
+        except RedisError as error:
+            self._let_lapse(work, error)
+        except Exception:
+            _log.exception("stage_failed", job=work.spec.id, stage=getattr(stage, "__name__", ""))
+            self._failed(work, OutfillError("the job failed for a reason that is ours; it was logged"))
+
+    def _let_lapse(self, work: Work, error: Exception) -> None:
+        """Redis or S3 stayed away for too long: stop beating, and another execution will have the job when they are back."""
+        _log.error("job_let_lapse", job=work.spec.id, error=repr(error))
+        self._claims.abandon(work.lease)
+        self._forget(work)
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Retry while Redis or S3 are away, as long as anyone would wait for them."""
+        for attempt in stamina.retry_context((Unavailable, RedisError), attempts=None, timeout=_PATIENCE_S, wait_initial=0.1, wait_max=5.0):
+            with attempt:
+                return call()
+        raise AssertionError("stamina raises the last error itself")
+
+    def _lap(self, work: Work, stage: str) -> None:
+        self._metrics.stage.labels(stage, work.spec.request.operation).observe(work.lap())
+
+    # -- beat ---------------------------------------------------------------------------------------------------------------------
+
+    def _beat_loop(self) -> None:
+        next_lease = next_announce = 0.0
+        while not self._drained.wait(_BEAT_S):
+            now = time.monotonic()
+            try:
+                if now >= next_lease:
+                    self._claims.beat()
+                    next_lease = now + self._settings.worker.lease_s / 4
+                if now >= next_announce:
+                    self._announce()
+                    next_announce = now + self._settings.worker.lease_s / 2
+                self._tell_progress()
+            except RedisError as error:
+                _log.warning("beat_failed", error=repr(error))
+            if self._painter.stalled_s() > self._settings.worker.stall_s:
+                _log.critical("painter_stalled", seconds=self._painter.stalled_s())
+                os._exit(_STALLED_EXIT)  # nothing can interrupt the call; the leases lapse and other workers go on
+
+    def _announce(self) -> None:
+        self._catalogue.announce(self._claims.name, list(self._cards.values()), self._settings.worker.lease_s * 2)
+
+    def _tell_progress(self) -> None:
+        with self._lock:
+            works = dict(self._works)
+        if not works:
+            return
+        for job_id in self._records.beat({job_id: work.progress() for job_id, work in works.items()}):
+            works[job_id].canceled.set()
+
+
+def _failure(error: OutfillError) -> Outcome:
+    return Outcome(JobStatus.FAILED, error=ErrorInfo.of(error))

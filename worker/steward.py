@@ -1,0 +1,234 @@
+"""The steward: requeues what dead workers held, expires and deletes, delivers webhooks, sets the queue gauges.
+
+Any number may run; one is active, by a renewed lock. It never imports torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import redis
+import structlog
+from redis.exceptions import LockError, RedisError
+from redis.lock import Lock
+from ulid import ULID
+
+from api_schemas.errors import AttemptsExhausted, DeadlineExceeded, ErrorInfo, OutfillError, Unavailable
+from api_schemas.jobs import JobStatus, utc_now
+from core.catalogue import Catalogue
+from core.events import Outbox
+from core.jobs import JobRecord, JobRecords, Outcome
+from core.queue import JobQueue, message_keys
+from core.settings import Settings
+from core.storage import Storage, upload_key
+from worker.steward_metrics import StewardMetrics
+from worker.webhooks import Dispatcher
+
+_log = structlog.get_logger(__name__)
+LOCK = "outfill:steward"
+ACCEPTANCE_LIMIT = timedelta(minutes=10)
+
+
+class Steward:
+    """One housekeeper. ``run`` returns after ``stop``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        connection: redis.Redis,
+        records: JobRecords,
+        queue: JobQueue,
+        storage: Storage,
+        catalogue: Catalogue,
+        metrics: StewardMetrics,
+    ) -> None:
+        self._settings = settings
+        self._redis, self._records, self._queue, self._storage = connection, records, queue, storage
+        self._catalogue, self._metrics = catalogue, metrics
+        self._outbox = Outbox(connection)
+        self._dispatcher = Dispatcher(settings, self._outbox, records, storage, metrics)
+        self._active, self._stopping = asyncio.Event(), asyncio.Event()
+        self._lock = Lock(connection, LOCK, timeout=settings.steward.lock_s, blocking=False, thread_local=False)
+
+    def stop(self) -> None:
+        """End after what is being done."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Keep house until stopped."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._hold_lock())
+            group.create_task(self._keep_rounds())
+            group.create_task(self._dispatcher.run(self._active, self._stopping))
+        if self._active.is_set():
+            await asyncio.to_thread(self._release)
+        _log.info("steward_stopped")
+
+    # -- the lock -----------------------------------------------------------------------------------------------------------------
+
+    async def _hold_lock(self) -> None:
+        while not self._stopping.is_set():
+            held = await asyncio.to_thread(self._renew_or_acquire)
+            if held != self._active.is_set():
+                _log.info("steward_active" if held else "steward_spare")
+            self._active.set() if held else self._active.clear()
+            self._metrics.active.set(int(held))
+            await self._pause(self._settings.steward.lock_s / 3)
+
+    def _renew_or_acquire(self) -> bool:
+        try:
+            if self._active.is_set():
+                try:
+                    return bool(self._lock.reacquire())
+                except LockError:
+                    pass  # another has it, or it lapsed while Redis was away
+            return bool(self._lock.acquire())
+        except RedisError as error:
+            _log.warning("lock_unreachable", error=repr(error))
+            return False
+
+    def _release(self) -> None:
+        try:
+            self._lock.release()
+        except (LockError, RedisError):
+            _log.info("lock_already_gone")
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+    # -- rounds -------------------------------------------------------------------------------------------------------------------
+
+    async def _keep_rounds(self) -> None:
+        while not self._stopping.is_set():
+            if self._active.is_set():
+                for duty in self.duties():
+                    await asyncio.to_thread(self._try, duty)
+            await self._pause(self._settings.steward.period_s if self._active.is_set() else 0.2)
+
+    def duties(self) -> Sequence[Callable[[], None]]:
+        """What is done in each round, in order."""
+        return (
+            self.reap_lapsed_leases,
+            self.give_back_strays,
+            self.expire_deadlines,
+            self.take_back_unaccepted,
+            self.delete_old_jobs,
+            self.delete_old_uploads,
+            self.set_gauges,
+        )
+
+    def _try(self, duty: Callable[[], None]) -> None:
+        try:
+            duty()
+        except (RedisError, Unavailable) as error:
+            _log.warning("duty_put_off", duty=duty.__name__, error=repr(error))
+        except Exception:  # one bad record must not keep the others waiting
+            _log.exception("duty_failed", duty=duty.__name__)
+
+    def reap_lapsed_leases(self) -> None:
+        """Requeue, or end, the jobs of workers that fell silent."""
+        now_s = time.time()
+        for queue in self._queue.queues():
+            for member in self._queue.lapsed(queue, now_s):
+                self._reap(queue, member, now_s)
+
+    def _reap(self, queue: str, member: str, now_s: float) -> None:
+        record = self._records.find(member.partition(":")[0])
+        if record is None or record.status.terminal:
+            self._queue.discard_lease(queue, member)
+            return
+        outcome = self._end_of_abandoned(record)
+        if outcome is not None:
+            done = self._records.end_abandoned(record.spec, member, outcome, lapsed_before_s=now_s)
+        else:
+            done = self._records.requeue(record.spec, member, lapsed_before_s=now_s)
+        if done:
+            self._metrics.requeued.inc()
+            _log.warning("lease_lapsed", job=record.spec.id, attempts=record.attempts, ended=outcome and outcome.status)
+        elif record.status is JobStatus.RUNNING:
+            self._drop_if_stale(record.spec.id, queue, member)
+
+    def _drop_if_stale(self, job_id: str, queue: str, member: str) -> None:
+        """Forget a lapsed lease if another execution runs its job by now; otherwise the next round sees it again."""
+        if self._records.execution(job_id) not in (None, member):
+            self._queue.drop_stale_lease(queue, member)
+
+    def _end_of_abandoned(self, record: JobRecord) -> Outcome | None:
+        """How a job ends whose worker died, if it is not to be tried again."""
+        limit = self._settings.worker.max_attempts
+        if record.status is not JobStatus.RUNNING:
+            return None
+        if record.cancel_requested:
+            return Outcome(JobStatus.CANCELED)
+        if record.spec.deadline_at is not None and utc_now() > record.spec.deadline_at:
+            return _failed(DeadlineExceeded("the deadline passed while the job was being worked on"))
+        if record.attempts >= limit:
+            return _failed(AttemptsExhausted(f"the workers that ran the job died {record.attempts} times"))
+        return None
+
+    def give_back_strays(self) -> None:
+        """Requeue ids whose claimer died before it took a lease."""
+        for queue in self._queue.queues():
+            if back := self._queue.give_back_strays(queue):
+                self._metrics.strays.inc(back)
+                _log.warning("strays_given_back", queue=queue, jobs=back)
+
+    def expire_deadlines(self) -> None:
+        """End jobs whose deadline passed while they waited; those that run are their worker's."""
+        for job_id in self._records.past_deadline(utc_now()):
+            record = self._records.find(job_id)
+            if record is not None and record.status is JobStatus.QUEUED:
+                error = ErrorInfo.of(DeadlineExceeded("the deadline passed while the job waited"))
+                self._records.end_queued(record.spec, Outcome(JobStatus.EXPIRED, error=error))
+
+    def take_back_unaccepted(self) -> None:
+        """Clear away jobs whose acceptance was broken off: their callers never got an answer."""
+        for job_id in self._records.stuck_in_acceptance(utc_now() - ACCEPTANCE_LIMIT):
+            record = self._records.find(job_id)
+            queued = bool(self._redis.exists(message_keys(job_id)[0]))
+            if record is None or record.status is not JobStatus.QUEUED or queued:
+                self._records.accepted(job_id)
+                continue
+            self._storage.delete_job(record.spec.tenant, job_id)
+            self._records.delete(job_id)
+            _log.warning("unaccepted_job_taken_back", job=job_id)
+
+    def delete_old_jobs(self) -> None:
+        """Delete objects, then records, of jobs past their retention."""
+        for job_id in self._records.past_retention(utc_now()):
+            record = self._records.find(job_id)
+            if record is not None:
+                self._storage.delete_job(record.spec.tenant, job_id)
+            self._records.delete(job_id)
+
+    def delete_old_uploads(self) -> None:
+        """Delete expired uploads."""
+        for tenant, upload_id in self._records.expired_uploads(utc_now()):
+            self._storage.delete([upload_key(tenant, upload_id)])
+            self._records.forget_upload(tenant, upload_id)
+
+    def set_gauges(self) -> None:
+        """Look at the queue from outside."""
+        metrics = self._metrics
+        for status, jobs in self._records.counts().items():
+            metrics.jobs.labels(status).set(jobs)
+        for queue in self._queue.queues():
+            metrics.queue_depth.labels(queue).set(self._queue.depth(queue))
+            head = self._queue.head(queue)
+            age = time.time() - ULID.from_str(head.removeprefix("job_")).timestamp if head else 0.0
+            metrics.queue_oldest.labels(queue).set(max(age, 0.0))
+        metrics.workers.set(len(self._catalogue.live_workers()))
+        metrics.outbox.set(self._outbox.size())
+        metrics.dead_letters.set(self._outbox.dead_letters())
+
+
+def _failed(error: OutfillError) -> Outcome:
+    return Outcome(JobStatus.FAILED, error=ErrorInfo.of(error))

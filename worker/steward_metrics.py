@@ -1,0 +1,24 @@
+"""What the steward measures: the queue from outside, and its own work."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, PlatformCollector, ProcessCollector
+
+
+class StewardMetrics:
+    """Metrics of one steward. The gauges are set by the active one only, once a round."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self.active = Gauge("outfill_steward_active", "1 in the steward that holds the lock.", registry=registry)
+        self.jobs = Gauge("outfill_jobs", "Jobs by state.", ["state"], registry=registry)
+        self.queue_depth = Gauge("outfill_queue_depth", "Jobs waiting.", ["queue"], registry=registry)
+        self.queue_oldest = Gauge("outfill_queue_oldest_age_seconds", "Age of the job at the head.", ["queue"], registry=registry)
+        self.workers = Gauge("outfill_workers", "Live paint workers.", registry=registry)
+        self.requeued = Counter("outfill_jobs_requeued", "Jobs taken from workers that fell silent.", registry=registry)
+        self.strays = Counter("outfill_jobs_strays", "Claimed jobs that never got a lease.", registry=registry)
+        self.outbox = Gauge("outfill_webhooks_owed", "Webhooks in the outbox.", registry=registry)
+        self.dead_letters = Gauge("outfill_webhooks_dead", "Webhooks given up in the last week.", registry=registry)
+        self.webhook_attempts = Counter("outfill_webhook_attempts", "Deliveries tried.", ["outcome"], registry=registry)
