@@ -52,6 +52,7 @@ class ModelCard(BaseModel):
     revision: str = Field(description="Pins the weights or the code: a version or a content hash.")
     native_size: int | None = Field(default=None, description="Pixels of the square that the model paints best; null: any size.")
     size_multiple: int = Field(default=1, description="Both sides of what the model is given are multiples of this.")
+    max_upscale: float = Field(default=2.0, description="How far a small crop is enlarged to reach the native size.")
     parameters: frozenset[str] = Field(
         default=frozenset(), description="Optional request fields that it honours; others are refused with `parameter_not_supported`."
     )
@@ -73,6 +74,7 @@ EXEMPLAR = ModelCard(
     licence=Licence(id="BSD-3-Clause", url="https://github.com/Teriks/patchmatch-cython", commercial_use=True),
     revision="patchmatch-cython-0.2.1",
     native_size=512,
+    max_upscale=1.0,
     parameters=frozenset({"seed", "num_images"}),
 )
 BACKDROP = ModelCard(

@@ -85,7 +85,7 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
             alpha = read_mask(request.mask_options) if given else 255 - subject_of(source, segmenter)
             edit = _behind_product(source, alpha)
     picture = read("background.image").pixels if "background.image" in spec.inputs else None
-    crop = plan_crop(edit.alpha, native_size=card.native_size, multiple=card.size_multiple)
+    crop = plan_crop(edit.alpha, native_size=card.native_size, multiple=card.size_multiple, max_upscale=card.max_upscale)
     return Plan(edit, crop, _paint_requests(request, card, edit, crop, picture))
 
 

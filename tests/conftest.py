@@ -1,0 +1,218 @@
+"""Real parts for all tests: one local stack (Valkey, S3, API, worker, steward) for the session, and what callers send to it."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import redis
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from core.queue import connect
+from core.settings import Redis, Settings
+from core.storage import Storage
+from scripts.tiny_pipeline import build
+from service.local import LocalStack, StackOptions
+
+ENDED = ("succeeded", "failed", "canceled", "expired")
+CORE_TEST_DB = 1
+"""Tests that talk to Redis themselves use a database of their own, away from the running stack's."""
+
+
+def png(pixels: np.ndarray[Any, Any] | Image.Image) -> bytes:
+    """An array or a picture as a PNG file."""
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pixels_of(data: bytes) -> np.ndarray[Any, Any]:
+    """The pixels of a file, in its own mode."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+def eventually(look: Callable[[], Any], *, timeout_s: float = 60.0, every_s: float = 0.05) -> Any:
+    """What ``look`` finds, once it is truthy. Fails the test after ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"nothing within {timeout_s} s")
+        time.sleep(every_s)
+    return found
+
+
+@dataclass
+class Api:
+    """A caller with a key."""
+
+    http: httpx.Client
+
+    def post(self, request: dict[str, Any], *, wait_s: int = 0, **parts: bytes) -> httpx.Response:
+        """POST a job; ``parts`` are its files by name."""
+        headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
+        if parts:
+            return self.http.post("/v1/jobs", data={"request": json.dumps(request)}, files=parts, headers=headers)
+        return self.http.post("/v1/jobs", json=request, headers=headers)
+
+    def accept(self, request: dict[str, Any], **parts: bytes) -> dict[str, Any]:
+        """POST a job that must be accepted."""
+        answer = self.post(request, **parts)
+        assert answer.status_code == 202, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def read(self, job_id: str) -> dict[str, Any]:
+        """GET a job."""
+        job: dict[str, Any] = self.http.get(f"/v1/jobs/{job_id}").raise_for_status().json()
+        return job
+
+    def run(self, request: dict[str, Any], *, timeout_s: float = 120.0, **parts: bytes) -> dict[str, Any]:
+        """POST a job and follow it to its end."""
+        job_id = self.accept(request, **parts)["id"]
+        ended: dict[str, Any] = eventually(lambda: (job := self.read(job_id))["status"] in ENDED and job, timeout_s=timeout_s)
+        return ended
+
+    def output(self, job: dict[str, Any], number: int = 0) -> bytes:
+        """The bytes of one output of a job that succeeded."""
+        assert job["status"] == "succeeded", job
+        return httpx.get(job["outputs"][number]["url"]).raise_for_status().content
+
+
+@dataclass
+class Receiver:
+    """A webhook receiver on loopback. ``answer`` decides the status of each delivery."""
+
+    url: str
+    deliveries: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    answer: Callable[[int], int] = lambda _: 204
+
+    def events(self, job_id: str) -> list[dict[str, Any]]:
+        """The payloads that arrived for a job, with their webhook id."""
+        found = [(headers, json.loads(body)) for headers, body in list(self.deliveries)]
+        return [{**body, "webhook_id": headers["webhook-id"]} for headers, body in found if body["data"]["id"] == job_id]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small, structurally true inpainting pipeline with random weights."""
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    build(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[LocalStack]:
+    """The whole service, running."""
+    environment = {
+        "OUTFILL_OUTBOUND__ALLOW_PRIVATE": "127.0.0.1/32",
+        "OUTFILL_MODELS__DIRECTORIES": json.dumps({"tiny": str(tiny_model)}),
+        "OUTFILL_WEBHOOKS__RETRY_DELAYS_S": "[0.2, 0.2, 0.2]",
+        "OUTFILL_STEWARD__PERIOD_S": "1",
+        "OUTFILL_LIMITS__MAX_BODY_BYTES": str(24 * 2**20),
+        "OUTFILL_LIMITS__MAX_IMAGE_BYTES": str(8 * 2**20),
+    }
+    with LocalStack(StackOptions(tmp_path_factory.mktemp("stack"), environment=environment)) as running:
+        yield running
+
+
+@pytest.fixture
+def api(stack: LocalStack) -> Iterator[Api]:
+    """A caller of the running service."""
+    with httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {stack.api_key}"}, timeout=70) as http:
+        yield Api(http)
+
+
+@pytest.fixture
+def settings(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings of the running service."""
+    for name, value in stack.environment().items():
+        monkeypatch.setenv(name, value)
+    return Settings()
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Storage:
+    """The bucket of the running service."""
+    return Storage(settings.s3)
+
+
+@pytest.fixture
+def live_redis(stack: LocalStack) -> Iterator[redis.Redis]:
+    """The Redis of the running service; look, do not touch."""
+    with redis.Redis(port=stack.redis_port) as connection:
+        yield connection
+
+
+@pytest.fixture
+def own_redis(stack: LocalStack) -> Iterator[redis.Redis]:
+    """An empty database of the same real Valkey."""
+    connection = connect(Redis.model_validate({"url": f"redis://127.0.0.1:{stack.redis_port}/{CORE_TEST_DB}"}))
+    connection.flushdb()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A webhook receiver that is listening."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:  # noqa: N802 - http.server's name
+            body = self.rfile.read(int(self.headers["content-length"]))
+            inbox.deliveries.append(({key.lower(): value for key, value in self.headers.items()}, body))
+            self.send_response(inbox.answer(len(inbox.deliveries)))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        inbox = Receiver(f"http://127.0.0.1:{server.server_port}/hook")
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield inbox
+        server.shutdown()
+        thread.join()
+
+
+def sample(name: str) -> bytes:
+    """A file of scikit-image's sample photos."""
+    return (files("skimage.data") / name).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def coffee() -> bytes:
+    """A product photo: RGB, 600×400."""
+    return sample("coffee.png")
+
+
+@pytest.fixture(scope="session")
+def rocket_rgba() -> bytes:
+    """A photo with a real alpha channel: RGBA, 427×320, faded out at its upper corners."""
+    with Image.open(io.BytesIO(sample("rocket.jpg"))) as photo:
+        pixels = np.asarray(photo.convert("RGB").crop((100, 100, 527, 420)))
+    height, width = pixels.shape[:2]
+    y, x = np.mgrid[0:height, 0:width]
+    alpha = np.clip(255 - 2 * np.maximum(np.hypot(x - width / 2, y - height / 2) - 180, 0), 0, 255).astype(np.uint8)
+    return png(np.dstack([pixels, alpha]))
+
+
+@pytest.fixture(scope="session")
+def clock_grey() -> bytes:
+    """A photo in grey, 400×300."""
+    return sample("clock_motion.png")
