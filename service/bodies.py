@@ -35,10 +35,9 @@ _MODELS: dict[Operation, type[BaseModel]] = {
 }
 _REF = "#/components/schemas/{model}"
 
-# An 8×8 photo and a mask of its right half, small enough to paste. tests/service/test_openapi.py posts every example.
-_PHOTO = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAM0lEQVR42mM8MS3qFwMLJmJhYGXAClgYWBk+zTkF5aU4oUggACsDhRJ8FWYQl6BbjhUAAKXQDrCKwJKJAAAAAElFTkSuQmCC"
-_MASK = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAFklEQVR42mNkYGBg+M/AwMDEAAXkMQBFRQEPJug6iwAAAABJRU5ErkJggg=="
-
+# A 48×48 picture of a red box and a mask of the box, small enough to paste. tests/flow/test_jobs_api.py posts every example.
+_PHOTO = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAADAAAAAwCAIAAADYYG7QAAAAbUlEQVR42u3XoQ2AMBCF4R5hByZFoVEsg8VgwTJGt2ADyLk2+Z5umz/v/hON+9xLSxlKYwH0lzEiNASIQ4A41HRD2Qt1mVPnp3Xj0Gey71t7DnGIQxwCxCEOccjIOgOK5zo0BMjfHhCHjKxnoBe2QwgpKBpn0QAAAABJRU5ErkJggg=="
+_MASK = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAADAAAAAwCAAAAAByaaZbAAAAJ0lEQVR42mNgGAWjYKgARnSB/wQUMJFqw6iGUQ2jGoaXhlEwCqgFADnxASyzWxshAAAAAElFTkSuQmCC"
 EXAMPLES: dict[str, dict[str, Any]] = {
     "white_background": {
         "summary": "A product on plain white",
@@ -46,6 +45,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "operation": "replace_background",
             "image": _PHOTO,
             "mask": _MASK,
+            "mask_options": {"polarity": "black_edits"},
             "background": {"color": "#ffffff"},
             "shadow": {"opacity": 0.4},
         },

@@ -56,14 +56,14 @@ SCENES = (
         "rocket-without-mast",
         "erase: the mast beside the rocket",
         "rocket.jpg",
-        {"operation": "erase", "image": "file:photo", "mask": "file:mask", "seed": 7},
+        {"operation": "erase", "image": "file:photo", "mask": "file:mask", "seed": 1},
         strokes=(((439, 116), (455, 116), (462, 186), (464, 220), (480, 362), (478, 378), (440, 378), (438, 220)),),
     ),
     Scene(
-        "cat-with-room",
-        "outpaint: more room on both sides of the cat",
-        "chelsea.png",
-        {"operation": "outpaint", "image": "file:photo", "expand": {"left": 96, "right": 96}, "seed": 3},
+        "motorcycle-with-room",
+        "outpaint: more room above and below the motorcycle",
+        "motorcycle_left.png",
+        {"operation": "outpaint", "image": "file:photo", "expand": {"top": 90, "bottom": 60}, "seed": 1},
     ),
 )
 

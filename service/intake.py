@@ -31,7 +31,8 @@ from api_schemas.requests import MaskOptions, Polarity
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")
 # Known well enough to say what is wrong with them; anything else is "not an image".
-_REFUSED_FORMATS = ("GIF", "ICO", "PSD", "TGA", "PPM", "JPEG2000", "MPO")
+_REFUSED_FORMATS = ("GIF", "ICO", "PSD", "PPM", "JPEG2000")
+_PHONE_JPEG = "MPO"  # a JPEG with a depth or gain map behind it, as phones write them; the first picture is the photo
 _EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 _NOISE, _SOLID = 16, 239
 
@@ -56,16 +57,19 @@ def read_header(data: bytes, max_pixels: int) -> Header:
     """
     try:
         with Image.open(io.BytesIO(data), formats=(*FORMATS, *_REFUSED_FORMATS)) as image:
-            if getattr(image, "n_frames", 1) > 1:
+            file_format = "JPEG" if image.format == _PHONE_JPEG else image.format
+            if image.format != _PHONE_JPEG and getattr(image, "n_frames", 1) > 1:
                 raise AnimatedImage("the file holds more than one frame or page")
-            if image.format not in FORMATS:
+            if file_format not in FORMATS:
                 raise UnsupportedFormat(f"{image.format} is not accepted; send PNG, JPEG, WebP, AVIF, TIFF or BMP")
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageTooLarge(f"{width}×{height} pixels are more than {max_pixels}")
-            if image.getexif().get(_EXIF_ORIENTATION) in _TURNED:
+            # The base class's method: PNG's own decodes all pixels to look for EXIF behind them (where we do not honour it).
+            # Pillow turns TIFF itself.
+            if image.format != "TIFF" and Image.Image.getexif(image).get(_EXIF_ORIENTATION) in _TURNED:
                 width, height = height, width
-            return Header(image.format.lower(), width, height)
+            return Header(file_format.lower(), width, height)
     except UnidentifiedImageError as error:
         raise NotAnImage("the bytes are not an image") from error
     except (OSError, ValueError, SyntaxError, EOFError, OverflowError, ArithmeticError, LookupError, TypeError) as error:

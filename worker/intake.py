@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from api_schemas.errors import OutfillError
+from api_schemas.errors import MaskFull, OutfillError
 from api_schemas.jobs import JobSpec
 from api_schemas.models import ModelCard
 from api_schemas.requests import (
@@ -28,7 +28,8 @@ from worker.images.crop import Crop, plan_crop, take, take_mask
 from worker.images.mask import edit_alpha
 from worker.images.subject import Segmenter, subject_of
 
-OUTPAINT_FEATHER_PX = 8
+OUTPAINT_FEATHER_PX = 2
+"""More would blend in the prefill, which shows as a line along the old border."""
 
 Fetch = Callable[[str], bytes]
 """The bytes of an input by its name."""
@@ -70,7 +71,10 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
         options = options or MaskOptions()
         with _blaming("mask"):
             mask = decode_mask(fetch("mask"), options, max_pixels=max_pixels)
-        return edit_alpha(mask, options.grow_px or 0, options.feather_px or 0)
+        alpha = edit_alpha(mask, options.grow_px or 0, options.feather_px or 0)
+        if alpha.all():
+            raise MaskFull(f"grown by {options.grow_px} px the mask covers everything; see mask_options.grow_px", field="mask")
+        return alpha
 
     source, request = read("image"), spec.request
     match request:

@@ -162,8 +162,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageTooLarge(f"The image is {picture.width}×{picture.height}; at most {max_pixels} pixels are accepted.")
     if picture.mode not in _MODES:
         raise UnsupportedFormat(f"Pixels of mode {picture.mode} are not supported; save the image with 8 or 16 bits a channel.")
+    turn = None if picture.format == "TIFF" else _TRANSPOSE.get(_orientation(picture))  # Pillow turns TIFF itself
     picture.load()
-    turn = _TRANSPOSE.get(_orientation(picture))
     if turn is None:
         return picture
     transparent = picture.info.get("transparency")
@@ -175,7 +175,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 def _orientation(picture: Image.Image) -> int:
     try:
-        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        # The base class's method: as the service reads it, which looks at the header alone. PNG's own would look behind the pixels.
+        return int(Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1
 

@@ -60,7 +60,7 @@ def test_gradient_is_dithered() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(width=sides, height=sides, have_w=st.integers(1, 40).map(lambda half: 2 * half), have_h=sides)
+@given(width=sides, height=sides, have_w=st.integers(4, 40).map(lambda half: 2 * half), have_h=sides)
 def test_picture_covers(width: int, height: int, have_w: int, have_h: int) -> None:
     """A picture of any size covers a frame of any size, centred: its left and right halves stay left and right."""
     picture = np.zeros((have_h, have_w, 3), np.uint8)

@@ -1,0 +1,51 @@
+# Everything a contributor runs. A fresh clone needs Python 3.11 and make; `make demo` and `make test` do the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# torch: the CPU build of the pinned version. CPU machines need no CUDA wheels; see CONTRIBUTING.md for GPU machines.
+TORCH ?= torch==2.13.0
+
+.PHONY: setup demo up check format test bench load clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt scripts/fetch_weights.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local,dev]'
+	$(BIN)/python scripts/fetch_weights.py
+	touch $@
+
+demo: setup
+	$(BIN)/outfill demo
+
+up: setup
+	$(BIN)/outfill up
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_containers.py
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+test: check
+	$(BIN)/python -m pytest
+
+bench: bench-path
+
+# What the path costs around the model: one table of ratios, and build/bench/path.json.
+bench-path: setup
+	$(BIN)/python scripts/bench_path.py
+
+# Needs a running stack: OUTFILL_URL and OUTFILL_KEY as `make up` prints them.
+load: setup
+	$(BIN)/locust -f loadtests/locustfile.py --headless -u 8 -r 4 -t 30s --host $(OUTFILL_URL)
+
+clean:
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,84 @@
+"""The queue: once in, claimed in order, never lost. Against a real Valkey."""
+
+from __future__ import annotations
+
+import time
+
+import redis
+from test_jobs import accept, spec_of
+from ulid import ULID
+
+from core.jobs import JobRecords
+from core.queue import JobQueue, intermediate_key, queue_key
+
+
+def old_id(age_s: float) -> str:
+    """The id of a job made some time ago."""
+    return f"job_{ULID.from_timestamp(time.time() - age_s)}"
+
+
+def parts(connection: redis.Redis) -> tuple[JobRecords, JobQueue]:
+    return JobRecords(connection, retention_s=60), JobQueue(connection, fsync_timeout_ms=2000)
+
+
+def test_pushing_twice_queues_once(own_redis: redis.Redis) -> None:
+    """A push that is retried after a lost answer does not list the job twice."""
+    records, queue = parts(own_redis)
+    spec = spec_of()
+    records.create(spec)
+    queue.push(spec)
+    queue.push(spec)
+    assert own_redis.lrange(queue_key(spec.queue), 0, -1) == [spec.id.encode()]
+
+
+def test_interactive_goes_before_standard_before_bulk(own_redis: redis.Redis) -> None:
+    """Priorities are served in their order, each first come, first served."""
+    records, queue = parts(own_redis)
+    ids = {name: [accept(records, queue, spec_of(priority=name)).id for _ in range(2)] for name in ("bulk", "standard", "interactive")}
+    taken = [job_id for _, job_id in queue.claim(["backdrop"], 10, overdue_s=60)]
+    assert taken == ids["interactive"] + ids["standard"] + ids["bulk"]
+
+
+def test_a_job_that_has_waited_too_long_goes_first(own_redis: redis.Redis) -> None:
+    """An overdue bulk job is claimed before a fresh interactive one: nothing starves."""
+    records, queue = parts(own_redis)
+    bulk = accept(records, queue, spec_of(id=old_id(61), priority="bulk"))
+    fresh = accept(records, queue, spec_of(priority="interactive"))
+    assert [job_id for _, job_id in queue.claim(["backdrop"], 2, overdue_s=60)] == [bulk.id, fresh.id]
+
+
+def test_among_models_the_oldest_head_goes_first(own_redis: redis.Redis) -> None:
+    """With several models in one priority, the one whose job has waited longest is served."""
+    records, queue = parts(own_redis)
+    newer, older = spec_of(id=old_id(1)), spec_of(id=old_id(2)).model_copy(update={"model": "other"})
+    accept(records, queue, newer)
+    accept(records, queue, older)
+    assert [job_id for _, job_id in queue.claim(["backdrop", "other"], 2, overdue_s=60)] == [older.id, newer.id]
+
+
+def test_only_the_models_asked_for_are_claimed(own_redis: redis.Redis) -> None:
+    """A worker gets no job of a model that it does not serve."""
+    records, queue = parts(own_redis)
+    accept(records, queue, spec_of())
+    assert queue.claim(["other"], 5, overdue_s=60) == []
+
+
+def test_a_claimed_id_without_a_lease_comes_back(own_redis: redis.Redis) -> None:
+    """What a worker claimed before it died stands on the intermediate list for one round and is then at the front again."""
+    records, queue = parts(own_redis)
+    first, second = accept(records, queue, spec_of()), accept(records, queue, spec_of())
+    queue.claim(["backdrop"], 1, overdue_s=60)
+    assert own_redis.lrange(intermediate_key(first.queue), 0, -1) == [first.id.encode()]
+    assert queue.give_back_strays(first.queue) == 0
+    assert queue.give_back_strays(first.queue) == 1
+    assert own_redis.lrange(queue_key(first.queue), 0, -1) == [first.id.encode(), second.id.encode()]
+    assert own_redis.llen(intermediate_key(first.queue)) == 0
+
+
+def test_a_place_in_the_queue_is_told(own_redis: redis.Redis) -> None:
+    """The position counts the jobs ahead; a job that left has none."""
+    records, queue = parts(own_redis)
+    first, second = accept(records, queue, spec_of()), accept(records, queue, spec_of())
+    assert (queue.position(first.queue, first.id), queue.position(second.queue, second.id)) == (0, 1)
+    queue.claim(["backdrop"], 1, overdue_s=60)
+    assert queue.position(first.queue, first.id) is None

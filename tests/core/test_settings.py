@@ -1,0 +1,82 @@
+"""The settings and their one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_core import PydanticUndefined
+
+from core.settings import Settings
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+def shown(value: object) -> str:
+    """A default as the table shows it."""
+    match value:
+        case None | () | {} | "":
+            return "–"
+        case SecretStr():
+            return f"`{value.get_secret_value()}`"
+        case Path():
+            return "`{prefix}/share/outfill/models`"
+        case tuple():
+            return f"`{','.join(f'{item:g}' for item in value)}`"
+        case float():
+            return f"`{value:g}`"
+    return f"`{value}`"
+
+
+def expected_table() -> str:
+    """The table that docs/operations.md must hold."""
+    lines = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for section, field in Settings.model_fields.items():
+        kind = field.annotation
+        assert isinstance(kind, type)
+        assert issubclass(kind, BaseModel)
+        for name, option in kind.model_fields.items():
+            assert option.description, f"{section}.{name} has no description"
+            default = option.default_factory() if option.default_factory else option.default  # type: ignore[call-arg]
+            assert default is not PydanticUndefined
+            lines.append(f"| `OUTFILL_{section}__{name}`".upper() + f" | {shown(default)} | {option.description} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_settings_is_true() -> None:
+    """docs/operations.md lists every variable with its default and meaning, and no other."""
+    table = expected_table()
+    assert table in DOCUMENT.read_text(), f"put this table into docs/operations.md:\n{table}"
+
+
+def test_nested_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two underscores go one level down; lists are comma-separated."""
+    monkeypatch.setenv("OUTFILL_OUTBOUND__ALLOW_PRIVATE", "127.0.0.1/32, 10.0.0.0/8")
+    monkeypatch.setenv("OUTFILL_WORKER__SERVE", "exemplar,backdrop")
+    settings = Settings()
+    assert [str(network) for network in settings.outbound.allow_private] == ["127.0.0.1/32", "10.0.0.0/8"]
+    assert settings.worker.serve == ("exemplar", "backdrop")
+
+
+@pytest.mark.parametrize(("name", "value"), [("OUTFILL_S3__BUKCET", "x"), ("OUTFILL_WORKER__SLOTS", "0"), ("OUTFILL_LOGGING__FORMAT", "xml")])
+def test_a_wrong_variable_stops_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """A misspelt name in a section, or a value out of range, is an error and not a default."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repr of the settings shows no secret."""
+    monkeypatch.setenv("OUTFILL_S3__SECRET_ACCESS_KEY", "very-secret")
+    monkeypatch.setenv("OUTFILL_REDIS__URL", "redis://:hunter2@localhost/0")
+    assert "very-secret" not in repr(Settings())
+    assert "hunter2" not in repr(Settings())
+
+
+def test_settings_do_not_change() -> None:
+    """The object is frozen, its sections too."""
+    settings = Settings()
+    with pytest.raises(ValidationError):
+        settings.worker.slots = 3  # type: ignore[misc]

@@ -1,0 +1,65 @@
+"""The checker of the container files: content with ours, and not with planted faults."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from core.settings import Settings
+from scripts import check_containers as checker
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The container files, to break."""
+    for name in (checker.DOCKERFILE, checker.COMPOSE, checker.EXAMPLE):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / checker.PROMETHEUS, tmp_path / checker.PROMETHEUS)
+    return tmp_path
+
+
+def plant(root: Path, file: str, old: str, new: str) -> None:
+    text = (root / file).read_text()
+    assert old in text, f"the test is out of date: {file} no longer has {old!r}"
+    (root / file).write_text(text.replace(old, new, 1))
+
+
+def test_our_own_files_have_no_fault() -> None:
+    """The repository's container files pass."""
+    assert list(checker.all_faults(ROOT)) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "told"),
+    [
+        (checker.COMPOSE, "stop_grace_period:", "stop_grace_perid:", "stop_grace_perid"),
+        (checker.COMPOSE, "grafana/grafana:12.1.0", "grafana/grafana:latest", "grafana/grafana:latest"),
+        (checker.COMPOSE, "grafana/grafana:12.1.0", "grafana/grafana", "needs a tag"),
+        (checker.COMPOSE, "[python, -m, worker, paint]", "[python, -m, worker, pant]", "worker runs"),
+        (checker.COMPOSE, "OUTFILL_METRICS__HOST", "OUTFILL_METRICS__HSOT", "OUTFILL_METRICS__HSOT is not a setting"),
+        (checker.COMPOSE, "${API_BIND:-127.0.0.1}", "${API_ADDRESS:-127.0.0.1}", "API_ADDRESS is missing"),
+        (checker.EXAMPLE, "OUTFILL_WORKER__SERVE=", "OUTFILL_WORKER__SERVES=", "OUTFILL_WORKER__SERVES is not a setting"),
+        (checker.DOCKERFILE, "RUN useradd", "RUN apt-get update && apt-get install -y curl\nRUN useradd", "DL3008"),
+        (checker.DOCKERFILE, "FROM ${PYTHON_IMAGE} AS runtime", "FROM python:latest AS runtime", "DL3007"),
+        (checker.DOCKERFILE, '["python", "-m", "worker", "paint"]', '["python", "-m", "worker"]', "stage worker runs"),
+        (f"{checker.PROMETHEUS}/alerts.yml", "groups:", "groups: [", "alerts.yml"),
+    ],
+)
+def test_a_planted_fault_is_found(copy: Path, capsys: pytest.CaptureFixture[str], file: str, old: str, new: str, told: str) -> None:
+    """Each fault ends the check with 1 and is told by name."""
+    plant(copy, file, old, new)
+    assert checker.main([str(copy)]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_every_setting_has_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names that the checker accepts are those that the settings read."""
+    names = set(checker.setting_names())
+    assert {"OUTFILL_REDIS__URL", "OUTFILL_AUTH__KEYS", "OUTFILL_MODELS__DIRECTORIES", "OUTFILL_METRICS__PORT"} <= names
+    monkeypatch.setenv("OUTFILL_METRICS__PORT", "9464")
+    monkeypatch.setenv("OUTFILL_MODELS__DIRECTORIES", "{}")
+    assert Settings().metrics.port == 9464

@@ -1,0 +1,164 @@
+"""Bad input gets a clear error that names the field, early, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import redis
+from conftest import Api, png
+from PIL import Image
+from test_intake import png_header
+
+from core.storage import Storage
+from service.local import LocalStack
+
+PHOTO = png(np.arange(16 * 12 * 3, dtype=np.uint8).reshape(12, 16, 3))
+
+
+def mask(width: int = 16, height: int = 12, box: tuple[int, int, int, int] = (2, 2, 6, 6)) -> bytes:
+    image = Image.new("L", (width, height))
+    image.paste(255, box)
+    return png(image)
+
+
+def gif() -> bytes:
+    frames = [Image.new("RGB", (16, 12), color) for color in ("red", "blue")]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+ERASE = {"operation": "erase", "image": "file:photo", "mask": "file:mask"}
+REPLACE = {"operation": "replace_background", "image": "file:photo", "background": {"color": "#ffffff"}}
+OUTPAINT = {"operation": "outpaint", "image": "file:photo", "expand": {"left": 4}}
+INPAINT = {**ERASE, "operation": "inpaint", "prompt": "x"}
+
+Case = tuple[dict[str, Any], dict[str, bytes], int, str, str | None]
+CASES: dict[str, Case] = {
+    "unknown_field": ({**ERASE, "colour": 1}, {"photo": PHOTO, "mask": mask()}, 422, "unknown_field", "colour"),
+    "unknown_nested_field": ({**ERASE, "output": {"fmt": 1}}, {"photo": PHOTO, "mask": mask()}, 422, "unknown_field", "output.fmt"),
+    "missing_field": ({"operation": "erase", "image": "file:photo"}, {"photo": PHOTO}, 422, "missing_field", "mask"),
+    "unknown_operation": ({"operation": "sharpen", "image": "file:photo"}, {"photo": PHOTO}, 422, "invalid_request", "operation"),
+    "mask_of_another_size": (ERASE, {"photo": PHOTO, "mask": mask(17)}, 422, "mask_size_mismatch", "mask"),
+    "empty_mask": (ERASE, {"photo": PHOTO, "mask": mask(box=(0, 0, 0, 0))}, 422, "mask_empty", "mask"),
+    "full_mask": (ERASE, {"photo": PHOTO, "mask": mask(box=(0, 0, 16, 12))}, 422, "mask_full", "mask"),
+    "mask_without_alpha": ({**ERASE, "mask_options": {"polarity": "alpha"}}, {"photo": PHOTO, "mask": mask()}, 422, "mask_has_no_alpha", "mask"),
+    "not_an_image": (REPLACE, {"photo": b"hello"}, 422, "not_an_image", "image"),
+    "huge_header": (REPLACE, {"photo": png_header(50_000, 50_000)}, 422, "image_too_large", "image"),
+    "animated_gif": (REPLACE, {"photo": gif()}, 422, "animated_image", "image"),
+    "loopback_url": ({**REPLACE, "image": "http://127.0.0.2/x.png"}, {}, 422, "url_not_allowed", "image"),
+    "private_url": ({**REPLACE, "image": "https://10.1.2.3/x.png"}, {}, 422, "url_not_allowed", "image"),
+    "metadata_url": ({**REPLACE, "image": "http://169.254.169.254/latest"}, {}, 422, "url_not_allowed", "image"),
+    "odd_scheme": ({**REPLACE, "image": "ftp://example.com/x.png"}, {}, 422, "invalid_source", "image"),
+    "stored_source": ({**REPLACE, "image": "image"}, {}, 422, "invalid_source", "image"),
+    "bad_base64": ({**REPLACE, "image": "data:image/png;base64,%%%"}, {}, 422, "invalid_source", "image"),
+    "no_such_upload": ({**REPLACE, "image": "upload:upl_01JD0000000000000000000000"}, {}, 422, "upload_not_found", "image"),
+    "upload_of_a_path": ({**REPLACE, "image": "upload:../x"}, {}, 422, "upload_not_found", "image"),
+    "no_such_file": (REPLACE, {"other": PHOTO}, 422, "invalid_request", "other"),
+    "bad_background_picture": (
+        {**REPLACE, "background": {"image": "file:behind"}},
+        {"photo": PHOTO, "behind": b"no"},
+        422,
+        "not_an_image",
+        "background.image",
+    ),
+    "two_backgrounds": ({**REPLACE, "prompt": "x"}, {"photo": PHOTO}, 422, "invalid_request", None),
+    "bad_color": ({**REPLACE, "background": {"color": "white"}}, {"photo": PHOTO}, 422, "invalid_request", "background.color"),
+    "quality_of_png": ({**REPLACE, "output": {"quality": 5}}, {"photo": PHOTO}, 422, "invalid_request", "output"),
+    "ignored_parameter": ({**REPLACE, "steps": 5}, {"photo": PHOTO}, 422, "parameter_not_supported", "steps"),
+    "ignored_prompt": ({**OUTPAINT, "model": "exemplar", "prompt": "x"}, {"photo": PHOTO}, 422, "parameter_not_supported", "prompt"),
+    "unknown_model": ({**ERASE, "model": "nope"}, {"photo": PHOTO, "mask": mask()}, 422, "model_not_found", "model"),
+    "model_of_another_operation": ({**ERASE, "model": "backdrop"}, {"photo": PHOTO, "mask": mask()}, 422, "model_not_found", "model"),
+    "strength_without_a_step": ({**INPAINT, "steps": 2, "strength": 0.1}, {"photo": PHOTO, "mask": mask()}, 422, "invalid_request", "strength"),
+    "canvas_too_small": (
+        {"operation": "outpaint", "image": "file:photo", "canvas": {"width": 15, "height": 40}},
+        {"photo": PHOTO},
+        422,
+        "invalid_request",
+        "canvas",
+    ),
+    "outpaint_too_large": ({**OUTPAINT, "expand": {"left": 16000, "top": 16000}}, {"photo": PHOTO}, 422, "image_too_large", "expand"),
+    "webhook_inside": ({**REPLACE, "webhook": {"url": "http://192.168.0.1/"}}, {"photo": PHOTO}, 422, "webhook_not_allowed", "webhook.url"),
+    "large_image": (REPLACE, {"photo": b"x" * (8 * 2**20 + 1)}, 413, "payload_too_large", "image"),
+    "large_body": (REPLACE, {"photo": b"x" * (24 * 2**20 + 1)}, 413, "payload_too_large", None),
+    "seed_past_the_end": ({**INPAINT, "seed": 2**32 - 1, "num_images": 2}, {"photo": PHOTO, "mask": mask()}, 422, "invalid_request", "seed"),
+    "large_metadata": ({**REPLACE, "metadata": {"k": "v" * 3000}}, {"photo": PHOTO}, 422, "invalid_request", "metadata"),
+}
+
+
+def traces(connection: redis.Redis, storage: Storage) -> set[str]:
+    """Everything in Redis and S3 that belongs to jobs or uploads."""
+    jobs = {key.decode() for pattern in ("outfill:job:*", "outfill:jobs:*", "rq:job:*", "outfill:accepting") for key in connection.keys(pattern)}
+    jobs |= {member.decode() for member in connection.zrange("outfill:jobs:local", 0, -1)}
+    return jobs | set(storage.keys("inputs/")) | set(storage.keys("uploads/"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_refused_and_leaves_nothing(api: Api, live_redis: redis.Redis, storage: Storage, name: str) -> None:
+    """The status, the code and the field are right, and Redis and S3 hold what they held before."""
+    request, parts, status, code, field = CASES[name]
+    before = traces(live_redis, storage)
+    answer = api.post(request, **parts)
+    assert (answer.status_code, answer.json().get("code"), answer.json().get("field")) == (status, code, field), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert traces(live_redis, storage) == before
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic eDp5"}])
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/jobs"), ("GET", "/v1/jobs"), ("POST", "/v1/uploads"), ("GET", "/v1/models"), ("GET", "/metrics")])
+def test_without_a_good_key_nothing_is_told(stack: LocalStack, headers: dict[str, str], method: str, path: str) -> None:
+    """No key, a wrong key and another scheme are each 401."""
+    answer = httpx.request(method, stack.url + path, headers=headers, json=REPLACE if path == "/v1/jobs" else None)
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "code"), [(b"{", "application/json", "invalid_json"), (b"x", "text/plain", "invalid_request"), (b"[]", "application/json", "invalid_request")]
+)
+def test_bodies_that_are_not_requests_are_refused(api: Api, content: bytes, kind: str, code: str) -> None:
+    """Broken JSON, other media types and other JSON are refused as such."""
+    answer = api.http.post("/v1/jobs", content=content, headers={"content-type": kind})
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+
+
+def test_a_wait_out_of_range_is_refused(api: Api) -> None:
+    """Prefer: wait takes 1 to 60 seconds."""
+    answer = api.http.post("/v1/jobs", json=REPLACE, headers={"Prefer": "wait=61"})
+    assert (answer.status_code, answer.json()["field"]) == (422, "Prefer")
+
+
+def test_unknown_jobs_and_paths_are_404(api: Api) -> None:
+    """What is not there is a problem too."""
+    assert api.http.get("/v1/jobs/job_01JD0000000000000000000000").json()["code"] == "job_not_found"
+    assert api.http.get("/v1/nothing").json()["code"] == "not_found"
+    assert api.http.put("/v1/jobs").json()["code"] == "method_not_allowed"
+
+
+def lying_png() -> bytes:
+    """A PNG whose header is fine and whose pixels are noise."""
+    return png(np.zeros((12, 16, 3), np.uint8))[:60] + bytes(range(200))
+
+
+@pytest.mark.parametrize(("broken", "field"), [("photo", "image"), ("mask", "mask")])
+@pytest.mark.parametrize("damage", ["truncated", "lying"])
+def test_a_file_that_cannot_be_decoded_fails_its_job_at_once(api: Api, broken: str, field: str, damage: str) -> None:
+    """A truncated or lying file is accepted by its header and fails its job with code and field, without a second attempt."""
+    noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    parts = {"photo": png(noise), "mask": mask(160, 120, (20, 20, 60, 60))}
+    parts[broken] = parts[broken][: len(parts[broken]) * 2 // 3] if damage == "truncated" else parts[broken][:60] + bytes(range(200))
+    job = api.run(ERASE, **parts)
+    assert (job["status"], job["attempts"]) == ("failed", 1)
+    assert (job["error"]["code"], job["error"]["field"]) == ("image_corrupt", field)
+
+
+def test_data_urls_are_taken(api: Api) -> None:
+    """An image and a mask may travel inside the JSON."""
+    urls = {name: "data:image/png;base64," + base64.b64encode(data).decode() for name, data in (("image", PHOTO), ("mask", mask()))}
+    assert api.run({**ERASE, **urls})["status"] == "succeeded"
