@@ -19,13 +19,15 @@ from api_schemas.events import TERMINAL_EVENTS, WebhookRow
 from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, Progress, StoredOutput, utc_now
 from api_schemas.requests import JobEvent
 from core.events import OUTBOX, stream_key, webhook_key
-from core.queue import intermediate_key, leases_key, lua, message_keys, queue_key
+from core.queue import execution_key, intermediate_key, leases_key, lua, message_keys, queue_key
 from core.storage import Storage
 
 ACCEPTING, DEADLINES, EXPIRY, COUNTS = "outfill:accepting", "outfill:deadlines", "outfill:expiry", "outfill:counts"
 UPLOADS = "outfill:uploads"
 
 Verdict = Literal["begun", "missing", "terminal", "lost", "duplicate"]
+Commit = Literal["committed", "repeated", "lost"]
+"""``repeated``: an earlier call of this execution had ended the job, and it stays as that call ended it."""
 
 
 def job_key(job_id: str) -> str:
@@ -181,9 +183,10 @@ class JobRecords:
         )
         return cast("Verdict", verdict.decode()), attempts
 
-    def commit(self, spec: JobSpec, lease: str, outcome: Outcome) -> bool:
-        """End a running job with what the execution holding ``lease`` made. False: the lease is lost and nothing was changed."""
-        return self._end(spec, JobStatus.RUNNING, outcome, lease=lease) == 1
+    def commit(self, spec: JobSpec, lease: str, outcome: Outcome) -> Commit:
+        """End a running job with what the execution holding ``lease`` made. ``lost``: it is another's by now; nothing was changed."""
+        answer = self._end(spec, JobStatus.RUNNING, outcome, lease=lease)
+        return "committed" if answer == 1 else "repeated" if answer == 2 else "lost"
 
     def end_queued(self, spec: JobSpec, outcome: Outcome) -> bool:
         """End a job that waits (canceled, expired). False: it does not wait any more."""
@@ -217,8 +220,10 @@ class JobRecords:
         Without a time: by the worker that holds it, which costs no attempt.
         """
         args: list[str | int] = [spec.id, lease, "" if lapsed_before_s is None else f"{lapsed_before_s}", int(lapsed_before_s is None)]
+        args.append(lease.rpartition(":")[2])
         queue = spec.queue
-        keys = [job_key(spec.id), leases_key(queue), queue_key(queue), intermediate_key(queue), COUNTS, message_keys(spec.id)[0]]
+        keys = [job_key(spec.id), leases_key(queue), queue_key(queue), intermediate_key(queue), COUNTS, *message_keys(spec.id)]
+        keys.append(execution_key(lease))
         return bool(self._requeue(keys=keys, args=args))
 
     def cancel(self, job_id: str, tenant: str) -> JobRecord:

@@ -12,11 +12,16 @@ from core.settings import Logging
 
 def configure(settings: Logging, process: str) -> None:
     """Set up structlog and the standard library's loggers for one ``process`` (api, paint, steward)."""
+
+    def name_process(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return {**event, "process": process}
+
     level = logging.getLevelNamesMapping()[settings.level]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        name_process,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
@@ -32,7 +37,7 @@ def configure(settings: Logging, process: str) -> None:
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # RQ logs a line or two for each job at INFO; ours say the same with more.
-    for noisy in ("rq", "httpx", "httpcore", "botocore", "boto3", "urllib3", "s3transfer", "PIL"):
+    for noisy in ("rq", "rq.worker", "rq.job", "httpx", "httpcore", "botocore", "boto3", "urllib3", "s3transfer", "PIL"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -40,4 +45,3 @@ def configure(settings: Logging, process: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)

@@ -64,6 +64,11 @@ def leases_key(queue: str) -> str:
     return f"rq:wip:{queue}"
 
 
+def execution_key(lease_member: str) -> str:
+    """RQ's own key for one execution."""
+    return f"rq:execution:{lease_member}"
+
+
 def message_keys(job_id: str) -> tuple[str, str]:
     """RQ's own keys for one message: its hash and its executions."""
     return f"rq:job:{job_id}", f"rq:executions:{job_id}"

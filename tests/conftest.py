@@ -72,7 +72,7 @@ class Api:
 
     def accept(self, request: dict[str, Any], **parts: bytes) -> dict[str, Any]:
         """POST a job that must be accepted."""
-        answer = self.post(request, **parts)
+        answer = self.post(request, **parts)  # type: ignore[arg-type]  # no part is named wait_s
         assert answer.status_code == 202, answer.text
         job: dict[str, Any] = answer.json()
         return job
@@ -173,7 +173,7 @@ def receiver() -> Iterator[Receiver]:
     """A webhook receiver that is listening."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802 - http.server's name
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             inbox.deliveries.append(({key.lower(): value for key, value in self.headers.items()}, body))
             self.send_response(inbox.answer(len(inbox.deliveries)))

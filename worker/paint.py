@@ -202,20 +202,22 @@ class PaintWorker:
 
     def _end(self, work: Work, outcome: Outcome) -> bool:
         """Commit how the job ends. False: the lease was lost, and what this execution made is dropped."""
-        committed = self._patiently(lambda: self._records.commit(work.spec, work.lease.member, outcome))
-        if committed:
-            self._patiently(lambda: self._claims.settle(work.lease))
+        work.ending = True
+        commit = self._patiently(lambda: self._records.commit(work.spec, work.lease.member, outcome))
+        _log.info("job_ended", job=work.spec.id, status=outcome.status, commit=commit, error=outcome.error and outcome.error.code)
+        if commit == "lost":
+            self._claims.abandon(work.lease)
+            self._metrics.fence_rejected.inc()
+            self._drop_objects(work)
+        else:
             self._metrics.finished.labels(work.spec.request.operation, work.spec.model, outcome.status).inc()
             if outcome.error is not None:
                 self._metrics.failures.labels(outcome.error.code).inc()
-        else:
-            self._claims.abandon(work.lease)
-            self._metrics.fence_rejected.inc()
-        if not committed or not outcome.outputs:
-            self._drop_objects(work)
+            if commit == "committed" and not outcome.outputs:
+                self._drop_objects(work)
+            self._patiently(lambda: self._claims.settle(work.lease))
         self._forget(work)
-        _log.info("job_ended", job=work.spec.id, status=outcome.status, committed=committed, error=outcome.error and outcome.error.code)
-        return committed
+        return commit != "lost"
 
     def _drop_objects(self, work: Work) -> None:
         """Nobody will ever see them; what is missed here goes with the job's retention."""
@@ -236,20 +238,23 @@ class PaintWorker:
         """Run one stage of one job; whatever it raises ends that job and nothing else."""
         try:
             stage(work)
-        except OutfillError as error:
-            if isinstance(error, Unavailable):
-                self._let_lapse(work, error)
-            else:
-                self._failed(work, error)
-        except RedisError as error:
+        except (Unavailable, RedisError) as error:
             self._let_lapse(work, error)
-        except Exception:
-            _log.exception("stage_failed", job=work.spec.id, stage=getattr(stage, "__name__", ""))
-            self._failed(work, OutfillError("the job failed for a reason that is ours; it was logged"))
+        except Exception as error:
+            if work.ending:
+                self._let_lapse(work, error)
+            elif isinstance(error, OutfillError):
+                self._failed(work, error)
+            else:
+                _log.exception("stage_failed", job=work.spec.id)
+                self._failed(work, OutfillError("the job failed for a reason that is ours; it was logged"))
 
     def _let_lapse(self, work: Work, error: Exception) -> None:
-        """Redis or S3 stayed away for too long: stop beating, and another execution will have the job when they are back."""
-        _log.error("job_let_lapse", job=work.spec.id, error=repr(error))
+        """Stop beating: the steward clears the lease away, or gives the job to another execution if it has not ended.
+
+        That is for when Redis or S3 stayed away for too long, and for faults of ours after the job's end was decided.
+        """
+        _log.error("job_let_lapse", job=work.spec.id, exc_info=error)
         self._claims.abandon(work.lease)
         self._forget(work)
 

@@ -24,6 +24,8 @@ class Work:
     """One for each request of the plan, once painting has begun."""
     painted: dict[int, Pixels] = field(default_factory=dict)
     """Finished pictures by their place in ``slots``."""
+    ending: bool = False
+    """Set when how it ends has been decided: from there on a fault of ours must not decide again."""
     stage_began: float = field(default_factory=time.perf_counter)
 
     @property

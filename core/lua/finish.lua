@@ -1,5 +1,6 @@
 -- The only way into a terminal state. Sets state, result, event and webhook row in one step, or nothing.
--- Returns 1 if this call (or an earlier try of it) ended the job, 0 if it had ended or the state was another, -1 if the lease is lost.
+-- Returns 1 if this call ended the job, 2 if an earlier call with the same lease did, 0 if it had ended otherwise or the state was
+-- another, -1 if the lease is lost.
 -- KEYS: job, started registry, events, outbox, webhook row, expiry, deadlines, counts, queue, intermediate list, RQ job, RQ executions
 -- ARGV: id, from, status, now, now_ms, delete_at_ms, event, webhook id ('' for none), webhook row,
 --       lease member ('' for none), lapsed_before ('' where the lease must be alive), field, value, ...
@@ -7,7 +8,7 @@ local status = redis.call('HGET', KEYS[1], 'status')
 local lease, lapsed_before = ARGV[10], ARGV[11]
 if not status then return 0 end
 if status ~= ARGV[2] then
-  if lease ~= '' and redis.call('HGET', KEYS[1], 'committed_by') == lease then return 1 end
+  if lease ~= '' and redis.call('HGET', KEYS[1], 'committed_by') == lease then return 2 end
   return 0
 end
 if lease ~= '' then

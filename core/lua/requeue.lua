@@ -1,7 +1,8 @@
 -- Gives a job back to the front of its queue: the worker hands it back, or its lease lapsed. Returns 1, or 0 if it is not (or no
 -- longer) this execution's to give, or if it was canceled meanwhile (whoever asks then finishes it instead).
--- KEYS: job, started registry, queue, intermediate list, counts, RQ job
--- ARGV: id, lease member, lapsed_before ('' to hand back a live lease), refund (1: the attempt does not count)
+-- RQ's own trace of the execution goes too: RQ trips over one that lapsed when it later cleans up the message.
+-- KEYS: job, started registry, queue, intermediate list, counts, RQ job, RQ executions of the job, RQ execution
+-- ARGV: id, lease member, lapsed_before ('' to hand back a live lease), refund (1: the attempt does not count), execution id
 local score = redis.call('ZSCORE', KEYS[2], ARGV[2])
 if not score then return 0 end
 if ARGV[3] ~= '' and tonumber(score) > tonumber(ARGV[3]) then return 0 end
@@ -22,4 +23,6 @@ redis.call('LREM', KEYS[4], 0, ARGV[1])
 redis.call('LREM', KEYS[3], 0, ARGV[1])
 redis.call('LPUSH', KEYS[3], ARGV[1])
 redis.call('HSET', KEYS[6], 'status', 'queued')
+redis.call('ZREM', KEYS[7], ARGV[5])
+redis.call('DEL', KEYS[8])
 return 1

@@ -57,7 +57,7 @@ def server() -> Iterator[str]:
     """A web server on loopback: /ok, /big, /loop, /inside, /missing."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - http.server's name
+        def do_GET(self) -> None:
             target = {"/loop": "/loop", "/hop": "/ok", "/inside": "http://10.0.0.1/x"}.get(self.path)
             self.send_response(302 if target else 404 if self.path == "/missing" else 200)
             if target:
@@ -115,7 +115,9 @@ def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch: pytest
     assert all("10.0.0.1" not in str(address) for address in connections)
 
 
-@pytest.mark.parametrize("url", ["ftp://example.com/x", "file:///etc/passwd", "http://user:pw@example.com/", "http://", "gopher://x", "http://[::1"])
+@pytest.mark.parametrize(
+    "url", ["ftp://example.com/x", "file:///etc/passwd", "http://user:pw@example.com/", "http://", "gopher://x", "http://[::1"]
+)
 def test_odd_urls_are_refused(url: str) -> None:
     """Only http and https URLs without credentials are followed."""
     with pytest.raises(UrlNotAllowed):

@@ -59,7 +59,9 @@ def test_nested_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.worker.serve == ("exemplar", "backdrop")
 
 
-@pytest.mark.parametrize(("name", "value"), [("OUTFILL_S3__BUKCET", "x"), ("OUTFILL_WORKER__SLOTS", "0"), ("OUTFILL_LOGGING__FORMAT", "xml")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("OUTFILL_S3__BUKCET", "x"), ("OUTFILL_WORKER__SLOTS", "0"), ("OUTFILL_LOGGING__FORMAT", "xml")]
+)
 def test_a_wrong_variable_stops_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """A misspelt name in a section, or a value out of range, is an error and not a default."""
     monkeypatch.setenv(name, value)

@@ -149,7 +149,13 @@ def test_metrics_of_all_processes_count_what_happened(api: Api, stack: LocalStac
     from_api = api.http.get("/metrics").text
     assert 'outfill_jobs_accepted_total{model="backdrop",operation="replace_background",priority="standard"}' in from_api
     from_worker = httpx.get(f"http://127.0.0.1:{stack.worker_metrics_ports[0]}/metrics").text
-    for name in ("outfill_queue_wait_seconds", "outfill_stage_seconds", "outfill_step_seconds", "outfill_batch_size", "outfill_images_total"):
+    for name in (
+        "outfill_queue_wait_seconds",
+        "outfill_stage_seconds",
+        "outfill_step_seconds",
+        "outfill_batch_size",
+        "outfill_images_total",
+    ):
         assert name in from_worker
     assert 'outfill_model_load_seconds{model="tiny"}' in from_worker
     assert "outfill_gpu_memory_bytes" not in from_worker

@@ -47,7 +47,9 @@ def assert_kept(photo: bytes, output: bytes, edited: Array) -> None:
 def test_inpaint_paints_inside_the_mask_and_nowhere_else(api: Api, photo: bytes) -> None:
     """Inpaint changes pixels under the mask and keeps every other pixel, at the input's size."""
     mask, edited = box_mask(photo)
-    job = api.run({"operation": "inpaint", "image": "file:photo", "mask": "file:mask", "prompt": "a red ball", "steps": 3}, photo=photo, mask=mask)
+    job = api.run(
+        {"operation": "inpaint", "image": "file:photo", "mask": "file:mask", "prompt": "a red ball", "steps": 3}, photo=photo, mask=mask
+    )
     assert job["model"] == "tiny"
     assert_kept(photo, api.output(job), edited)
 
@@ -155,7 +157,12 @@ def test_outputs_come_in_the_format_asked_for(api: Api, coffee: bytes, image_for
     """The bytes are of the format that was asked for, and as many and with the hash that the job says."""
     import hashlib
 
-    request = {"operation": "replace_background", "image": "file:photo", "background": {"color": "#ffffff"}, "output": {"format": image_format}}
+    request = {
+        "operation": "replace_background",
+        "image": "file:photo",
+        "background": {"color": "#ffffff"},
+        "output": {"format": image_format},
+    }
     job = api.run(request, photo=coffee)
     data, output = api.output(job), job["outputs"][0]
     assert data.startswith(magic)

@@ -47,7 +47,13 @@ CASES: dict[str, Case] = {
     "mask_of_another_size": (ERASE, {"photo": PHOTO, "mask": mask(17)}, 422, "mask_size_mismatch", "mask"),
     "empty_mask": (ERASE, {"photo": PHOTO, "mask": mask(box=(0, 0, 0, 0))}, 422, "mask_empty", "mask"),
     "full_mask": (ERASE, {"photo": PHOTO, "mask": mask(box=(0, 0, 16, 12))}, 422, "mask_full", "mask"),
-    "mask_without_alpha": ({**ERASE, "mask_options": {"polarity": "alpha"}}, {"photo": PHOTO, "mask": mask()}, 422, "mask_has_no_alpha", "mask"),
+    "mask_without_alpha": (
+        {**ERASE, "mask_options": {"polarity": "alpha"}},
+        {"photo": PHOTO, "mask": mask()},
+        422,
+        "mask_has_no_alpha",
+        "mask",
+    ),
     "not_an_image": (REPLACE, {"photo": b"hello"}, 422, "not_an_image", "image"),
     "huge_header": (REPLACE, {"photo": png_header(50_000, 50_000)}, 422, "image_too_large", "image"),
     "animated_gif": (REPLACE, {"photo": gif()}, 422, "animated_image", "image"),
@@ -74,7 +80,13 @@ CASES: dict[str, Case] = {
     "ignored_prompt": ({**OUTPAINT, "model": "exemplar", "prompt": "x"}, {"photo": PHOTO}, 422, "parameter_not_supported", "prompt"),
     "unknown_model": ({**ERASE, "model": "nope"}, {"photo": PHOTO, "mask": mask()}, 422, "model_not_found", "model"),
     "model_of_another_operation": ({**ERASE, "model": "backdrop"}, {"photo": PHOTO, "mask": mask()}, 422, "model_not_found", "model"),
-    "strength_without_a_step": ({**INPAINT, "steps": 2, "strength": 0.1}, {"photo": PHOTO, "mask": mask()}, 422, "invalid_request", "strength"),
+    "strength_without_a_step": (
+        {**INPAINT, "steps": 2, "strength": 0.1},
+        {"photo": PHOTO, "mask": mask()},
+        422,
+        "invalid_request",
+        "strength",
+    ),
     "canvas_too_small": (
         {"operation": "outpaint", "image": "file:photo", "canvas": {"width": 15, "height": 40}},
         {"photo": PHOTO},
@@ -86,14 +98,22 @@ CASES: dict[str, Case] = {
     "webhook_inside": ({**REPLACE, "webhook": {"url": "http://192.168.0.1/"}}, {"photo": PHOTO}, 422, "webhook_not_allowed", "webhook.url"),
     "large_image": (REPLACE, {"photo": b"x" * (8 * 2**20 + 1)}, 413, "payload_too_large", "image"),
     "large_body": (REPLACE, {"photo": b"x" * (24 * 2**20 + 1)}, 413, "payload_too_large", None),
-    "seed_past_the_end": ({**INPAINT, "seed": 2**32 - 1, "num_images": 2}, {"photo": PHOTO, "mask": mask()}, 422, "invalid_request", "seed"),
+    "seed_past_the_end": (
+        {**INPAINT, "seed": 2**32 - 1, "num_images": 2},
+        {"photo": PHOTO, "mask": mask()},
+        422,
+        "invalid_request",
+        "seed",
+    ),
     "large_metadata": ({**REPLACE, "metadata": {"k": "v" * 3000}}, {"photo": PHOTO}, 422, "invalid_request", "metadata"),
 }
 
 
-def traces(connection: redis.Redis, storage: Storage) -> set[str]:
+def traces(connection: Any, storage: Storage) -> set[str]:
     """Everything in Redis and S3 that belongs to jobs or uploads."""
-    jobs = {key.decode() for pattern in ("outfill:job:*", "outfill:jobs:*", "rq:job:*", "outfill:accepting") for key in connection.keys(pattern)}
+    jobs = {
+        key.decode() for pattern in ("outfill:job:*", "outfill:jobs:*", "rq:job:*", "outfill:accepting") for key in connection.keys(pattern)
+    }
     jobs |= {member.decode() for member in connection.zrange("outfill:jobs:local", 0, -1)}
     return jobs | set(storage.keys("inputs/")) | set(storage.keys("uploads/"))
 
@@ -103,7 +123,7 @@ def test_bad_input_is_refused_and_leaves_nothing(api: Api, live_redis: redis.Red
     """The status, the code and the field are right, and Redis and S3 hold what they held before."""
     request, parts, status, code, field = CASES[name]
     before = traces(live_redis, storage)
-    answer = api.post(request, **parts)
+    answer = api.post(request, **parts)  # type: ignore[arg-type]  # no part is named wait_s
     assert (answer.status_code, answer.json().get("code"), answer.json().get("field")) == (status, code, field), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
@@ -111,7 +131,9 @@ def test_bad_input_is_refused_and_leaves_nothing(api: Api, live_redis: redis.Red
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic eDp5"}])
-@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/jobs"), ("GET", "/v1/jobs"), ("POST", "/v1/uploads"), ("GET", "/v1/models"), ("GET", "/metrics")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/v1/jobs"), ("GET", "/v1/jobs"), ("POST", "/v1/uploads"), ("GET", "/v1/models"), ("GET", "/metrics")]
+)
 def test_without_a_good_key_nothing_is_told(stack: LocalStack, headers: dict[str, str], method: str, path: str) -> None:
     """No key, a wrong key and another scheme are each 401."""
     answer = httpx.request(method, stack.url + path, headers=headers, json=REPLACE if path == "/v1/jobs" else None)
@@ -120,7 +142,8 @@ def test_without_a_good_key_nothing_is_told(stack: LocalStack, headers: dict[str
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "code"), [(b"{", "application/json", "invalid_json"), (b"x", "text/plain", "invalid_request"), (b"[]", "application/json", "invalid_request")]
+    ("content", "kind", "code"),
+    [(b"{", "application/json", "invalid_json"), (b"x", "text/plain", "invalid_request"), (b"[]", "application/json", "invalid_request")],
 )
 def test_bodies_that_are_not_requests_are_refused(api: Api, content: bytes, kind: str, code: str) -> None:
     """Broken JSON, other media types and other JSON are refused as such."""
@@ -153,7 +176,7 @@ def test_a_file_that_cannot_be_decoded_fails_its_job_at_once(api: Api, broken: s
     noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
     parts = {"photo": png(noise), "mask": mask(160, 120, (20, 20, 60, 60))}
     parts[broken] = parts[broken][: len(parts[broken]) * 2 // 3] if damage == "truncated" else parts[broken][:60] + bytes(range(200))
-    job = api.run(ERASE, **parts)
+    job = api.run(ERASE, **parts)  # type: ignore[arg-type]  # no part is named timeout_s
     assert (job["status"], job["attempts"]) == ("failed", 1)
     assert (job["error"]["code"], job["error"]["field"]) == ("image_corrupt", field)
 
