@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,6 +47,21 @@ def pixels_of(data: bytes) -> np.ndarray[Any, Any]:
     """The pixels of a file, in its own mode."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that declares a size and holds no pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + struct.pack(">I", 0) + b"IDAT"
+
+
+def box_mask(photo: bytes) -> tuple[bytes, np.ndarray[Any, Any]]:
+    """A mask with a box a little off the middle, and where it is white."""
+    height, width = pixels_of(photo).shape[:2]
+    mask = np.zeros((height, width), np.uint8)
+    mask[height // 3 : height // 2, width // 4 : width // 2] = 255
+    return png(mask), mask > 0
 
 
 def eventually(look: Callable[[], Any], *, timeout_s: float = 60.0, every_s: float = 0.05) -> Any:

@@ -9,36 +9,14 @@ from typing import Any, cast
 
 import pytest
 import redis
+from queueing import accept, let_lapse, spec_of, take
 
 from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound
-from api_schemas.jobs import InputRef, JobSpec, JobStatus, new_id, utc_now
-from api_schemas.requests import job_request
+from api_schemas.jobs import JobStatus, utc_now
 from core.events import OUTBOX, Outbox, stream_key
 from core.jobs import JobRecords, Outcome, job_key
 from core.queue import JobQueue, execution_key, leases_key, queue_key
-from worker.claims import Claims, Lease
-
-
-def spec_of(**changes: Any) -> JobSpec:
-    """A job as ``submit`` would record it."""
-    request = {
-        "operation": "replace_background",
-        "image": "image",
-        "background": {"color": "#ffffff"},
-        "model": "backdrop",
-        "webhook": {"url": "http://127.0.0.1:9/hook"},
-    }
-    priority = changes.pop("priority", "standard")
-    return JobSpec(
-        id=changes.pop("id", new_id("job")),
-        tenant=changes.pop("tenant", "shop"),
-        model="backdrop",
-        model_revision="1",
-        request=job_request.validate_python({**request, "priority": priority}),
-        inputs={"image": InputRef(key="k", format="png", width=1, height=1, bytes=1, sha256="0")},
-        created_at=utc_now(),
-        **changes,
-    )
+from worker.claims import Claims
 
 
 @pytest.fixture
@@ -56,26 +34,6 @@ def claims(own_redis: redis.Redis, records: JobRecords, queue: JobQueue) -> Clai
     worker = Claims(own_redis, records, queue, lease_s=30, overdue_s=60)
     worker.start()
     return worker
-
-
-def accept(records: JobRecords, queue: JobQueue, spec: JobSpec) -> JobSpec:
-    """Record and queue a job."""
-    records.create(spec)
-    queue.push(spec)
-    assert records.accepted(spec.id)
-    return spec
-
-
-def take(claims: Claims) -> Lease:
-    """Claim the next job, which must be there."""
-    lease = claims.take(["backdrop"])
-    assert lease is not None
-    return lease
-
-
-def let_lapse(connection: redis.Redis, lease: Lease) -> None:
-    """Make a lease look as if its worker had been silent for a minute."""
-    connection.zadd(leases_key(lease.spec.queue), {lease.member: time.time() - 60})
 
 
 def test_a_job_is_queued_begun_and_committed_once(records: JobRecords, queue: JobQueue, claims: Claims, own_redis: redis.Redis) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import redis
-from test_jobs import accept, spec_of
+from queueing import accept, spec_of
 from ulid import ULID
 
 from core.jobs import JobRecords

@@ -7,8 +7,7 @@ from typing import Any
 
 import httpx
 import redis
-from conftest import ENDED, Api, eventually, pixels_of
-from test_operations import box_mask
+from conftest import ENDED, Api, box_mask, eventually, pixels_of
 
 from core.storage import Storage
 from service.local import LocalStack

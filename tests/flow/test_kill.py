@@ -10,8 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from conftest import Api, Receiver, eventually
-from test_operations import box_mask
+from conftest import Api, Receiver, box_mask, eventually
 
 from core.settings import Settings
 from core.storage import Storage

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Api, pixels_of, png
+from conftest import Api, box_mask, pixels_of
 from PIL import Image
 
 PHOTOS = ("coffee", "rocket_rgba", "clock_grey")
@@ -19,14 +19,6 @@ def photo(request: pytest.FixtureRequest) -> bytes:
     """Each photo in turn."""
     data: bytes = request.getfixturevalue(request.param)
     return data
-
-
-def box_mask(photo: bytes) -> tuple[bytes, Array]:
-    """A mask with a box a little off the middle, and where it is white."""
-    height, width = pixels_of(photo).shape[:2]
-    mask = np.zeros((height, width), np.uint8)
-    mask[height // 3 : height // 2, width // 4 : width // 2] = 255
-    return png(mask), mask > 0
 
 
 def as_mode(data: bytes, mode: str) -> Array:

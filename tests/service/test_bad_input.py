@@ -10,9 +10,8 @@ import httpx
 import numpy as np
 import pytest
 import redis
-from conftest import Api, png
+from conftest import Api, png, png_header
 from PIL import Image
-from test_intake import png_header
 
 from core.storage import Storage
 from service.local import LocalStack

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import png
+from conftest import png, png_header
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,13 +25,6 @@ def saved(image: Image.Image, image_format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that declares a size and holds no pixels."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + header
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + struct.pack(">I", 0) + b"IDAT"
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP"])
@@ -121,14 +112,14 @@ def test_masks_that_mark_nothing_or_everything_are_refused(mask: Any, options: d
 def test_the_service_and_the_worker_read_masks_alike(values: list[int], mode: str, polarity: str, invert: bool) -> None:  # noqa: FBT001
     """A mask is refused as empty or full exactly when what the worker would read of it is all 0 or all 255."""
     grey = np.array(values, np.uint8).reshape(2, 2)
-    pixels: np.ndarray[Any, Any] = {
+    variants: dict[str, np.ndarray[Any, Any]] = {
         "L": grey,
         "RGB": np.dstack([grey, grey, grey]),
         "RGBA": np.dstack([grey, grey, grey, grey]),
         "LA": np.dstack([grey, grey]),
         "I;16": grey.astype(np.uint16) * 257,
-    }[mode]
-    data = png(pixels)
+    }
+    data = png(variants[mode])
     options = MaskOptions.model_validate({"polarity": polarity, "invert": invert})
     try:
         check_mask_pixels(data, options)

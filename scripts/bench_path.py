@@ -1,0 +1,148 @@
+"""What the path costs around the work: ``make bench-path``. One table of ratios from one run, and build/bench/path.json.
+
+The same jobs are done twice: in this process (decode, find the product, paint, compose, encode, one after the other), and through HTTP,
+Redis, S3 and one worker. And a job's acceptance is set against what it cannot do without: the same bytes put into S3 and an id queued.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
+from api_schemas.models import BACKDROP
+from api_schemas.requests import job_request
+from core import queue
+from core.queue import JobQueue
+from core.settings import Settings
+from core.storage import Storage
+from service.local import LocalStack, StackOptions
+from worker.engines.backdrop import BackdropEngine
+from worker.images.subject import Segmenter
+from worker.intake import prepare
+from worker.outputs import render
+
+JOBS = 30
+ACCEPTS = 60
+LIMITS = {"jobs_through_http_over_in_process": 1.5, "acceptance_over_put_and_enqueue": 3.0}
+REQUEST = {"operation": "replace_background", "image": "file:photo", "background": {"color": "#ffffff"}, "shadow": {}}
+
+
+def main() -> int:
+    """Run, print, write; 1 if a limit does not hold."""
+    photo = (files("skimage.data") / "coffee.png").read_bytes()
+    with tempfile.TemporaryDirectory() as folder, LocalStack(StackOptions(Path(folder)), say=lambda _: None) as stack:
+        os.environ.update(stack.environment())
+        settings = Settings()
+        with httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {stack.api_key}"}, timeout=60) as api:
+            _through_http(api, photo, 2)  # warm
+            in_process = _in_process(settings, photo, JOBS)
+            through_http = _through_http(api, photo, JOBS)
+            bare, accepted = _acceptance(settings, api, photo)
+    figures = {
+        "jobs_through_http_over_in_process": through_http / in_process,
+        "acceptance_over_put_and_enqueue": accepted / bare,
+    }
+    return _report(
+        figures, {"jobs_through_http_over_in_process": (through_http, in_process), "acceptance_over_put_and_enqueue": (accepted, bare)}
+    )
+
+
+def _in_process(settings: Settings, photo: bytes, jobs: int) -> float:
+    """Seconds for the work alone."""
+    segmenter, engine = Segmenter(settings.models.store / "u2netp.onnx"), BackdropEngine()
+    ref = InputRef(key="k", format="png", width=600, height=400, bytes=len(photo), sha256="0")
+    spec = JobSpec(
+        id=new_id("job"),
+        tenant="bench",
+        model=BACKDROP.id,
+        model_revision="1",
+        request=job_request.validate_python(REQUEST),
+        inputs={"image": ref},
+        created_at=utc_now(),
+    )
+
+    def one() -> None:
+        plan = prepare(spec, BACKDROP, lambda _: photo, segmenter, max_pixels=10**8)
+        slots = [engine.prepare(request) for request in plan.requests]
+        engine.step(slots)
+        list(render(spec, plan, engine.finish(slots)))
+
+    one()
+
+    def run() -> None:
+        for _ in range(jobs):
+            one()
+
+    return _timed(run)
+
+
+def _through_http(api: httpx.Client, photo: bytes, jobs: int) -> float:
+    """Seconds from the first POST until the last job has ended."""
+
+    def run() -> None:
+        ids = [_accept(api, photo) for _ in range(jobs)]
+        while ids:
+            ids = [job_id for job_id in ids if api.get(f"/v1/jobs/{job_id}").json()["status"] in ("queued", "running")]
+            time.sleep(0.05)
+
+    return _timed(run)
+
+
+def _acceptance(settings: Settings, api: httpx.Client, photo: bytes) -> tuple[float, float]:
+    """Median seconds of a bare put and enqueue, and of POST /v1/jobs, taken in turns."""
+    storage, rq_queue = Storage(settings.s3), JobQueue(queue.connect(settings.redis)).rq_queue("bench")
+    bare: list[float] = []
+    accepted: list[float] = []
+    for number in range(ACCEPTS):
+        began = time.perf_counter()
+        storage.put(f"health/bench{number}", photo, "image/png")
+        rq_queue.enqueue("outfill.bench", result_ttl=0)
+        bare.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        job_id = _accept(api, photo)
+        accepted.append(time.perf_counter() - began)
+        api.post(f"/v1/jobs/{job_id}/cancel")
+    return statistics.median(bare), statistics.median(accepted)
+
+
+def _accept(api: httpx.Client, photo: bytes) -> str:
+    answer = api.post("/v1/jobs", data={"request": json.dumps(REQUEST)}, files={"photo": photo}).raise_for_status()
+    return str(answer.json()["id"])
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _report(figures: dict[str, float], seconds: dict[str, tuple[float, float]]) -> int:
+    table = Table("figure", "seconds", "against", "ratio", "limit", "holds")
+    result = {}
+    for name, value in figures.items():
+        holds = value <= LIMITS[name]
+        result[name] = {"value": round(value, 3), "limit": LIMITS[name], "holds": holds}
+        table.add_row(
+            name, f"{seconds[name][0]:.3f}", f"{seconds[name][1]:.3f}", f"{value:.2f}", f"{LIMITS[name]:.1f}", "yes" if holds else "NO"
+        )
+    Console(width=120).print(table)
+    target = Path("build/bench/path.json")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    return 0 if all(entry["holds"] for entry in result.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

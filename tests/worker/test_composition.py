@@ -1,0 +1,177 @@
+"""From inputs to outputs without a queue: what is kept is kept, whatever the mask, the size and the mode."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import pixels_of, png
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from api_schemas.errors import EngineFailed, MaskFull, OutfillError
+from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
+from api_schemas.models import BACKDROP, EXEMPLAR, U2NETP, ModelCard
+from api_schemas.requests import job_request
+from worker.images.codec import Frame
+from worker.images.subject import Segmenter
+from worker.intake import Plan, prepare
+from worker.outputs import Rendered, render
+from worker.report import measure
+
+Array = np.ndarray[Any, Any]
+SEGMENTER = Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx")
+MODES = {"L": 1, "RGB": 3, "RGBA": 4}
+sides = st.integers(1, 70)
+
+
+def plan_of(request: dict[str, Any], card: ModelCard, inputs: dict[str, bytes]) -> tuple[JobSpec, Plan]:
+    """Prepare a job as the worker does, from bytes."""
+    ref = InputRef(key="k", format="png", width=1, height=1, bytes=1, sha256="0")
+    spec = JobSpec(
+        id=new_id("job"),
+        tenant="t",
+        model=card.id,
+        model_revision="1",
+        request=job_request.validate_python(request),
+        inputs=dict.fromkeys(inputs, ref),
+        created_at=utc_now(),
+    )
+    return spec, prepare(spec, card, inputs.__getitem__, SEGMENTER, max_pixels=10**7)
+
+
+def painted_with_noise(spec: JobSpec, plan: Plan) -> Rendered:
+    """Render with a model that repaints every pixel of what it was shown."""
+    noise = np.random.default_rng(0)
+    pictures = [noise.integers(0, 256, request.image.shape, dtype=np.uint8) for request in plan.requests]
+    (rendered,) = render(spec, plan, pictures)
+    return rendered
+
+
+def random_picture(seed: int, width: int, height: int, mode: str) -> Array:
+    picture: Array = np.random.default_rng(seed).integers(0, 256, (height, width, MODES[mode]), dtype=np.uint8)
+    return picture[..., 0] if mode == "L" else picture
+
+
+def random_mask(seed: int, width: int, height: int) -> Array:
+    """A few soft and hard boxes, at least one pixel kept and one edited."""
+    source = np.random.default_rng(seed)
+    mask = np.zeros((height, width), np.uint8)
+    for _ in range(source.integers(1, 4)):
+        top, left = source.integers(0, height), source.integers(0, width)
+        mask[top : top + source.integers(1, height + 1), left : left + source.integers(1, width + 1)] = source.choice([40, 128, 255])
+    return mask
+
+
+def as_rgb(data: bytes | Array, mode: str) -> Array:
+    image = Image.open(io.BytesIO(data)) if isinstance(data, bytes) else Image.fromarray(data)
+    return np.asarray(image.convert("RGBA" if mode == "RGBA" else "RGB"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    width=sides,
+    height=sides,
+    mode=st.sampled_from(sorted(MODES)),
+    seed=st.integers(0, 10**6),
+    grow=st.integers(0, 9),
+    feather=st.integers(0, 9),
+    operation=st.sampled_from(["inpaint", "erase"]),
+    multiple=st.sampled_from([1, 8]),
+)
+def test_for_every_mask_and_size_what_is_kept_equals_the_input(
+    width: int, height: int, mode: str, seed: int, grow: int, feather: int, operation: str, multiple: int
+) -> None:
+    """For every PNG output, pixels outside the returned edit region equal the input's, and the size is the input's."""
+    picture, mask = random_picture(seed, width, height, mode), random_mask(seed, width, height)
+    options = {"grow_px": grow, "feather_px": feather}
+    request = {"operation": operation, "image": "image", "mask": "mask", "mask_options": options, "output": {"layers": True}, "seed": 1}
+    if operation == "inpaint":
+        request["prompt"] = "x"
+    card = EXEMPLAR.model_copy(update={"native_size": 48, "size_multiple": multiple, "max_upscale": 2.0})
+    try:
+        spec, plan = plan_of(request, card, {"image": png(picture), "mask": png(mask)})
+    except MaskFull:
+        assert grow > 0 or (mask > 16).all()
+        event("the mask grew over everything")
+        return
+    rendered = painted_with_noise(spec, plan)
+    before, after = as_rgb(picture, mode), as_rgb(rendered.data, mode)
+    kept = pixels_of(rendered.layers["mask"]) == 0
+    assert before.shape == after.shape
+    np.testing.assert_array_equal(before[kept], after[kept])
+    assert kept[mask == 0].any() or grow > 0  # what is kept is not shrunk to nothing by itself
+    if grow == 0:
+        assert kept[mask <= 16].all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=sides,
+    height=sides,
+    mode=st.sampled_from(sorted(MODES)),
+    left=st.integers(0, 20),
+    right=st.integers(0, 20),
+    top=st.integers(0, 20),
+    bottom=st.integers(1, 20),
+)
+def test_outpaint_keeps_every_input_in_its_place(width: int, height: int, mode: str, left: int, right: int, top: int, bottom: int) -> None:
+    """For every size and extension the input stands unchanged where it was put."""
+    picture = random_picture(1, width, height, mode)
+    request = {"operation": "outpaint", "image": "image", "expand": {"left": left, "right": right, "top": top, "bottom": bottom}, "seed": 1}
+    spec, plan = plan_of(request, EXEMPLAR, {"image": png(picture)})
+    after = as_rgb(painted_with_noise(spec, plan).data, mode)
+    assert after.shape[:2] == (height + top + bottom, width + left + right)
+    np.testing.assert_array_equal(after[top : top + height, left : left + width], as_rgb(picture, mode))
+
+
+def test_a_transparent_product_photo_brings_its_own_mask() -> None:
+    """Where the photo has a real alpha channel, that is the product: opaque pixels are kept, transparent ones are background."""
+    picture = random_picture(2, 40, 30, "RGBA")
+    picture[..., 3] = 0
+    picture[10:20, 10:30, 3] = 255
+    request = {"operation": "replace_background", "image": "image", "background": {"color": "#00ff00"}}
+    spec, plan = plan_of(request, BACKDROP, {"image": png(picture)})
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    pixels[:] = (0, 255, 0)
+    (rendered,) = render(spec, plan, [pixels])
+    output = as_rgb(rendered.data, "RGB")
+    np.testing.assert_array_equal(output[10:20, 10:30], picture[10:20, 10:30, :3])
+    assert (output[0, 0] == (0, 255, 0)).all()
+
+
+def test_a_photo_without_a_subject_fails_with_a_code() -> None:
+    """Where nothing stands out, the job fails as subject_not_found."""
+    flat = np.full((64, 64, 3), 90, np.uint8)
+    with pytest.raises(OutfillError) as caught:
+        plan_of({"operation": "remove_background", "image": "image"}, U2NETP, {"image": png(flat)})
+    assert caught.value.code == "subject_not_found"
+
+
+def test_a_mask_that_grows_over_everything_is_refused() -> None:
+    """A mask that leaves nothing once it is grown fails the job as a full mask."""
+    mask = np.zeros((10, 10), np.uint8)
+    mask[5, 5] = 255
+    request = {"operation": "erase", "image": "image", "mask": "mask", "mask_options": {"grow_px": 20, "feather_px": 0}}
+    with pytest.raises(MaskFull) as caught:
+        plan_of(request, EXEMPLAR, {"image": png(random_picture(0, 10, 10, "RGB")), "mask": png(mask)})
+    assert caught.value.field == "mask"
+
+
+def test_a_changed_kept_pixel_is_withheld() -> None:
+    """A result in which one kept pixel differs by one never leaves the worker."""
+    picture = random_picture(3, 20, 20, "RGB")
+    mask = np.zeros((20, 20), np.uint8)
+    mask[5:9, 5:9] = 255
+    request = {"operation": "erase", "image": "image", "mask": "mask", "mask_options": {"grow_px": 0, "feather_px": 0}}
+    _, plan = plan_of(request, EXEMPLAR, {"image": png(picture), "mask": png(mask)})
+    assert measure(plan.edit, plan.edit.source).preserved.max_delta == 0
+    changed = picture.copy()
+    changed[0, 0, 0] ^= 1
+    with pytest.raises(EngineFailed, match="1 pixels outside"):
+        measure(plan.edit, Frame(changed))

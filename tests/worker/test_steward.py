@@ -1,0 +1,190 @@
+"""The steward's duties, one by one, against a real Valkey and a real S3."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+import redis
+from queueing import accept, let_lapse, spec_of, take
+
+import worker.steward
+from api_schemas.jobs import JobStatus, utc_now
+from core.catalogue import Catalogue
+from core.jobs import JobRecords, Outcome
+from core.queue import JobQueue, leases_key, queue_key
+from core.settings import Settings
+from core.storage import Storage, input_key
+from worker.claims import Claims
+from worker.steward import LOCK, Steward
+from worker.steward_metrics import StewardMetrics
+
+
+@pytest.fixture
+def records(own_redis: redis.Redis) -> JobRecords:
+    return JobRecords(own_redis, retention_s=60)
+
+
+@pytest.fixture
+def queue(own_redis: redis.Redis) -> JobQueue:
+    return JobQueue(own_redis)
+
+
+@pytest.fixture
+def claims(own_redis: redis.Redis, records: JobRecords, queue: JobQueue) -> Claims:
+    return Claims(own_redis, records, queue, lease_s=30, overdue_s=60)
+
+
+@pytest.fixture
+def steward(settings: Settings, own_redis: redis.Redis, records: JobRecords, queue: JobQueue, storage: Storage) -> Steward:
+    return Steward(
+        settings,
+        connection=own_redis,
+        records=records,
+        queue=queue,
+        storage=storage,
+        catalogue=Catalogue(own_redis),
+        metrics=StewardMetrics(),
+    )
+
+
+def test_a_lapsed_job_is_requeued_at_the_front(
+    steward: Steward, records: JobRecords, queue: JobQueue, claims: Claims, own_redis: redis.Redis
+) -> None:
+    """A dead worker's job waits again, before the others, and keeps its count of attempts."""
+    spec, _ = accept(records, queue, spec_of()), accept(records, queue, spec_of())
+    let_lapse(own_redis, take(claims))
+    steward.reap_lapsed_leases()
+    record = records.get(spec.id, "shop")
+    assert (record.status, record.attempts) == (JobStatus.QUEUED, 1)
+    assert take(claims).spec.id == spec.id
+
+
+def test_a_living_job_is_left_alone(steward: Steward, records: JobRecords, queue: JobQueue, claims: Claims) -> None:
+    """A job whose worker beats is not touched."""
+    spec = accept(records, queue, spec_of())
+    take(claims)
+    steward.reap_lapsed_leases()
+    assert records.get(spec.id, "shop").status is JobStatus.RUNNING
+
+
+def test_a_job_that_kills_its_workers_fails_in_the_end(
+    steward: Steward, records: JobRecords, queue: JobQueue, claims: Claims, own_redis: redis.Redis, settings: Settings
+) -> None:
+    """After max_attempts the job fails with a code, and nothing of it is left in the queue."""
+    spec = accept(records, queue, spec_of())
+    for _ in range(settings.worker.max_attempts):
+        let_lapse(own_redis, take(claims))
+        steward.reap_lapsed_leases()
+    record = records.get(spec.id, "shop")
+    assert (record.status, record.error and record.error.code) == (JobStatus.FAILED, "attempts_exhausted")
+    assert not own_redis.keys("rq:job:*")
+    assert own_redis.zcard(leases_key(spec.queue)) == own_redis.llen(queue_key(spec.queue)) == 0
+
+
+def test_a_canceled_job_of_a_dead_worker_ends_canceled(
+    steward: Steward, records: JobRecords, queue: JobQueue, claims: Claims, own_redis: redis.Redis
+) -> None:
+    """A cancel that its worker did not live to hear is carried out by the steward."""
+    spec = accept(records, queue, spec_of())
+    lease = take(claims)
+    records.cancel(spec.id, "shop")
+    let_lapse(own_redis, lease)
+    steward.reap_lapsed_leases()
+    assert records.get(spec.id, "shop").status is JobStatus.CANCELED
+
+
+def test_what_a_worker_left_after_its_commit_is_cleared(
+    steward: Steward, records: JobRecords, queue: JobQueue, claims: Claims, own_redis: redis.Redis
+) -> None:
+    """A worker that died between the commit and RQ's bookkeeping leaves nothing for ever."""
+    spec = accept(records, queue, spec_of())
+    lease = take(claims)
+    records.commit(spec, lease.member, Outcome(JobStatus.SUCCEEDED))
+    let_lapse(own_redis, lease)
+    steward.reap_lapsed_leases()
+    assert records.get(spec.id, "shop").status is JobStatus.SUCCEEDED
+    assert own_redis.zcard(leases_key(spec.queue)) == 0
+    assert not own_redis.keys("rq:job:*")
+
+
+def test_a_job_that_waited_past_its_deadline_expires(steward: Steward, records: JobRecords, queue: JobQueue) -> None:
+    """A queued job whose deadline passed ends expired, and says why."""
+    spec = accept(records, queue, spec_of(deadline_at=utc_now() - timedelta(seconds=1)))
+    steward.expire_deadlines()
+    record = records.get(spec.id, "shop")
+    assert (record.status, record.error and record.error.code) == (JobStatus.EXPIRED, "deadline_exceeded")
+
+
+def test_a_half_accepted_job_is_taken_back_and_an_accepted_one_is_not(
+    steward: Steward, records: JobRecords, queue: JobQueue, storage: Storage, own_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the API died before it queued the job, record and inputs go; where it died after, the job stays."""
+    monkeypatch.setattr(worker.steward, "ACCEPTANCE_LIMIT", timedelta(0))
+    half, whole = spec_of(), spec_of()
+    key = input_key("shop", half.id, "image")
+    records.create(half)
+    storage.put(key, b"x", "image/png")
+    records.create(whole)
+    queue.push(whole)
+    steward.take_back_unaccepted()
+    assert records.find(half.id) is None
+    assert storage.keys(f"inputs/shop/{half.id}/") == []
+    assert records.get(whole.id, "shop").status is JobStatus.QUEUED
+    assert not own_redis.exists("outfill:accepting")
+
+
+def test_old_jobs_and_uploads_are_deleted_with_their_objects(
+    steward: Steward, queue: JobQueue, storage: Storage, own_redis: redis.Redis
+) -> None:
+    """Past retention neither record nor object is left."""
+    records = JobRecords(own_redis, retention_s=-1)
+    spec = accept(records, queue, spec_of())
+    storage.put(input_key("shop", spec.id, "image"), b"x", "image/png")
+    records.end_queued(spec, Outcome(JobStatus.CANCELED))
+    records.expect_upload("shop", "upl_1", utc_now() - timedelta(seconds=1))
+    storage.put("uploads/shop/upl_1", b"x", "image/png")
+    steward.delete_old_jobs()
+    steward.delete_old_uploads()
+    assert records.find(spec.id) is None
+    assert storage.keys(f"inputs/shop/{spec.id}/") == storage.keys("uploads/shop/") == []
+
+
+def test_of_two_stewards_one_is_active(
+    settings: Settings, own_redis: redis.Redis, records: JobRecords, queue: JobQueue, storage: Storage
+) -> None:
+    """The second takes over only when the first lets go."""
+    first, second = (
+        Steward(
+            settings,
+            connection=own_redis,
+            records=records,
+            queue=queue,
+            storage=storage,
+            catalogue=Catalogue(own_redis),
+            metrics=StewardMetrics(),
+        )
+        for _ in range(2)
+    )
+    assert first._renew_or_acquire()
+    assert not second._renew_or_acquire()
+    own_redis.delete(LOCK)  # as when its holder died and the lock lapsed
+    assert second._renew_or_acquire()
+    first._active.set()
+    assert not first._renew_or_acquire()
+
+
+def test_the_gauges_tell_states_depth_and_age(
+    steward: Steward, records: JobRecords, queue: JobQueue, claims: Claims, own_redis: redis.Redis
+) -> None:
+    """Jobs by state, jobs waiting, and the age of the first of them."""
+    from prometheus_client import generate_latest
+
+    accept(records, queue, spec_of())
+    accept(records, queue, spec_of())
+    take(claims)
+    steward.set_gauges()
+    text = generate_latest(steward._metrics.registry).decode()
+    assert 'outfill_jobs{state="queued"} 1.0' in text
+    assert 'outfill_jobs{state="running"} 1.0' in text
+    assert 'outfill_queue_depth{queue="backdrop.standard"} 1.0' in text
