@@ -76,7 +76,7 @@ def fbm(
 def stretch(values: Field) -> Field:
     """``values`` moved to span 0..1."""
     low, high = float(values.min()), float(values.max())
-    return (values - low) / max(high - low, 1e-6)
+    return field((values - low) / max(high - low, 1e-6))
 
 
 def speckle(rng: Rng, height: int, width: int, sigma: float = 0.6) -> Field:
@@ -96,7 +96,7 @@ def mix(first: Any, second: Any, share: Any) -> Field:
     share = field(share)
     if share.ndim == 2:
         share = share[..., None]
-    return field(first) * (1.0 - share) + field(second) * share
+    return field(field(first) * (1.0 - share) + field(second) * share)
 
 
 def tint(values: Field, colour: Any) -> Field:

@@ -98,4 +98,4 @@ def draw_colour(rng: Rng, names: tuple[str, ...] = tuple(NAMED), *, shades: bool
 def any_rgb(rng: Rng) -> Field:
     """Any colour at all, for what captions do not name."""
     hsv = field([[[rng.uniform(0, 360), rng.uniform(0, 1) ** 0.8, rng.uniform(0.12, 1)]]])
-    return field(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))[0, 0]
+    return field(field(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))[0, 0])

@@ -75,15 +75,11 @@ def _turned(rng: Rng, foot: float, centre: float, height: float) -> tuple[Field,
     body = smoothstep(1.0 + 1.5 / widest, 1.0 - 1.5 / widest, np.abs(across)) if widest > 2 else _canvas()
     body = field(np.where((rows > top) & (rows < foot - pitch * first), body, 0))
     for radius_at, row in ((first, foot - pitch * first), (last, top)):
-        cv2.ellipse(
-            body, _sub((centre, row)), _sub((radius_at, max(1.0, pitch * radius_at))), 0, 0, 360, 1.0, -1, cv2.LINE_AA, 4
-        )
+        cv2.ellipse(body, _sub((centre, row)), _sub((radius_at, max(1.0, pitch * radius_at))), 0, 0, 360, 1.0, -1, cv2.LINE_AA, 4)
     shade = _round(rng, np.clip((columns - centre) / max(widest, 1) * 1.02, -1, 1) + 0 * rows)
     if rng.random() < 0.5:  # open at the top: an inside
         inside = _canvas()
-        cv2.ellipse(
-            inside, _sub((centre, top)), _sub((last * 0.9, max(1.0, pitch * last * 0.9))), 0, 0, 360, 1.0, -1, cv2.LINE_AA, 4
-        )
+        cv2.ellipse(inside, _sub((centre, top)), _sub((last * 0.9, max(1.0, pitch * last * 0.9))), 0, 0, 360, 1.0, -1, cv2.LINE_AA, 4)
         shade = shade * (1 - inside * rng.uniform(-0.2, 0.7))
     if rng.random() < 0.3:  # a handle
         side = 1 if rng.random() < 0.5 else -1
@@ -107,7 +103,10 @@ def _box(rng: Rng, foot: float, centre: float, height: float) -> tuple[Field, Fi
     lean = lid * 0.6
     faces = [
         ([(left, foot), (corner, foot), (corner, foot - body), (left, foot - body)], rng.uniform(0.85, 1.05)),
-        ([(corner, foot), (corner + side, foot - rise), (corner + side, foot - rise - body * 0.97), (corner, foot - body)], rng.uniform(0.5, 0.85)),
+        (
+            [(corner, foot), (corner + side, foot - rise), (corner + side, foot - rise - body * 0.97), (corner, foot - body)],
+            rng.uniform(0.5, 0.85),
+        ),
         (
             [
                 (left, foot - body),
@@ -215,22 +214,25 @@ def _skin(rng: Rng, foot: float, centre: float, height: float) -> Field:
         skin = np.clip(np.stack(layers, axis=-1) * 1.1 - 0.05, 0, 1) * rng.uniform(0.5, 1.1)
         skin = mix(skin, tint(skin.mean(axis=2), first), rng.uniform(0, 0.8))
     if rng.random() < 0.4:
-        _label(rng, skin, foot, centre, height)
+        return _label(rng, skin, foot, centre, height)
     return field(skin)
 
 
-def _label(rng: Rng, skin: Field, foot: float, centre: float, height: float) -> None:
-    """A panel and lettering, such as on a pack."""
+def _label(rng: Rng, skin: Field, foot: float, centre: float, height: float) -> Field:
+    """``skin`` with a panel and lettering, such as on a pack."""
     panel, ink = any_rgb(rng), any_rgb(rng)
     top, bottom = sorted(foot - height * rng.uniform(0.1, 0.85, 2))
     half = height * rng.uniform(0.08, 0.5)
+    printed = np.ascontiguousarray(np.clip(skin, 0, 1) * 255).astype(np.uint8)
+    panel, ink = panel * 255, ink * 255
     if rng.random() < 0.7:
-        cv2.rectangle(skin, (int(centre - half), int(top)), (int(centre + half), int(bottom)), panel.tolist(), -1, cv2.LINE_AA)
+        cv2.rectangle(printed, (int(centre - half), int(top)), (int(centre + half), int(bottom)), panel.tolist(), -1, cv2.LINE_AA)
     for row in np.linspace(top, bottom, int(rng.integers(2, 5)))[1:]:
         letters = "".join(chr(int(code)) for code in rng.integers(65, 91, int(rng.integers(3, 9))))
         size = rng.uniform(0.4, 2.0)
         place = int(centre - half * 0.8), int(row - 4)
-        cv2.putText(skin, letters, place, cv2.FONT_HERSHEY_DUPLEX, size, ink.tolist(), int(rng.integers(1, 4)), cv2.LINE_AA)
+        cv2.putText(printed, letters, place, cv2.FONT_HERSHEY_DUPLEX, size, ink.tolist(), int(rng.integers(1, 4)), cv2.LINE_AA)
+    return field(field(printed) / 255)
 
 
 def _sub(point: tuple[float, float]) -> tuple[int, int]:

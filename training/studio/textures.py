@@ -135,7 +135,10 @@ def brick(rng: Rng, height: int, width: int, tone: str, zoom: float = 1.0) -> Fi
     course = np.floor(y / tall)
     x = columns + rng.uniform(0, long) + (course % 2) * long / 2 + wobble
     number = (course * 131 + np.floor(x / long) * 71).astype(np.int64) % 997
-    tones, warmth = rng.normal(0, 0.13, 997).astype(np.float32)[number], rng.normal(0, 0.012 if tone == "white" else 0.04, 997).astype(np.float32)[number]
+    tones, warmth = (
+        rng.normal(0, 0.13, 997).astype(np.float32)[number],
+        rng.normal(0, 0.012 if tone == "white" else 0.04, 997).astype(np.float32)[number],
+    )
     above, below = y % tall, tall - y % tall
     beside = np.minimum(x % long, long - x % long)
     inside = smoothstep(joint * 0.35, joint, field(np.minimum(np.minimum(above, below), beside)))
@@ -166,7 +169,7 @@ def curtain(rng: Rng, height: int, width: int, rgb: Field) -> Field:
     rows, columns = grid(height, width)
     sway = (fbm(rng, height, width, cells=(2, 5), octaves=2) - 0.5) * 40
     folds = fbm(rng, 2, width * 2, cells=(1, rng.uniform(14, 30)), octaves=2, gain=0.4)
-    profile = sample(folds, np.zeros((1, 1), np.float32), columns + sway + width / 2 + 0 * rows)
+    profile = sample(folds, np.zeros((1, 1), np.float32), field(columns + sway + width / 2 + 0 * rows))
     value = 0.62 + 0.46 * profile + 0.05 * (fbm(rng, height, width, cells=(4, 4), octaves=2) - 0.5)
     return np.clip(tint(field(value), rgb) * (1 + 0.012 * speckle(rng, height, width)[..., None]), 0, 1)
 
@@ -186,7 +189,7 @@ def terrazzo(rng: Rng, height: int, width: int, rgb: Field, zoom: float = 1.0) -
         points = np.stack([rng.uniform(0, width) + reach * np.cos(angles), rng.uniform(0, height) + reach * np.sin(angles)], axis=1)
         chip = palette[int(rng.integers(len(palette)))] * rng.uniform(0.85, 1.12)
         cv2.fillPoly(canvas, [np.round(points * 16).astype(np.int32)], [float(c) for c in np.clip(chip, 0, 1) * 255], cv2.LINE_AA, 4)
-    return field(canvas) / 255
+    return field(field(canvas) / 255)
 
 
 def tiles(rng: Rng, height: int, width: int, rgb: Field, zoom: float = 1.0) -> Field:
@@ -241,7 +244,7 @@ def grass(rng: Rng, height: int, width: int) -> Field:
     for root, tip, shade, near in zip(roots, tips, shades, depth, strict=True):
         ends = np.round(np.stack([root, tip]) * 16).astype(np.int32)
         cv2.line(canvas, ends[0].tolist(), ends[1].tolist(), [float(c) for c in shade], 1 + int(near > 0.75), cv2.LINE_AA, 4)
-    return field(canvas) / 255
+    return field(field(canvas) / 255)
 
 
 def garden(rng: Rng, height: int, width: int) -> Field:
@@ -262,7 +265,9 @@ def garden(rng: Rng, height: int, width: int) -> Field:
 def bokeh(rng: Rng, height: int, width: int) -> Field:
     """Lights of a town at night, out of focus: discs with a faint rim over a dark haze."""
     warm = rng.random()
-    haze = mix(field((0.03, 0.035, 0.07)), mix(field((0.10, 0.13, 0.24)), field((0.24, 0.14, 0.08)), warm), fbm(rng, height, width, cells=(3, 3)))
+    haze = mix(
+        field((0.03, 0.035, 0.07)), mix(field((0.10, 0.13, 0.24)), field((0.24, 0.14, 0.08)), warm), fbm(rng, height, width, cells=(3, 3))
+    )
     glow = np.zeros((height, width, 3), np.float32)
     size = rng.uniform(6, 18)
     for _ in range(int(rng.integers(25, 70))):
@@ -274,5 +279,4 @@ def bokeh(rng: Rng, height: int, width: int) -> Field:
         cv2.circle(disc, centre, int(radius * 16), 0.8, -1, cv2.LINE_AA, 4)
         cv2.circle(disc, centre, int(radius * 16), 1.0, 1, cv2.LINE_AA, 4)
         glow += tint(disc * rng.uniform(0.15, 0.8) ** 1.3, colour)
-    return np.clip(haze + blur(glow, rng.uniform(0.6, 1.6)), 0, 1)
-
+    return field(np.clip(haze + blur(glow, rng.uniform(0.6, 1.6)), 0, 1))

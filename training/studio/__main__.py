@@ -1,0 +1,76 @@
+"""Train Studio, the model that ships with Outfill.
+
+    python -m training.studio all --work build/studio
+
+Stages: render, autoencoder, latents, unet, export, sample; ``all`` runs the first five. Each goes on where it was stopped: SIGTERM
+saves and ends, SIGSTOP and SIGCONT pause.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from training.studio import autoencoder, checkpoint, diffusion, export, latents, sampling, store
+from training.studio.recipe import Recipe
+
+STAGES = ("render", "autoencoder", "latents", "unet", "export")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=[*STAGES, "sample", "all"])
+    parser.add_argument("--work", type=Path, default=Path("build/studio"))
+    parser.add_argument("--out", type=Path, help="where export writes (default: WORK/pipeline)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--unet-steps", type=int, default=Recipe.unet_steps)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    recipe = replace(Recipe(), unet_steps=arguments.unet_steps)
+    stages = STAGES if arguments.stage == "all" else (arguments.stage,)
+    if arguments.stage == "all":
+        (arguments.work / "pid").write_text(f"{os.getpid()}\n", encoding="ascii")
+    return 0 if all(_run(stage, recipe, arguments.work, arguments.out or arguments.work / "pipeline") for stage in stages) else 1
+
+
+def _run(stage: str, recipe: Recipe, work: Path, out: Path) -> bool:
+    """False where the stage was told to stop before its end."""
+    runs: dict[str, Callable[[], object]] = {
+        "render": lambda: store.render(recipe, work, _log),
+        "autoencoder": lambda: autoencoder.train(recipe, work, _log),
+        "latents": lambda: latents.compute(recipe, work, _log),
+        "unet": lambda: diffusion.train(recipe, work, _log),
+        "export": lambda: export.export(recipe, work, out),
+        "sample": lambda: _sample(recipe, work),
+    }
+    _log(f"{stage}:")
+    return runs[stage]() is not False
+
+
+def _sample(recipe: Recipe, work: Path) -> None:
+    """A sheet of prompts from the newest checkpoint."""
+    learner = diffusion.Learner(recipe, diffusion.tokenizer_for(recipe, work))
+    state = checkpoint.newest(work / "unet")
+    if state is None:
+        raise FileNotFoundError(f"no UNet in {work}")
+    learner.restore(state)
+    pictures = sampling.prompts_sheet(recipe, work, learner.averaged(), learner.tokenizer, latents.load(work).scaling_factor)
+    store.sheet(work / "sample.png", pictures)
+    _log(f"{work / 'sample.png'} after {learner.step} steps")
+
+
+def _log(line: str) -> None:
+    sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""The autoencoder: diffusers' ``AutoencoderTiny`` (after madebyollin's TAESD), trained on crops of the scenes. No norms, no sampling.
+
+Its latents are held near zero mean and unit deviation by a soft penalty, and the decoder learns with a little noise on them, so that what
+a diffusion model draws, which is never quite a latent, still decodes well.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+from torch.nn import functional
+
+from training.studio import checkpoint
+from training.studio.recipe import LATENT_CHANNELS, Recipe
+from training.studio.scene import contact_sheet
+from training.studio.schedule import warm_cosine
+from training.studio.store import Bytes, Scenes, sheet
+
+STAGE = 1
+_NOISE = 0.06
+_HOLE = 0.3
+"""Share of the crops with a part blanked to mid grey, as masked pictures are."""
+
+
+def build(recipe: Recipe) -> Any:
+    width = (recipe.vae_channels,) * 4
+    return AutoencoderTiny(  # type: ignore[no-untyped-call]
+        encoder_block_out_channels=width,
+        decoder_block_out_channels=width,
+        num_encoder_blocks=recipe.vae_encoder_blocks,
+        num_decoder_blocks=recipe.vae_decoder_blocks,
+        latent_channels=LATENT_CHANNELS,
+    )
+
+
+def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
+    """Train to ``recipe.vae_steps`` or go on from a checkpoint. False if it was told to stop."""
+    folder = work / "autoencoder"
+    torch.manual_seed(recipe.seed)
+    model = build(recipe)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.vae_rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    start = 0
+    if state := checkpoint.newest(folder):
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        start = state["step"]
+    if start >= recipe.vae_steps:
+        return True
+    scenes, stopper = Scenes(work), checkpoint.Stopper()
+    sums, since = np.zeros(2), time.monotonic()
+    for step in range(start, recipe.vae_steps):
+        for group in optimiser.param_groups:
+            group["lr"] = warm_cosine(step, steps=recipe.vae_steps, warm_up=min(200, recipe.vae_steps), peak=recipe.vae_rate)
+        sums += _step(recipe, model, optimiser, scenes, step)
+        if (step + 1) % recipe.log_every == 0:
+            each = (time.monotonic() - since) / recipe.log_every
+            log(
+                f"autoencoder {step + 1} of {recipe.vae_steps}: L1 {sums[0] / recipe.log_every:.4f}, loss {sums[1] / recipe.log_every:.4f}, {each:.3f} s"
+            )
+            sums, since = np.zeros(2), time.monotonic()
+        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.vae_steps or stopper.stopped:
+            checkpoint.save(folder, step + 1, {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
+        if (step + 1) % (4 * recipe.sheet_every) == 0 or step + 1 == recipe.vae_steps:
+            sheet(folder / f"sheet-{step + 1:07d}.png", _sheet(model, scenes))
+        if stopper.stopped:
+            return False
+    return True
+
+
+def load(recipe: Recipe, work: Path) -> Any:
+    """The trained autoencoder. Raises ``FileNotFoundError`` before there is one."""
+    state = checkpoint.newest(work / "autoencoder")
+    if state is None:
+        raise FileNotFoundError(f"no autoencoder in {work}: run the stage `autoencoder` first")
+    model = build(recipe)
+    model.load_state_dict(state["model"])
+    return model.eval()
+
+
+def to_tensor(pixels: Bytes) -> torch.Tensor:
+    """``uint8 (N, H, W, 3)`` to ``float32 (N, 3, H, W)`` in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pixels(images: torch.Tensor) -> Bytes:
+    """The way back."""
+    scaled = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return np.asarray(scaled.permute(0, 2, 3, 1).contiguous().numpy(), dtype=np.uint8)
+
+
+def _step(recipe: Recipe, model: Any, optimiser: torch.optim.Optimizer, scenes: Scenes, step: int) -> tuple[float, float]:
+    rng, generator = checkpoint.step_rngs(recipe.seed, STAGE, step)
+    images = to_tensor(np.stack([_crop(rng, scenes, recipe.vae_crop) for _ in range(recipe.vae_batch)]))
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = model.encoder(images)
+        noisy = latents + _NOISE * torch.randn(latents.shape, generator=generator)
+        decoded = model.decoder(noisy)
+    decoded, latents = decoded.float(), latents.float()
+    absolute = functional.l1_loss(decoded, images)
+    loss = absolute + 0.5 * _gradients(decoded, images) + 0.5 * _coarse(decoded, images) + 0.02 * _spread(latents)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+    return float(absolute.detach()), float(loss.detach())
+
+
+def _crop(rng: np.random.Generator, scenes: Scenes, side: int) -> Bytes:
+    pixels = scenes.pixels(int(rng.integers(len(scenes))))
+    top, left = (int(rng.integers(size - side + 1)) for size in pixels.shape[:2])
+    crop = np.array(pixels[top : top + side, left : left + side, :3])
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    if rng.random() < _HOLE:
+        angle = rng.uniform(0, 2 * np.pi)
+        rows, columns = np.mgrid[:side, :side] - side / 2
+        crop = np.where((np.cos(angle) * columns + np.sin(angle) * rows > rng.normal(0, side / 4))[..., None], np.uint8(127), crop)
+    return np.ascontiguousarray(crop)
+
+
+def _gradients(decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """L1 between the differences of neighbouring pixels: keeps edges and grain."""
+    down = functional.l1_loss(decoded[:, :, 1:] - decoded[:, :, :-1], images[:, :, 1:] - images[:, :, :-1])
+    across = functional.l1_loss(decoded[..., 1:] - decoded[..., :-1], images[..., 1:] - images[..., :-1])
+    return down + across
+
+
+def _coarse(decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """L1 at a quarter of the size: keeps colours."""
+    return functional.l1_loss(functional.avg_pool2d(decoded, 4), functional.avg_pool2d(images, 4))
+
+
+def _spread(latents: torch.Tensor) -> torch.Tensor:
+    """How far each latent channel is from zero mean and unit deviation over the batch."""
+    mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+    return (mean**2).mean() + ((deviation - 1) ** 2).mean()
+
+
+@torch.inference_mode()
+def _sheet(model: Any, scenes: Scenes) -> Bytes:
+    originals = np.stack([scenes.pixels(index)[..., :3] for index in range(12)])
+    decoded = torch.cat([model.decoder(model.encoder(to_tensor(original[None]))) for original in originals])
+    rows = [picture for pair in zip(originals, to_pixels(decoded), strict=True) for picture in pair]
+    return contact_sheet(rows, 6)

@@ -1,0 +1,182 @@
+"""The UNet and its text encoder, trained together on the latents.
+
+v-prediction (Salimans and Ho 2022, arXiv 2202.00512) under Stable Diffusion's betas, rescaled so that the last step is pure noise (Lin et
+al. 2023, arXiv 2305.08891); the loss counts what is painted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from training.studio import checkpoint, latents, sampling
+from training.studio.captions import caption
+from training.studio.recipe import LATENT_CHANNELS, VAE_FACTOR, Recipe
+from training.studio.schedule import warm_cosine
+from training.studio.store import sheet
+from training.studio.vocabulary import load_tokenizer, tokenize, write_tokenizer
+
+STAGE = 3
+TRAIN_STEPS = 1000
+SIDE = 256
+
+
+def build_unet(recipe: Recipe) -> Any:
+    """Attention from the second level on: at the first it would take half of the time of a step."""
+    levels = len(recipe.unet_channels)
+    return UNet2DConditionModel(  # type: ignore[no-untyped-call]
+        sample_size=SIDE // VAE_FACTOR,
+        in_channels=2 * LATENT_CHANNELS + 1,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=recipe.unet_channels,
+        layers_per_block=1,
+        norm_num_groups=recipe.norm_groups,
+        cross_attention_dim=recipe.text_width,
+        attention_head_dim=tuple(max(1, width // 32) for width in recipe.unet_channels),
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (levels - 1)),
+        up_block_types=(*("CrossAttnUpBlock2D",) * (levels - 1), "UpBlock2D"),
+    )
+
+
+def build_text_encoder(recipe: Recipe, tokenizer: Any) -> Any:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.text_width,
+            intermediate_size=4 * recipe.text_width,
+            num_attention_heads=max(1, recipe.text_width // 32),
+            num_hidden_layers=recipe.text_layers,
+            max_position_embeddings=recipe.tokens,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def tokenizer_for(recipe: Recipe, work: Path) -> Any:
+    """The tokenizer in ``work``, made at the first call."""
+    if not (work / "tokenizer" / "tokenizer_config.json").exists():
+        write_tokenizer(work / "tokenizer", recipe.tokens)
+    return load_tokenizer(work / "tokenizer")
+
+
+class Learner:
+    """The two networks, their optimiser and their slow-moving averages."""
+
+    def __init__(self, recipe: Recipe, tokenizer: Any) -> None:
+        torch.manual_seed(recipe.seed + STAGE)
+        self.recipe = recipe
+        self.tokenizer = tokenizer
+        self.networks = torch.nn.ModuleDict({"unet": build_unet(recipe), "text_encoder": build_text_encoder(recipe, tokenizer)})
+        self.networks.train()
+        self.ema = {name: value.detach().clone() for name, value in self.networks.state_dict().items()}
+        self.optimiser = torch.optim.AdamW(self.networks.parameters(), lr=recipe.unet_rate, betas=(0.9, 0.99), weight_decay=0.01)
+        self.step = 0
+        self._alphas_cumprod = sampling.alphas_cumprod()
+
+    def state(self) -> dict[str, Any]:
+        return {"networks": self.networks.state_dict(), "ema": self.ema, "optimiser": self.optimiser.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.networks.load_state_dict(state["networks"])
+        self.ema = state["ema"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+
+    def averaged(self) -> torch.nn.ModuleDict:
+        """New networks with the averaged weights."""
+        networks = torch.nn.ModuleDict({"unet": build_unet(self.recipe), "text_encoder": build_text_encoder(self.recipe, self.tokenizer)})
+        networks.load_state_dict(self.ema)
+        return networks.eval()
+
+    def learn(self, data: latents.Latents) -> float:
+        """One optimiser step; its loss."""
+        recipe = self.recipe
+        rng, generator = checkpoint.step_rngs(recipe.seed, STAGE, self.step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = warm_cosine(self.step, steps=recipe.unet_steps, warm_up=recipe.warm_up, peak=recipe.unet_rate)
+        loss = self._loss(data, rng, generator)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        self._average()
+        return float(loss.detach())
+
+    def _loss(self, data: latents.Latents, rng: np.random.Generator, generator: torch.Generator) -> torch.Tensor:
+        batch = self.recipe.unet_batch
+        scenes = rng.integers(len(data.latents), size=batch)
+        which = rng.integers(data.masks.shape[1], size=batch)
+        texts = [self._caption(data, rng, int(scene)) for scene in scenes]
+        clean = torch.from_numpy(data.latents[scenes].astype(np.float32))
+        masked = torch.from_numpy(data.masked[scenes, which].astype(np.float32))
+        mask = torch.from_numpy(data.masks[scenes, which].astype(np.float32))[:, None]
+        noise = torch.randn(clean.shape, generator=generator)
+        # One timestep of each stratum: less variance than drawing them freely.
+        timesteps = torch.from_numpy(((np.arange(batch) + rng.random(batch)) / batch * TRAIN_STEPS).astype(np.int64))
+        signal, noisiness = (
+            part[timesteps][:, None, None, None] for part in (self._alphas_cumprod.sqrt(), (1 - self._alphas_cumprod).sqrt())
+        )
+        noisy, target = signal * clean + noisiness * noise, signal * noise - noisiness * clean
+        tokens = tokenize(self.tokenizer, texts)
+        with torch.autocast("cpu", torch.bfloat16):
+            embeds = self.networks["text_encoder"](tokens)[0]
+            predicted = self.networks["unet"](torch.cat([noisy, mask, masked], dim=1), timesteps, embeds, return_dict=False)[0]
+        weight = mask + (1 - mask) * self.recipe.kept_weight
+        error = ((predicted.float() - target) ** 2 * weight).mean(dim=(1, 2, 3)) / weight.mean(dim=(1, 2, 3))
+        loss: torch.Tensor = error.mean()
+        return loss
+
+    def _caption(self, data: latents.Latents, rng: np.random.Generator, scene: int) -> str:
+        text = caption(rng, data.facts[scene])
+        return "" if rng.random() < self.recipe.drop_caption else text
+
+    def _average(self) -> None:
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        for name, value in self.networks.state_dict().items():
+            if value.is_floating_point():
+                self.ema[name].lerp_(value, 1 - decay)
+
+
+def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
+    """Train to ``recipe.unet_steps`` or go on from a checkpoint. False if it was told to stop."""
+    folder = work / "unet"
+    learner = Learner(recipe, tokenizer_for(recipe, work))
+    if state := checkpoint.newest(folder):
+        learner.restore(state)
+    if learner.step >= recipe.unet_steps:
+        return True
+    data, stopper = latents.load(work), checkpoint.Stopper()
+    losses: list[float] = []
+    since = time.monotonic()
+    for _ in _steps(learner, recipe.unet_steps):
+        losses.append(learner.learn(data))
+        last = learner.step == recipe.unet_steps
+        if learner.step % recipe.log_every == 0:
+            each = (time.monotonic() - since) / len(losses)
+            log(f"unet {learner.step} of {recipe.unet_steps}: loss {np.mean(losses):.4f}, {each:.2f} s")
+            losses, since = [], time.monotonic()
+        if learner.step % recipe.checkpoint_every == 0 or last or stopper.stopped:
+            checkpoint.save(folder, learner.step, learner.state())
+        if learner.step % recipe.sheet_every == 0 or last:
+            networks = learner.averaged()
+            pictures = sampling.prompts_sheet(recipe, work, networks, learner.tokenizer, data.scaling_factor)
+            sheet(folder / f"sheet-{learner.step:07d}.jpg", pictures)
+            since = time.monotonic()
+        if stopper.stopped:
+            return False
+    return True
+
+
+def _steps(learner: Learner, steps: int) -> Iterator[int]:
+    while learner.step < steps:
+        yield learner.step

@@ -1,0 +1,44 @@
+"""All numbers of a training run in one frozen value. The defaults are those that made the shipped weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+VAE_FACTOR = 8
+LATENT_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """``scenes`` are rendered once, in shards; steps are optimiser steps."""
+
+    seed: int = 20
+    scenes: int = 10_000
+    shard: int = 500
+    masks_per_scene: int = 2
+
+    vae_channels: int = 48
+    vae_encoder_blocks: tuple[int, ...] = (0, 1, 2, 2)
+    vae_decoder_blocks: tuple[int, ...] = (3, 2, 2, 1)
+    vae_steps: int = 7_000
+    vae_batch: int = 12
+    vae_crop: int = 64
+    vae_rate: float = 7e-4
+
+    unet_channels: tuple[int, ...] = (64, 128, 192)
+    norm_groups: int = 8
+    text_width: int = 192
+    text_layers: int = 3
+    tokens: int = 32
+    unet_steps: int = 20_000
+    unet_batch: int = 16
+    unet_rate: float = 4e-4
+    warm_up: int = 400
+    ema: float = 0.9995
+    drop_caption: float = 0.10
+    kept_weight: float = 0.08
+    """Of the loss on what is kept, which the service puts back anyway."""
+
+    checkpoint_every: int = 250
+    sheet_every: int = 500
+    log_every: int = 50

@@ -1,0 +1,79 @@
+"""Rendered scenes on disk: shards of pixels that are mapped, not read, and one line of facts for each scene."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from training.studio.facts import Facts
+from training.studio.recipe import Recipe
+from training.studio.scene import contact_sheet, draw_scene
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def write_whole(file: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a file that appears under its name only when it is complete."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{os.getpid()}.{file.name}")
+    write(partial)
+    partial.replace(file)
+
+
+def render(recipe: Recipe, work: Path, log: Callable[[str], None]) -> None:
+    """Draw all scenes, shard by shard; shards that exist are left alone."""
+    for start in range(0, recipe.scenes, recipe.shard):
+        file = work / "scenes" / f"{start:06d}.npy"
+        if file.exists():
+            continue
+        count = min(recipe.shard, recipe.scenes - start)
+        scenes = [draw_scene(recipe.seed, start + index) for index in range(count)]
+        facts = "".join(json.dumps(scene.facts.to_dict()) + "\n" for scene in scenes)
+        write_whole(file.with_suffix(".jsonl"), lambda path, text=facts: _write_text(path, text))  # type: ignore[misc]
+        pixels = np.stack([np.dstack([scene.rgb, scene.subject]) for scene in scenes])
+        write_whole(file, lambda path, values=pixels: _save(path, values))  # type: ignore[misc]
+        if start == 0:
+            sheet(work / "scenes" / "sheet.png", contact_sheet([scene.rgb for scene in scenes[:80]], 10, 192))
+        log(f"scenes {start + count} of {recipe.scenes}")
+
+
+class Scenes:
+    """The rendered scenes, by number."""
+
+    def __init__(self, work: Path) -> None:
+        files = sorted((work / "scenes").glob("*.npy"))
+        self._shards: list[Bytes] = [np.load(file, mmap_mode="r") for file in files]
+        self._shard = len(self._shards[0])
+        self.facts = [
+            Facts.from_dict(json.loads(line)) for file in files for line in file.with_suffix(".jsonl").read_text("utf-8").splitlines()
+        ]
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    def pixels(self, index: int) -> Bytes:
+        """``uint8 (H, W, 4)``: RGB and the matte of the kept object. Mapped: copy before writing."""
+        shard: Bytes = self._shards[index // self._shard]
+        scene: Bytes = shard[index % self._shard]
+        return scene
+
+
+def sheet(file: Path, pixels: Bytes) -> None:
+    """Write ``pixels`` as a PNG or JPEG."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file)
+
+
+def _save(path: Path, values: Bytes) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, values)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
