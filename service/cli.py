@@ -17,6 +17,11 @@ keys = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys, name="keys")
 _console = Console()
 
+
+def _say(line: str) -> None:
+    _console.print(line, highlight=False, soft_wrap=True)
+
+
 Data = Annotated[Path, typer.Option(help="Where everything is kept between runs.")]
 
 
@@ -30,9 +35,13 @@ def up(
 ) -> None:
     """Run the whole service on this machine until Ctrl-C."""
     try:
-        with LocalStack(StackOptions(data, host, port, api_key, workers), say=_console.print) as stack:
-            _console.print(f"Outfill is up.\n  URL   {stack.url}   (docs at {stack.url}/docs)\n  Key   {stack.api_key}", highlight=False)
-            _console.print(f"  Logs  {data.resolve() / 'logs'}\nCtrl-C stops everything; the data stays.", highlight=False)
+        with LocalStack(StackOptions(data, host, port, api_key, workers), say=_say) as stack:
+            _say(f"Outfill is up (reference: {stack.url}/docs). For another terminal:")
+            _say(f"  export URL={stack.url}\n  export KEY={stack.api_key}")
+            _say(f"Webhooks are signed with {stack.webhook_secret}\nLogs are in {data.resolve() / 'logs'}")
+            if host not in ("127.0.0.1", "localhost"):
+                _say("The URLs of results lead to 127.0.0.1: only callers on this machine can open them (docs/operations.md).")
+            _say("Ctrl-C stops everything; the data stays.")
             run_until_signal(stack)
             _console.print("Stopping; running jobs are finished first …")
     except StackError as error:
@@ -55,7 +64,8 @@ def demo(
 def keys_new(tenant: Annotated[str, typer.Option(help="Whose jobs the key sees.")] = "default") -> None:
     """Make an API key and its entry for OUTFILL_AUTH__KEYS. The key is shown once and kept nowhere."""
     key, secret = new_key(), new_webhook_secret()
-    typer.echo(f"key             {key}\nwebhook secret  {secret}\nsettings        {json.dumps(settings_entry(tenant, key, secret))}")
+    typer.echo(f"key             {key}\nwebhook secret  {secret}")
+    typer.echo(f"settings        OUTFILL_AUTH__KEYS='[{json.dumps(settings_entry(tenant, key, secret))}]'")
 
 
 if __name__ == "__main__":

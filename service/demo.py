@@ -57,13 +57,13 @@ SCENES = (
         "erase: the mast beside the rocket",
         "rocket.jpg",
         {"operation": "erase", "image": "file:photo", "mask": "file:mask", "seed": 1},
-        strokes=(((439, 116), (455, 116), (462, 186), (464, 220), (480, 362), (478, 378), (440, 378), (438, 220)),),
+        strokes=(((180, 112), (206, 112), (206, 400), (166, 400), (166, 350), (178, 220)),),
     ),
     Scene(
-        "motorcycle-with-room",
-        "outpaint: more room above and below the motorcycle",
-        "motorcycle_left.png",
-        {"operation": "outpaint", "image": "file:photo", "expand": {"top": 90, "bottom": 60}, "seed": 1},
+        "sky-with-room",
+        "outpaint: more sky on both sides of a deep field",
+        "hubble_deep_field.jpg",
+        {"operation": "outpaint", "image": "file:photo", "expand": {"left": 120, "right": 120}, "seed": 1},
     ),
 )
 
@@ -108,7 +108,7 @@ def _run(client: httpx.Client, scene: Scene, out: Path, console: Console) -> tup
     after = httpx.get(output["url"]).raise_for_status().content
     (out / f"{scene.name}.png").write_bytes(after)
     kept = output["report"]["preserved"]
-    console.print(f"  kept pixels: {kept['kept_pixels']}, changed: {kept['changed_pixels']}", highlight=False)
+    console.print(f"  {kept['kept_pixels']} pixels were to be kept; {kept['changed_pixels']} of them changed", highlight=False)
     path = out / f"{scene.name}-before-after.png"
     _side_by_side(photo, parts.get("mask"), after).save(path)
     return path.resolve(), seconds

@@ -6,6 +6,7 @@ The commands are those of the containers (docker-compose.yml); ``make check`` ho
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Self
+from typing import Self, TextIO
 
 import boto3
 import redis
@@ -34,6 +35,10 @@ from service.keys import new_key, new_webhook_secret, settings_entry
 API_COMMAND = ("uvicorn", "service.app:create_app", "--factory")
 PAINT_COMMAND = ("python", "-m", "worker", "paint")
 STEWARD_COMMAND = ("python", "-m", "worker", "steward")
+
+# Where util-linux is there, the kernel stops the parts if this process is killed and cannot.
+_SETPRIV = shutil.which("setpriv")
+_DIES_WITH_US = (_SETPRIV, "--pdeathsig", "TERM", "--") if _SETPRIV else ()
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
@@ -76,7 +81,7 @@ class Part:
         """Start it in a process group of its own, so that Ctrl-C reaches only us and we stop it in order."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own commands
-                list(self.command), env={**os.environ, **self.environment}, stdout=log, stderr=log, start_new_session=True
+                [*_DIES_WITH_US, *self.command], env={**os.environ, **self.environment}, stdout=log, stderr=log, start_new_session=True
             )
 
     def exit_code(self) -> int | None:
@@ -101,21 +106,23 @@ class Part:
 
 @dataclass(frozen=True)
 class _State:
-    """What is kept between runs: secrets, which the data is locked with."""
+    """What is kept between runs: the secrets that the data is locked with, and the ports that URLs were given out with."""
 
     api_key: str
     webhook_secret: str
     s3_key_id: str
     s3_secret: str
+    ports: list[int]
 
     @classmethod
-    def load(cls, path: Path, api_key: str | None) -> _State:
+    def load(cls, path: Path, api_key: str | None, ports: int) -> _State:
         kept = json.loads(path.read_text()) if path.exists() else {}
         state = cls(
             api_key=api_key or kept.get("api_key") or new_key(),
             webhook_secret=kept.get("webhook_secret") or new_webhook_secret(),
             s3_key_id=kept.get("s3_key_id") or f"outfill{secrets.token_hex(6)}",
             s3_secret=kept.get("s3_secret") or secrets.token_urlsafe(30),
+            ports=free_ports(ports, wanted=kept.get("ports", ())),
         )
         path.touch(mode=0o600)
         path.write_text(json.dumps(vars(state), indent=1))
@@ -133,12 +140,16 @@ class LocalStack:
         self._data = options.data.resolve()
         for folder in ("logs", "valkey", "s3"):
             (self._data / folder).mkdir(parents=True, exist_ok=True)
-        self._state = _State.load(self._data / "stack.json", options.api_key)
-        ports = iter(free_ports(3 + 2 + options.workers + len(_S3_PORTS)))
-        self.redis_port, self.s3_port, self.steward_metrics_port = next(ports), next(ports), next(ports)
-        self.api_port = options.port or next(ports)
-        self.worker_metrics_ports = [next(ports) for _ in range(options.workers)]
-        self._s3_ports = dict(zip(_S3_PORTS, (self.s3_port, *ports), strict=False))
+        self._lock = _lock(self._data)
+        if options.port and not _is_free(options.port, options.host):
+            raise StackError(f"port {options.port} is in use; choose another with --port")
+        self._state = _State.load(self._data / "stack.json", options.api_key, 3 + len(_S3_PORTS) + options.workers)
+        ports = iter(self._state.ports)
+        self.redis_port, self.steward_metrics_port, any_api_port = next(ports), next(ports), next(ports)
+        self.api_port = options.port or any_api_port
+        self._s3_ports = {name: next(ports) for name in _S3_PORTS}
+        self.s3_port = self._s3_ports["s3.port"]
+        self.worker_metrics_ports = list(ports)
         self.parts: dict[str, Part] = {part.name: part for part in self._make_parts()}
 
     @property
@@ -159,13 +170,15 @@ class LocalStack:
     def environment(self) -> dict[str, str]:
         """The settings of every part; tests build their own ``Settings`` from it."""
         entry = settings_entry("local", self._state.api_key, self._state.webhook_secret)
+        # Keys that the caller's own environment names go on working.
+        named = [key for key in json.loads(os.environ.get("OUTFILL_AUTH__KEYS", "[]")) if key.get("tenant") != "local"]
         return {
             "OUTFILL_REDIS__URL": f"redis://127.0.0.1:{self.redis_port}/0",
             "OUTFILL_S3__ENDPOINT_URL": f"http://127.0.0.1:{self.s3_port}",
             "OUTFILL_S3__BUCKET": self.bucket,
             "OUTFILL_S3__ACCESS_KEY_ID": self._state.s3_key_id,
             "OUTFILL_S3__SECRET_ACCESS_KEY": self._state.s3_secret,
-            "OUTFILL_AUTH__KEYS": json.dumps([entry]),
+            "OUTFILL_AUTH__KEYS": json.dumps([entry, *named]),
             "OUTFILL_METRICS__TOKEN": self._state.api_key,
             "PYTHONUNBUFFERED": "1",
             **self.options.environment,
@@ -288,6 +301,7 @@ class LocalStack:
             part.stop()
         for name in ("s3", "valkey"):
             self.parts[name].stop()
+        self._lock.close()
 
 
 def run_until_signal(stack: LocalStack) -> None:
@@ -298,13 +312,15 @@ def run_until_signal(stack: LocalStack) -> None:
         nonlocal stopped
         stopped = True
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     stack.watch(lambda: stopped)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now. SeaweedFS derives gRPC ports by adding 10000 to some, so these stay below 50000."""
+def free_ports(count: int, *, wanted: Sequence[int] = ()) -> list[int]:
+    """Ports that nobody listens on now: the ``wanted`` ones if all of them are still free."""
+    if len(wanted) == count and all(_is_free(port, "127.0.0.1") for port in wanted):
+        return list(wanted)
     with contextlib.ExitStack() as held:
         ports: list[int] = []
         while len(ports) < count:
@@ -312,6 +328,27 @@ def free_ports(count: int) -> list[int]:
             probe.bind(("127.0.0.1", 0))
             ports.append(probe.getsockname()[1])
         return ports
+
+
+def _is_free(port: int, host: str) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _lock(data: Path) -> TextIO:
+    """Hold the data directory for this process. The kernel lets go when it ends, however it ends."""
+    file = (data / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise StackError(f"another stack is using {data}") from None
+    return file
 
 
 def _scripts() -> str:

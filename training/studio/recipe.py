@@ -20,10 +20,10 @@ class Recipe:
     vae_channels: int = 48
     vae_encoder_blocks: tuple[int, ...] = (0, 1, 2, 2)
     vae_decoder_blocks: tuple[int, ...] = (3, 2, 2, 1)
-    vae_steps: int = 7_000
+    vae_steps: int = 8_000
     vae_batch: int = 12
     vae_crop: int = 64
-    vae_rate: float = 7e-4
+    vae_rate: float = 1e-3
 
     unet_channels: tuple[int, ...] = (64, 128, 192)
     norm_groups: int = 8
