@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # torch: the CPU build of the pinned version. CPU machines need no CUDA wheels; see CONTRIBUTING.md for GPU machines.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo up check format test bench load clean
+.PHONY: setup demo up check format test bench bench-path load studio clean
 
 setup: $(VENV)/.installed
 
@@ -21,7 +21,7 @@ demo: setup
 	$(BIN)/outfill demo
 
 up: setup
-	$(BIN)/outfill up
+	$(BIN)/outfill up $(ARGS)
 
 check: setup
 	$(BIN)/ruff check
@@ -46,6 +46,10 @@ bench-path: setup
 # Needs a running stack: OUTFILL_URL and OUTFILL_KEY as `make up` prints them.
 load: setup
 	$(BIN)/locust -f loadtests/locustfile.py --headless -u 8 -r 4 -t 30s --host $(OUTFILL_URL)
+
+# Trains the Studio model on this machine's CPU: many hours, in checkpoints; run it again to go on.
+studio: setup
+	nice -n 19 env OMP_NUM_THREADS=1 $(BIN)/python -m training.studio all --work build/studio
 
 clean:
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

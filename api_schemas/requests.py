@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import math
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 
 MAX_SIDE = 16384
 METADATA_LIMIT = 2048
@@ -78,7 +91,7 @@ class JobEvent(StrEnum):
 class Body(BaseModel):
     """A part of a request: frozen, and strict about unknown fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class MaskOptions(Body):
@@ -128,7 +141,16 @@ class WebhookTarget(Body):
     )
 
 
-Color = Annotated[str, StringConstraints(pattern=r"^#[0-9a-fA-F]{6}$"), Field(examples=["#ffffff"])]
+def _six_digits(color: str) -> str:
+    return color if len(color) == 7 else "#" + "".join(2 * digit for digit in color[1:])
+
+
+Color = Annotated[
+    str,
+    StringConstraints(pattern=r"^#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6})$"),
+    AfterValidator(_six_digits),
+    Field(examples=["#ffffff"], description="`#rrggbb` or `#rgb`."),
+]
 
 
 class ColorBackground(Body):
@@ -157,7 +179,18 @@ class PictureBackground(Body):
     image: ImageSource
 
 
-Background = ColorBackground | GradientBackground | PictureBackground
+def _background_kind(value: Any) -> str:
+    """Which background is meant, by the field that only it has; so that an error speaks of that one."""
+    given = value if isinstance(value, dict) else value.__dict__ if isinstance(value, BaseModel) else {}
+    return next((kind for kind, field in (("Gradient", "gradient"), ("Picture", "image")) if field in given), "Color")
+
+
+Background = Annotated[
+    Annotated[ColorBackground, Tag("Color")]
+    | Annotated[GradientBackground, Tag("Gradient")]
+    | Annotated[PictureBackground, Tag("Picture")],
+    Discriminator(_background_kind),
+]
 
 
 class Shadow(Body):
@@ -223,8 +256,10 @@ class _Request(Body):
     @field_validator("metadata")
     @classmethod
     def _metadata_is_small(cls, value: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
-        if sum(len(key) + len(str(item)) + 6 for key, item in value.items()) > METADATA_LIMIT:
-            raise ValueError(f"metadata must be at most {METADATA_LIMIT} bytes")
+        if any(isinstance(item, float) and not math.isfinite(item) for item in value.values()):
+            raise ValueError("metadata numbers must be finite")
+        if len(json.dumps(value, ensure_ascii=False).encode()) > METADATA_LIMIT:
+            raise ValueError(f"metadata must be at most {METADATA_LIMIT} bytes as JSON")
         return value
 
 

@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from typing import cast
 
 import redis
+import structlog
+from pydantic import ValidationError
 
 from api_schemas.models import EMBEDDED_MODELS, ModelCard, ModelInfo
 
+_log = structlog.get_logger(__name__)
 _CARDS, _WORKERS = "outfill:models", "outfill:workers"
 
 
@@ -47,7 +50,11 @@ class Catalogue:
         cards = {card.id: card for card in EMBEDDED_MODELS}
         announced = cast("dict[bytes, bytes]", self._redis.hgetall(_CARDS))
         for _, text in sorted(announced.items()):
-            card = ModelCard.model_validate_json(text)
+            try:
+                card = ModelCard.model_validate_json(text)
+            except ValidationError:
+                _log.warning("card_of_another_release", text=text[:200])  # a newer worker's; an older API does without
+                continue
             cards[card.id] = card
         return cards
 

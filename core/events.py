@@ -27,6 +27,13 @@ for _, id in ipairs(ids) do redis.call('ZADD', KEYS[1], ARGV[1] + ARGV[2], id) e
 return ids
 """
 
+_PUT_OFF = """
+-- KEYS: outbox, webhook row   ARGV: id, due_ms
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return end
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+redis.call('HINCRBY', KEYS[2], 'attempts', 1)
+"""
+
 
 def stream_key(job_id: str) -> str:
     """The stream of a job's events."""
@@ -43,6 +50,7 @@ class Outbox:
 
     def __init__(self, connection: redis.Redis) -> None:
         self._redis = connection
+        self._put_off = connection.register_script(_PUT_OFF)
         self._lease_due = connection.register_script(_LEASE_DUE)
 
     def lease(self, limit: int, lease_s: float) -> list[WebhookRow]:
@@ -69,11 +77,8 @@ class Outbox:
             pipe.execute()
 
     def put_off(self, row: WebhookRow, delay_s: float) -> None:
-        """Try again after ``delay_s``."""
-        with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hincrby(webhook_key(row.id), "attempts", 1)
-            pipe.zadd(OUTBOX, {row.id: int((time.time() + delay_s) * 1000)}, xx=True)
-            pipe.execute()
+        """Try again after ``delay_s``, unless another steward has delivered it meanwhile."""
+        self._put_off(keys=[OUTBOX, webhook_key(row.id)], args=[row.id, int((time.time() + delay_s) * 1000)])
 
     def bury(self, row: WebhookRow) -> None:
         """Give up: it becomes a dead letter, kept for a week."""

@@ -26,8 +26,12 @@ ACCEPTING, DEADLINES, EXPIRY, COUNTS = "outfill:accepting", "outfill:deadlines",
 UPLOADS = "outfill:uploads"
 
 Verdict = Literal["begun", "missing", "terminal", "lost", "duplicate"]
-Commit = Literal["committed", "repeated", "lost"]
-"""``repeated``: an earlier call of this execution had ended the job, and it stays as that call ended it."""
+Commit = Literal["committed", "repeated", "canceled", "lost"]
+"""``repeated``: an earlier call of this execution had ended the job, and it stays as that call ended it. ``canceled``: it was to succeed
+and its owner has asked to cancel; nothing was changed."""
+Beat = Literal["lost", "running", "cancel"]
+_BEATS: tuple[Beat, ...] = ("lost", "running", "cancel")
+_COMMITS: dict[int, Commit] = {1: "committed", 2: "repeated", 3: "canceled"}
 
 
 def job_key(job_id: str) -> str:
@@ -115,13 +119,16 @@ class JobRecords:
         self._begin = connection.register_script(lua("begin"))
         self._finish = connection.register_script(lua("finish"))
         self._requeue = connection.register_script(lua("requeue"))
+        self._beat = connection.register_script(lua("beat"))
+        self._cancel = connection.register_script(lua("cancel"))
+        self._delete = connection.register_script(lua("delete"))
 
     # -- reading ------------------------------------------------------------------------------------------------------------------
 
     def find(self, job_id: str) -> JobRecord | None:
         """The record, if there is one."""
         fields = cast("dict[bytes, bytes]", self._redis.hgetall(job_key(job_id)))
-        return JobRecord.of(fields) if fields else None
+        return JobRecord.of(fields) if b"spec" in fields else None
 
     def get(self, job_id: str, tenant: str) -> JobRecord:
         """The record of a tenant's own job. Raises ``JobNotFound``, for another tenant's job too."""
@@ -142,7 +149,7 @@ class JobRecords:
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(job_key(job_id.decode()))
-            return [JobRecord.of(fields) for fields in pipe.execute() if fields]
+            return [JobRecord.of(fields) for fields in pipe.execute() if b"spec" in fields]
 
     def counts(self) -> dict[JobStatus, int]:
         """Jobs by state, all states named."""
@@ -156,7 +163,7 @@ class JobRecords:
         deadline = milliseconds(spec.deadline_at) if spec.deadline_at else ""
         self._create(
             keys=[job_key(spec.id), tenant_key(spec.tenant), ACCEPTING, DEADLINES, COUNTS],
-            args=[spec.id, spec.model_dump_json(exclude_defaults=True), milliseconds(spec.created_at), deadline],
+            args=[spec.id, spec.model_dump_json(exclude_none=True), milliseconds(spec.created_at), deadline],
         )
 
     def accepted(self, job_id: str) -> bool:
@@ -185,8 +192,7 @@ class JobRecords:
 
     def commit(self, spec: JobSpec, lease: str, outcome: Outcome) -> Commit:
         """End a running job with what the execution holding ``lease`` made. ``lost``: it is another's by now; nothing was changed."""
-        answer = self._end(spec, JobStatus.RUNNING, outcome, lease=lease)
-        return "committed" if answer == 1 else "repeated" if answer == 2 else "lost"
+        return _COMMITS.get(self._end(spec, JobStatus.RUNNING, outcome, lease=lease), "lost")
 
     def end_queued(self, spec: JobSpec, outcome: Outcome) -> bool:
         """End a job that waits (canceled, expired). False: it does not wait any more."""
@@ -232,7 +238,7 @@ class JobRecords:
         while not record.status.terminal:
             if self.end_queued(record.spec, Outcome(JobStatus.CANCELED)):
                 return self.get(job_id, tenant)
-            self._redis.hset(job_key(job_id), "cancel", "1")
+            self._cancel(keys=[job_key(job_id)])
             record = self.get(job_id, tenant)
             if record.status is JobStatus.RUNNING:
                 return record
@@ -242,14 +248,9 @@ class JobRecords:
 
     # -- while it runs ------------------------------------------------------------------------------------------------------------
 
-    def beat(self, progress: Mapping[str, tuple[int, int]]) -> set[str]:
-        """Store ``{job: (step, steps)}``; returns the ids of those whose owners asked to cancel."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            for job_id, (step, steps) in progress.items():
-                pipe.hset(job_key(job_id), mapping={"step": step, "steps": steps})
-                pipe.hexists(job_key(job_id), "cancel")
-            answers = pipe.execute()
-        return {job_id for job_id, canceled in zip(progress, answers[1::2], strict=True) if canceled}
+    def beat(self, job_id: str, lease: str, step: int, steps: int) -> Beat:
+        """Store how far a running job is, and hear what became of it."""
+        return _BEATS[cast("int", self._beat(keys=[job_key(job_id)], args=[lease, step, steps]))]
 
     # -- housekeeping -------------------------------------------------------------------------------------------------------------
 
@@ -280,15 +281,15 @@ class JobRecords:
         """The bytes are gone."""
         self._redis.zrem(UPLOADS, f"{tenant}/{upload_id}")
 
-    def delete(self, job_id: str) -> None:
-        """Remove every trace of a job that has ended, or of one whose acceptance failed."""
-        record = self.find(job_id)
+    def delete(self, spec: JobSpec, *, only_if: JobStatus | None = None) -> bool:
+        """Remove every trace of a job from Redis. False: it has another status than ``only_if``, and stays."""
+        keys = [job_key(spec.id), tenant_key(spec.tenant), COUNTS, queue_key(spec.queue), intermediate_key(spec.queue), stream_key(spec.id)]
+        keys += [*message_keys(spec.id), ACCEPTING, DEADLINES, EXPIRY]
+        return bool(self._delete(keys=keys, args=[spec.id, only_if or ""]))
+
+    def forget(self, job_id: str) -> None:
+        """Take an id off the lists of what is due: its record is gone."""
         with self._redis.pipeline(transaction=True) as pipe:
-            if record is not None:
-                pipe.zrem(tenant_key(record.spec.tenant), job_id)
-                pipe.hincrby(COUNTS, record.status, -1)
-                pipe.lrem(queue_key(record.spec.queue), 0, job_id)
-            pipe.delete(job_key(job_id), stream_key(job_id), *message_keys(job_id))
             for index in (ACCEPTING, DEADLINES, EXPIRY):
                 pipe.zrem(index, job_id)
             pipe.execute()

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import httpcore
 import httpx
@@ -18,8 +20,13 @@ from api_schemas.errors import FetchFailed, PayloadTooLarge, UrlNotAllowed
 from core.settings import Outbound
 
 MAX_REDIRECTS = 3
+# Threads of their own: a slow name server must not take those that everything else waits for, and a lookup cannot be broken off.
+_RESOLVERS = ThreadPoolExecutor(16, "dns")
 _NAT64 = IPv6Network("64:ff9b::/96")
 _6TO4 = IPv6Network("2002::/16")
+_COMPATIBLE = IPv6Network("::/96")
+_NEVER = (IPv6Network("fec0::/10"), IPv6Network("64:ff9b:1::/48"), IPv4Network("192.88.99.0/24"))
+"""Site-local, local NAT64 and 6to4 relays: Python 3.11 takes them for global."""
 
 
 class AddressNotAllowed(httpcore.ConnectError):
@@ -30,7 +37,7 @@ def _embedded(address: IPv6Address) -> IPv4Address | None:
     """The IPv4 address that an IPv6 address stands for, if it does (mapped, NAT64, 6to4, Teredo)."""
     if address.ipv4_mapped:
         return address.ipv4_mapped
-    if address in _NAT64:
+    if address in _NAT64 or address in _COMPATIBLE:
         return IPv4Address(address.packed[-4:])
     if address in _6TO4:
         return IPv4Address(address.packed[2:6])
@@ -43,7 +50,19 @@ def is_allowed(address: IPv4Address | IPv6Address, port: int, settings: Outbound
         return True
     if isinstance(address, IPv6Address) and (inner := _embedded(address)):
         return is_allowed(inner, port, settings)
+    if any(address in network for network in _NEVER if network.version == address.version):
+        return False
     return address.is_global and not address.is_multicast and port in settings.ports
+
+
+async def _resolve(host: str, port: int) -> list[str]:
+    """All addresses of a name, asked for once. Raises ``OSError`` and ``UnicodeError``."""
+    found = await asyncio.get_running_loop().run_in_executor(_RESOLVERS, partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))
+    return [str(entry[4][0]) for entry in found]
+
+
+def _all_allowed(addresses: Iterable[str], port: int, settings: Outbound) -> bool:
+    return all(is_allowed(ip_address(address.partition("%")[0]), port, settings) for address in addresses)
 
 
 class _GuardedBackend(httpcore.AsyncNetworkBackend):
@@ -63,13 +82,12 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         try:
             async with asyncio.timeout(timeout):
-                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                addresses = await _resolve(host, port)
         except TimeoutError as error:
             raise httpcore.ConnectTimeout("name resolution timed out") from error
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(f"{host} does not resolve") from error
-        addresses = [str(entry[4][0]) for entry in found]
-        if not all(is_allowed(ip_address(address.partition("%")[0]), port, self._settings) for address in addresses):
+        if not _all_allowed(addresses, port, self._settings):
             raise AddressNotAllowed(f"{host} leads to an address that is not allowed")
         return await self._inner.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
 
@@ -114,10 +132,13 @@ async def check_destination(url: str, settings: Outbound) -> None:
     parsed = check_url(url)
     port = parsed.port or (443 if parsed.scheme == "https" else 80)
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(parsed.host, port, type=socket.SOCK_STREAM)
-    except OSError:
+        async with asyncio.timeout(settings.timeout_s):
+            addresses = await _resolve(parsed.host, port)
+    except UnicodeError as error:
+        raise UrlNotAllowed("the host is not a name") from error
+    except (OSError, TimeoutError):
         return  # it may resolve by the time that it is called; the guard decides then
-    if not all(is_allowed(ip_address(str(entry[4][0]).partition("%")[0]), port, settings) for entry in found):
+    if not _all_allowed(addresses, port, settings):
         raise UrlNotAllowed("the URL leads to an address that is not allowed")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 from rq import Queue
 from rq.exceptions import DuplicateJobError
@@ -29,7 +29,9 @@ from core.settings import Redis
 TASK = "outfill.paint"
 """The function name in every message; nothing imports it."""
 PRIORITIES = (Priority.INTERACTIVE, Priority.STANDARD, Priority.BULK)
-FAILED_MESSAGE_TTL_S = 86400
+NO_QUEUE = "none"
+"""What RQ is told that our workers listen to: they claim by a script, and RQ wants a name."""
+_FSYNC_TRIES = 3
 
 
 def connect(settings: Redis) -> redis.Redis:
@@ -74,12 +76,19 @@ def message_keys(job_id: str) -> tuple[str, str]:
     return f"rq:job:{job_id}", f"rq:executions:{job_id}"
 
 
+def _without_retries(connection: redis.Redis) -> redis.ConnectionPool:
+    """A pool to the same server whose commands are sent once."""
+    options = {**connection.connection_pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)}
+    return redis.ConnectionPool(connection_class=connection.connection_pool.connection_class, **options)
+
+
 class JobQueue:
     """The producer's and the housekeeper's side; workers claim through ``claim``."""
 
     def __init__(self, connection: redis.Redis, *, fsync_timeout_ms: int = 0) -> None:
         self._redis = connection
         self._fsync_timeout_ms = fsync_timeout_ms
+        self._unretried = redis.Redis.from_pool(_without_retries(connection))
         self._claim = connection.register_script(lua("claim"))
         self._strays = connection.register_script(lua("strays"))
 
@@ -90,20 +99,22 @@ class JobQueue:
     def push(self, spec: JobSpec) -> None:
         """Queue the job, once however often this is called, and wait until it is on disk. Raises ``Unavailable``."""
         with suppress(DuplicateJobError):  # an earlier try arrived and its answer was lost
-            self.rq_queue(spec.queue).enqueue_call(
-                TASK, job_id=spec.id, unique=True, timeout=-1, result_ttl=0, failure_ttl=FAILED_MESSAGE_TTL_S, description=spec.id
-            )
+            self.rq_queue(spec.queue).enqueue_call(TASK, job_id=spec.id, unique=True, timeout=-1, result_ttl=0, description=spec.id)
         if self._fsync_timeout_ms:
             self._wait_for_fsync()
 
     def _wait_for_fsync(self) -> None:
         # WAITAOF speaks of the writes of its own connection, so a write goes first on that connection: the log is in order, hence
         # everything written before is on disk too.
-        with self._redis.client() as own:  # type: ignore[no-untyped-call]
-            own.set("outfill:fsync", time.time_ns())
-            local, _replicas = own.execute_command("WAITAOF", 1, 0, self._fsync_timeout_ms)
-        if local < 1:
-            raise Unavailable("Redis did not confirm the job on disk in time")
+        # A retry must therefore begin with the write again: on a new connection WAITAOF alone would be confirmed at once.
+        for _ in range(_FSYNC_TRIES):
+            with suppress(redis.ConnectionError), self._unretried.client() as own:  # type: ignore[no-untyped-call]
+                own.set("outfill:fsync", time.time_ns())
+                local, _replicas = own.execute_command("WAITAOF", 1, 0, self._fsync_timeout_ms)
+                if local >= 1:
+                    return
+                break
+        raise Unavailable("Redis did not confirm the job on disk in time")
 
     def claim(self, models: Sequence[str], count: int, *, overdue_s: float) -> list[tuple[str, str]]:
         """Take up to ``count`` jobs of ``models``: pairs of queue name and job id, which now stand on intermediate lists."""
@@ -133,7 +144,12 @@ class JobQueue:
 
     def drop_stale_lease(self, queue: str, member: str) -> None:
         """Forget a lapsed lease whose job another execution runs by now."""
-        self._redis.zrem(leases_key(queue), member)
+        job_id, _, execution_id = member.partition(":")
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(leases_key(queue), member)
+            pipe.zrem(message_keys(job_id)[1], execution_id)
+            pipe.delete(execution_key(member))
+            pipe.execute()
 
     def queues(self) -> list[str]:
         """Names of all queues that ever held a job."""

@@ -19,7 +19,7 @@ Precision = Literal["float32", "float16", "bfloat16"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class ApiKey(_Section):
@@ -168,7 +168,9 @@ class Logging(_Section):
 class Settings(BaseSettings):
     """Everything that a process is told. Build it once, at the edge."""
 
-    model_config = SettingsConfigDict(env_prefix="OUTFILL_", env_nested_delimiter="__", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="OUTFILL_", env_nested_delimiter="__", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     redis: Redis = Redis()
     s3: S3 = S3()

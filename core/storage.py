@@ -107,7 +107,9 @@ class Storage:
         try:
             for start in range(0, len(listed), 1000):
                 batch = [{"Key": key} for key in listed[start : start + 1000]]
-                self._client.delete_objects(Bucket=self._settings.bucket, Delete={"Objects": batch, "Quiet": True})  # type: ignore[typeddict-item]
+                answer = self._client.delete_objects(Bucket=self._settings.bucket, Delete={"Objects": batch, "Quiet": True})  # type: ignore[typeddict-item]
+                if refused := answer.get("Errors"):
+                    raise Unavailable(f"the object store did not delete {len(refused)} objects: {refused[0].get('Code')}")
         except (BotoCoreError, ClientError) as error:
             raise Unavailable("the object store does not delete") from error
 

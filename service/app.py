@@ -33,7 +33,7 @@ def build_services(settings: Settings) -> Services:
     return Services(
         settings=settings,
         connection=connection,
-        waiting=AsyncRedis.from_url(settings.redis.url.get_secret_value()),
+        waiting=AsyncRedis.from_url(settings.redis.url.get_secret_value(), socket_timeout=None),
         storage=Storage(settings.s3),
         records=JobRecords(connection, retention_s=settings.retention.jobs_s),
         queue=JobQueue(connection, fsync_timeout_ms=settings.redis.fsync_timeout_ms),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from api_schemas.errors import Invalid
@@ -68,7 +69,7 @@ async def _read_body(request: Request, parts: Parts) -> JobBody:
                 return await _read_form(form)
         if kind not in ("application/json", ""):
             raise Invalid("send application/json or multipart/form-data", field="Content-Type")
-        return job_request.validate_json(await request.body()), {}
+        return await run_in_threadpool(job_request.validate_json, await request.body()), {}
     except ValidationError as error:
         raise invalid(error) from error
 
@@ -88,7 +89,7 @@ async def _read_form(form: FormData) -> JobBody:
             files[name] = content
     if text is None:
         raise InvalidRequest("the part that holds the JSON is missing", field="request", code="missing_field")
-    return job_request.validate_json(text), files
+    return await run_in_threadpool(job_request.validate_json, text), files
 
 
 Body = Annotated[JobBody, Depends(_read_body)]

@@ -57,24 +57,40 @@ def read_header(data: bytes, max_pixels: int) -> Header:
     """
     try:
         with Image.open(io.BytesIO(data), formats=(*FORMATS, *_REFUSED_FORMATS)) as image:
-            file_format = "JPEG" if image.format == _PHONE_JPEG else image.format
-            if image.format != _PHONE_JPEG and getattr(image, "n_frames", 1) > 1:
-                raise AnimatedImage("the file holds more than one frame or page")
-            if file_format not in FORMATS:
-                raise UnsupportedFormat(f"{image.format} is not accepted; send PNG, JPEG, WebP, AVIF, TIFF or BMP")
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageTooLarge(f"{width}×{height} pixels are more than {max_pixels}")
-            # The base class's method: PNG's own decodes all pixels to look for EXIF behind them (where we do not honour it).
-            # Pillow turns TIFF itself.
-            if image.format != "TIFF" and Image.Image.getexif(image).get(_EXIF_ORIENTATION) in _TURNED:
-                width, height = height, width
-            return Header(file_format.lower(), width, height)
+            return _header_of(image, max_pixels)
     except UnidentifiedImageError as error:
         raise NotAnImage("the bytes are not an image") from error
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, ArithmeticError, LookupError, TypeError) as error:
-        # Pillow's format readers raise whatever a broken header makes them trip over.
+    except OutfillError:
+        raise
+    except Exception as error:  # Pillow's format readers raise whatever a broken header makes them trip over
         raise ImageCorrupt("the image's header is broken") from error
+
+
+def _header_of(image: Image.Image, max_pixels: int) -> Header:
+    file_format = "JPEG" if image.format == _PHONE_JPEG else image.format
+    if image.format != _PHONE_JPEG and _has_second_frame(image):
+        raise AnimatedImage("the file holds more than one frame or page")
+    if file_format not in FORMATS:
+        raise UnsupportedFormat(f"{image.format} is not accepted; send PNG, JPEG, WebP, AVIF, TIFF or BMP")
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageTooLarge(f"{width}×{height} pixels are more than {max_pixels}")
+    # The base class's method: PNG's own decodes all pixels to look for EXIF behind them (where we do not honour it).
+    # Pillow turns TIFF itself.
+    if image.format != "TIFF" and Image.Image.getexif(image).get(_EXIF_ORIENTATION) in _TURNED:
+        width, height = height, width
+    return Header(file_format.lower(), width, height)
+
+
+def _has_second_frame(image: Image.Image) -> bool:
+    """Whether there is more than one frame or page, without counting them all: a TIFF may hold a million."""
+    if image.format != "TIFF":
+        return getattr(image, "n_frames", 1) > 1
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
 
 
 def check_mask_pixels(data: bytes, options: MaskOptions) -> None:
@@ -86,7 +102,9 @@ def check_mask_pixels(data: bytes, options: MaskOptions) -> None:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
             lowest, highest = _strength_range(image, options)
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, ArithmeticError, LookupError, TypeError):
+    except OutfillError:
+        raise
+    except Exception:
         return
     if highest <= _NOISE:
         raise MaskEmpty("the mask marks nothing; see mask_options.polarity and mask_options.invert")

@@ -19,6 +19,7 @@ _log = structlog.get_logger(__name__)
 
 _CODES = {"extra_forbidden": "unknown_field", "missing": "missing_field", "json_invalid": "invalid_json"}
 """Codes of the faults that pydantic tells apart and callers may want to; all others are ``invalid_request``."""
+_MESSAGES = {"extra_forbidden": "there is no such field", "missing": "this field is required"}
 _TAGS = {"body", *Operation}
 
 
@@ -32,16 +33,19 @@ class InvalidRequest(Invalid):
 
 def invalid(error: ValidationError | RequestValidationError) -> InvalidRequest:
     """The first fault that pydantic found, with the field in the caller's words."""
-    first: dict[str, Any] = dict(error.errors()[0])
+    faults = error.errors()
+    # A misspelt field explains a missing one, so it is told first.
+    first: dict[str, Any] = dict(next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0]))
     parts = [part for index, part in enumerate(first["loc"]) if not (index < 2 and part in _TAGS) and not _is_union_member(part)]
     if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        parts = ["operation"]
-    message = str(first["msg"]).removeprefix("Value error, ")
+        parts, first["msg"] = ["operation"], f"must be one of {', '.join(Operation)}"
+    message = _MESSAGES.get(first["type"]) or str(first["msg"]).removeprefix("Value error, ")
     return InvalidRequest(message, field=".".join(map(str, parts)) or None, code=_CODES.get(first["type"], Invalid.code))
 
 
 def _is_union_member(part: object) -> bool:
-    return isinstance(part, str) and part[:1].isupper()  # pydantic names the classes of a union; callers know no classes
+    # pydantic names the types of a union; callers know no types of ours.
+    return isinstance(part, str) and (part[:1].isupper() or part in {"str", "int", "float", "bool"})
 
 
 def problem(error: OutfillError, request_id: str | None) -> JSONResponse:

@@ -6,12 +6,13 @@ What the chosen model would ignore is refused, so that a field that was accepted
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from api_schemas.errors import ImageTooLarge, Invalid, ModelNotFound, NoTextModel, ParameterNotSupported
-from api_schemas.models import BACKDROP, EXEMPLAR, U2NETP, ModelCard
+from api_schemas.models import BACKDROP, EXEMPLAR, U2NETP, ModelCard, ModelInfo
 from api_schemas.requests import (
     EraseRequest,
+    ImageFormat,
     InpaintRequest,
     JobRequest,
     MaskOptions,
@@ -26,15 +27,20 @@ from service.intake import Header
 _OPTIONAL = ("prompt", "background", "shadow", "negative_prompt", "steps", "guidance_scale", "strength", "scheduler", "seed", "num_images")
 """Fields that a model may or may not honour, as ``ModelCard.parameters`` tells."""
 
+LONGEST_SIDES = {ImageFormat.JPEG: 65500, ImageFormat.WEBP: 16383}
+"""What the encoders can write."""
+
 NO_TEXT_MODEL = (
     "no installed model paints from a prompt; give a diffusers inpainting directory to the workers with OUTFILL_MODELS__DIRECTORIES "
     "(docs/models.md), or use background instead of prompt with replace_background"
 )
 
 
-def resolve(request: JobRequest, cards: Mapping[str, ModelCard]) -> tuple[JobRequest, ModelCard]:
+def resolve(request: JobRequest, models: Sequence[ModelInfo]) -> tuple[JobRequest, ModelCard]:
     """The request with every default filled in, and the model that will run it."""
-    card = choose_model(request, cards)
+    # What a live worker serves comes first: a model that was retired is nobody's default.
+    ranked = sorted(models, key=lambda model: not model.workers)
+    card = choose_model(request, {model.card.id: model.card for model in ranked})
     _refuse_ignored(request, card)
     if isinstance(request, RemoveBackgroundRequest):
         return request.model_copy(update={"model": card.id}), card
@@ -104,15 +110,17 @@ def _mask_options(options: MaskOptions, operation: Operation) -> MaskOptions:
 
 
 def check_output_size(request: JobRequest, image: Header, max_pixels: int) -> None:
-    """Refuse an outpaint whose result is no larger than its input, or larger than the limit."""
-    if not isinstance(request, OutpaintRequest):
-        return
-    if request.canvas is not None:
+    """Refuse a result that is no larger than its input where it should be, larger than the limit, or than its format can hold."""
+    field, width, height = "image", image.width, image.height
+    if isinstance(request, OutpaintRequest) and request.canvas is not None:
         field, width, height = "canvas", request.canvas.width, request.canvas.height
         if width < image.width or height < image.height or (width, height) == (image.width, image.height):
             raise Invalid(f"the canvas must be larger than the image ({image.width}×{image.height})", field=field)
-    elif request.expand is not None:
+    elif isinstance(request, OutpaintRequest) and request.expand is not None:
         field, sides = "expand", request.expand
         width, height = image.width + sides.left + sides.right, image.height + sides.top + sides.bottom
     if width * height > max_pixels:
         raise ImageTooLarge(f"{width}×{height} pixels are more than {max_pixels}", field=field)
+    longest = LONGEST_SIDES.get(request.output.format)
+    if longest is not None and max(width, height) > longest:
+        raise Invalid(f"{request.output.format} holds at most {longest} pixels on a side; use png", field="output.format")

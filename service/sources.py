@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 
@@ -42,8 +41,11 @@ def with_stored_sources(request: JobRequest) -> JobRequest:
 async def collect(parts: Services, tenant: str, request: JobRequest, files: Mapping[str, bytes]) -> dict[str, bytes]:
     """The bytes of every image that the request names, by dotted path. Raises with ``field`` set."""
     sources = named_sources(request)
-    unused = set(files) - {source.removeprefix("file:") for source in sources.values() if source.startswith("file:")}
-    if unused:
+    named = {source.removeprefix("file:"): field for field, source in sources.items() if source.startswith("file:")}
+    for name, field in named.items():
+        if name not in files:
+            raise InvalidSource(f"no file part is named {name}; there are: {', '.join(sorted(files)) or 'none'}", field=field)
+    if unused := set(files) - set(named):
         raise Invalid("the request names no such file; write file:NAME where the image goes", field=min(unused))
     blobs = {}
     for field, source in sources.items():
@@ -64,14 +66,11 @@ async def _bytes_of(parts: Services, tenant: str, source: str, files: Mapping[st
     if scheme in ("http", "https"):
         return await outbound.fetch(parts.http, source, parts.settings.outbound, max_bytes=limit)
     if scheme == "data":
-        return _decode_data_url(source)
+        return await run_in_threadpool(_decode_data_url, source)
     if scheme == "upload":
         return await _read_upload(parts, tenant, source.removeprefix("upload:"), limit)
     if scheme == "file":
-        try:
-            return files[source.removeprefix("file:")]
-        except KeyError:
-            raise InvalidSource("no file part has this name") from None
+        return files[source.removeprefix("file:")]
     raise InvalidSource("must be an http(s) URL, data:image/…;base64,…, upload:ID or file:NAME")
 
 
@@ -81,7 +80,7 @@ def _decode_data_url(source: str) -> bytes:
         raise InvalidSource("a data URL must begin with data:image/TYPE;base64,")
     try:
         return base64.b64decode(source[match.end() :], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error is one; letters outside ASCII raise another
         raise InvalidSource("the data URL is not valid base64") from error
 
 

@@ -10,13 +10,14 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.errors import OutfillError, Unavailable, UrlNotAllowed, WebhookNotAllowed
-from api_schemas.jobs import JobSpec, new_id, utc_now
+from api_schemas.jobs import InputRef, JobSpec, JobStatus, new_id, utc_now
 from api_schemas.requests import JobRequest
 from core import outbound
 from core.storage import input_key
 from service import intake, sources
 from service.auth import Tenant
 from service.deps import Services
+from service.intake import Header
 from service.resolve import check_output_size, resolve
 
 _log = structlog.get_logger(__name__)
@@ -24,8 +25,8 @@ _log = structlog.get_logger(__name__)
 
 async def submit(parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes]) -> JobSpec:
     """Accept ``request``, or raise what is wrong with it, in which case nothing was kept."""
-    cards = await run_in_threadpool(parts.catalogue.cards)
-    resolved, card = resolve(request, cards)
+    models = await run_in_threadpool(parts.catalogue.models)
+    resolved, card = resolve(request, models)
     if request.webhook is not None:
         await _check_webhook(parts, request.webhook.url)
     blobs = await sources.collect(parts, caller.name, request, files)
@@ -40,7 +41,7 @@ async def submit(parts: Services, caller: Tenant, request: JobRequest, files: Ma
         model=card.id,
         model_revision=card.revision,
         request=sources.with_stored_sources(resolved),
-        inputs={name: intake.reference(input_key(caller.name, job_id, name), headers[name], data) for name, data in blobs.items()},
+        inputs=await run_in_threadpool(_references, caller.name, job_id, headers, blobs),
         created_at=now,
         deadline_at=now + timedelta(seconds=request.deadline_s) if request.deadline_s else None,
     )
@@ -48,6 +49,10 @@ async def submit(parts: Services, caller: Tenant, request: JobRequest, files: Ma
     parts.metrics.accepted.labels(spec.request.operation, spec.model, spec.request.priority).inc()
     _log.info("job_accepted", job=spec.id, tenant=spec.tenant, operation=spec.request.operation, model=spec.model)
     return spec
+
+
+def _references(tenant: str, job_id: str, headers: Mapping[str, Header], blobs: Mapping[str, bytes]) -> dict[str, InputRef]:
+    return {name: intake.reference(input_key(tenant, job_id, name), headers[name], data) for name, data in blobs.items()}
 
 
 async def _check_webhook(parts: Services, url: str) -> None:
@@ -70,15 +75,18 @@ def _keep(parts: Services, spec: JobSpec, blobs: Mapping[str, bytes]) -> None:
     except BaseException:
         _take_back(parts, spec)
         raise
-    if not in_time:
+    if not in_time and parts.records.find(spec.id) is None:
         _take_back(parts, spec)
         raise Unavailable("storing the job took too long")
 
 
 def _take_back(parts: Services, spec: JobSpec) -> None:
-    """Best effort: what is left over the steward finds among the jobs that are being accepted."""
+    """Best effort: what is left over the steward finds among the jobs that are being accepted.
+
+    A job that a worker has begun already is left to run: there is no taking that back.
+    """
     try:
-        parts.storage.delete(ref.key for ref in spec.inputs.values())
-        parts.records.delete(spec.id)
+        if parts.records.delete(spec, only_if=JobStatus.QUEUED) or parts.records.find(spec.id) is None:
+            parts.storage.delete_job(spec.tenant, spec.id)
     except (OutfillError, RedisError):
         _log.warning("take_back_failed", job=spec.id, exc_info=True)

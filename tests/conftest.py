@@ -118,6 +118,7 @@ class Receiver:
     url: str
     deliveries: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     answer: Callable[[int], int] = lambda _: 204
+    headers: dict[str, str] = field(default_factory=dict)
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
         """The payloads that arrived for a job, with their webhook id."""
@@ -194,6 +195,8 @@ def receiver() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["content-length"]))
             inbox.deliveries.append(({key.lower(): value for key, value in self.headers.items()}, body))
             self.send_response(inbox.answer(len(inbox.deliveries)))
+            for name, value in inbox.headers.items():
+                self.send_header(name, value)
             self.end_headers()
 
         def log_message(self, *_: object) -> None: ...

@@ -23,7 +23,7 @@ from ulid import ULID
 
 from api_schemas.jobs import JobSpec
 from core.jobs import JobRecords
-from core.queue import TASK, JobQueue
+from core.queue import NO_QUEUE, TASK, JobQueue
 
 _log = structlog.get_logger(__name__)
 
@@ -67,7 +67,7 @@ class Claims:
         self._overdue_s = overdue_s
         self._held: dict[str, Lease] = {}
         self._lock = threading.Lock()
-        self._rq = _ManyExecutions([queue.rq_queue("none")], name=self.name, connection=connection, serializer=JSONSerializer)
+        self._rq = _ManyExecutions([queue.rq_queue(NO_QUEUE)], name=self.name, connection=connection, serializer=JSONSerializer)
         self._rq.lease_s = lease_s
 
     def start(self) -> None:
@@ -94,7 +94,11 @@ class Claims:
 
     def _adopt(self, queue: str, job_id: str) -> Lease | None:
         """Turn a claimed id into a lease, or clear it away if there is nothing to run."""
-        record = self._records.find(job_id)
+        try:
+            record = self._records.find(job_id)
+        except ValueError:  # what this release cannot read it cannot run; the record stays, for one that can
+            _log.exception("record_unreadable", job=job_id, queue=queue)
+            record = None
         message = self._message(queue, job_id)
         execution: Execution = self._rq.prepare_execution(message)
         self._rq.prepare_job_execution(message, remove_from_intermediate_queue=True)

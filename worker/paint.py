@@ -41,7 +41,7 @@ LOOK_AHEAD = 2
 """Jobs of a model that are prepared while its slots are full; more would keep them from idle workers."""
 _BEAT_S = 0.5
 _PATIENCE_S = 900.0
-_STALLED_EXIT = 70
+_STALLED_EXIT, _BROKEN_EXIT = 70, 71
 
 
 class PaintWorker:
@@ -69,7 +69,7 @@ class PaintWorker:
         self._painter = Painter(engines, ends, metrics)
         self._works: dict[str, Work] = {}
         self._lock = threading.Lock()
-        self._stopping, self._drained = threading.Event(), threading.Event()
+        self._stopping = self._drained = False
         self._intake = ThreadPoolExecutor(POOL, "intake")
         self._outputs = ThreadPoolExecutor(POOL, "outputs")
 
@@ -77,22 +77,20 @@ class PaintWorker:
 
     def stop(self) -> None:
         """Begin no more; what is being painted is finished. A second call gives that back too. Safe in a signal handler."""
-        self._painter.drain(abandon=self._stopping.is_set())
-        self._stopping.set()
+        self._painter.drain(abandon=self._stopping)
+        self._stopping = True  # plain flags: an Event's lock could be held by the thread that the signal interrupts
 
     def run(self) -> None:
         """Work until ``stop``."""
         self._claims.start()
         self._announce()
-        threads = [threading.Thread(target=target, name=name) for name, target in self._loops().items()]
+        threads = [threading.Thread(target=_or_exit, args=(loop,), name=name) for name, loop in self._loops().items()]
         for thread in threads:
             thread.start()
         _log.info("worker_ready", worker=self._claims.name, models=sorted(self._cards))
-        while not self._stopping.wait(1.0):  # short waits, so that signals are handled
-            pass
-        while self._held():
+        while not self._stopping or self._held():
             time.sleep(0.05)
-        self._drained.set()
+        self._drained = True
         self._painter.stop()
         for thread in threads:
             thread.join()
@@ -112,18 +110,28 @@ class PaintWorker:
     # -- claims -------------------------------------------------------------------------------------------------------------------
 
     def _claim_loop(self) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping:
             models = self._models_with_room()
             try:
                 lease = self._claims.take(models) if models else None
             except RedisError as error:
                 _log.warning("claim_failed", error=repr(error))
-                self._stopping.wait(1.0)
+                time.sleep(1.0)
                 continue
             if lease is None:
-                self._stopping.wait(self._settings.worker.poll_s)
-            else:
+                time.sleep(self._settings.worker.poll_s)
+            elif lease.attempt == 1:
                 self._take_in(lease)
+            else:
+                self._take_in_alone(lease)
+
+    def _take_in_alone(self, lease: Lease) -> None:
+        """A job that was begun before may be what killed its worker: it gets this one for itself, so that it takes no other with it."""
+        while self._held() and not self._stopping:
+            time.sleep(self._settings.worker.poll_s)
+        self._take_in(lease)
+        while self._held():
+            time.sleep(self._settings.worker.poll_s)
 
     def _models_with_room(self) -> list[str]:
         with self._lock:
@@ -136,7 +144,7 @@ class PaintWorker:
     def _take_in(self, lease: Lease) -> None:
         work = Work(lease)
         with self._lock:
-            self._works[lease.spec.id] = work
+            self._works[work.key] = work
         if lease.attempt == 1:
             waited = (utc_now() - lease.spec.created_at).total_seconds()
             self._metrics.queue_wait.labels(lease.spec.model, lease.spec.request.priority).observe(max(waited, 0.0))
@@ -146,9 +154,10 @@ class PaintWorker:
     # -- intake -------------------------------------------------------------------------------------------------------------------
 
     def _prepare(self, work: Work) -> None:
-        if self._stopping.is_set():
+        if self._stopping:
             self._given_back(work)
             return
+        self._check_wanted(work)
         work.lap()
         inputs = work.spec.inputs
 
@@ -172,17 +181,23 @@ class PaintWorker:
     def _deliver(self, work: Work) -> None:
         if work.plan is None:
             raise ValueError("a job is planned before it is delivered")
+        self._check_wanted(work)
         painted = [work.painted[index] for index in range(len(work.plan.requests))]
         rendered = list(outputs.render(work.spec, work.plan, painted))
         self._lap(work, "compose")
         stored = self._patiently(lambda: outputs.store(self._storage, work.spec, work.lease.execution.id, rendered))
         self._lap(work, "store")
-        if work.overdue:
-            self._end(work, _failure(DeadlineExceeded("the deadline passed before the result was stored")))
-            return
+        self._check_wanted(work)
         runtime = {**self._runtime, "worker": self._claims.name}
         if self._end(work, Outcome(JobStatus.SUCCEEDED, outputs=stored, runtime=runtime, steps=work.progress()[1])):
             self._metrics.images.labels(work.spec.request.operation, work.spec.model).inc(len(stored))
+
+    def _check_wanted(self, work: Work) -> None:
+        """Raise if the owner does not want the job any more, or not so late."""
+        if work.canceled.is_set():
+            raise _CanceledError
+        if work.overdue:
+            raise DeadlineExceeded("the deadline passed while the job was being worked on")
 
     def _failed(self, work: Work, error: OutfillError) -> None:
         self._outputs.submit(self._guarded, lambda work: self._end(work, _failure(error)), work)
@@ -201,9 +216,12 @@ class PaintWorker:
             self._end(work, Outcome(JobStatus.CANCELED))
 
     def _end(self, work: Work, outcome: Outcome) -> bool:
-        """Commit how the job ends. False: the lease was lost, and what this execution made is dropped."""
+        """Commit how the job ends. True: it succeeded. Where its lease was lost or it was canceled, what this execution made is dropped."""
         work.ending = True
         commit = self._patiently(lambda: self._records.commit(work.spec, work.lease.member, outcome))
+        if commit == "canceled":
+            outcome = Outcome(JobStatus.CANCELED)
+            commit = self._patiently(lambda: self._records.commit(work.spec, work.lease.member, outcome))
         _log.info("job_ended", job=work.spec.id, status=outcome.status, commit=commit, error=outcome.error and outcome.error.code)
         if commit == "lost":
             self._claims.abandon(work.lease)
@@ -217,7 +235,7 @@ class PaintWorker:
                 self._drop_objects(work)
             self._patiently(lambda: self._claims.settle(work.lease))
         self._forget(work)
-        return commit != "lost"
+        return commit != "lost" and outcome.status is JobStatus.SUCCEEDED
 
     def _drop_objects(self, work: Work) -> None:
         """Nobody will ever see them; what is missed here goes with the job's retention."""
@@ -229,7 +247,7 @@ class PaintWorker:
 
     def _forget(self, work: Work) -> None:
         with self._lock:
-            self._works.pop(work.spec.id, None)
+            self._works.pop(work.key, None)
         self._metrics.in_flight.set(self._held())
 
     # -- in every pool thread -----------------------------------------------------------------------------------------------------
@@ -238,6 +256,8 @@ class PaintWorker:
         """Run one stage of one job; whatever it raises ends that job and nothing else."""
         try:
             stage(work)
+        except _CanceledError:
+            self._canceled(work)
         except (Unavailable, RedisError) as error:
             self._let_lapse(work, error)
         except Exception as error:
@@ -272,7 +292,8 @@ class PaintWorker:
 
     def _beat_loop(self) -> None:
         next_lease = next_announce = 0.0
-        while not self._drained.wait(_BEAT_S):
+        while not self._drained:
+            time.sleep(_BEAT_S)
             now = time.monotonic()
             try:
                 if now >= next_lease:
@@ -293,11 +314,23 @@ class PaintWorker:
 
     def _tell_progress(self) -> None:
         with self._lock:
-            works = dict(self._works)
-        if not works:
-            return
-        for job_id in self._records.beat({job_id: work.progress() for job_id, work in works.items()}):
-            works[job_id].canceled.set()
+            works = list(self._works.values())
+        for work in works:
+            if self._records.beat(work.spec.id, work.lease.member, *work.progress()) == "cancel":
+                work.canceled.set()
+
+
+class _CanceledError(Exception):
+    """The owner asked to cancel."""
+
+
+def _or_exit(loop: Callable[[], None]) -> None:
+    """Run a loop of the worker. If it breaks, the process ends: a worker without one of its threads would hold jobs for ever."""
+    try:
+        loop()
+    except BaseException:
+        _log.critical("thread_broke", thread=threading.current_thread().name, exc_info=True)
+        os._exit(_BROKEN_EXIT)
 
 
 def _failure(error: OutfillError) -> Outcome:

@@ -96,9 +96,9 @@ class Painter:
             _log.exception("prepare_failed", job=work.spec.id, model=work.spec.model)
             self._ends.failed(work, error if isinstance(error, OutfillError) else EngineFailed("the model could not take the picture"))
             return
-        self._painting[work.spec.id] = work
+        self._painting[work.key] = work
         for slot in work.slots:
-            self._scheduler.add(Task(work.spec.id, work.spec.model, work.spec.request.priority, time.monotonic(), slot))
+            self._scheduler.add(Task(work.key, work.spec.model, work.spec.request.priority, time.monotonic(), slot))
 
     def _drop(self) -> None:
         """Take out what nobody wants any more; its neighbours go on."""
@@ -111,8 +111,8 @@ class Painter:
                 self._leave(work, self._ends.given_back)
 
     def _leave(self, work: Work, end: Callable[[Work], None]) -> None:
-        self._scheduler.remove(work.spec.id)
-        del self._painting[work.spec.id]
+        self._scheduler.remove(work.key)
+        del self._painting[work.key]
         end(work)
 
     def _step(self, batch: Batch[Slot]) -> None:

@@ -44,6 +44,7 @@ class Task(Generic[S]):
     """A slot and what ranks it. One job may have several, one for each picture."""
 
     job_id: str
+    """What its tasks are dropped by: one job's, or one execution's of it."""
     engine: str
     """The name of the engine that the slot belongs to."""
     priority: Priority

@@ -14,6 +14,7 @@ import redis
 import structlog
 from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
+from rq.worker_registration import clean_worker_registry
 from ulid import ULID
 
 from api_schemas.errors import AttemptsExhausted, DeadlineExceeded, ErrorInfo, OutfillError, Unavailable
@@ -21,7 +22,7 @@ from api_schemas.jobs import JobStatus, utc_now
 from core.catalogue import Catalogue
 from core.events import Outbox
 from core.jobs import JobRecord, JobRecords, Outcome
-from core.queue import JobQueue, message_keys
+from core.queue import NO_QUEUE, JobQueue, message_keys
 from core.settings import Settings
 from core.storage import Storage, upload_key
 from worker.steward_metrics import StewardMetrics
@@ -122,23 +123,25 @@ class Steward:
             self.take_back_unaccepted,
             self.delete_old_jobs,
             self.delete_old_uploads,
+            self.forget_dead_workers,
             self.set_gauges,
         )
 
-    def _try(self, duty: Callable[[], None]) -> None:
+    def _try(self, duty: Callable[..., None], *args: str | float) -> None:
+        """Do one duty, or one record's share of it: a bad record must not keep the others waiting."""
         try:
-            duty()
+            duty(*args)
         except (RedisError, Unavailable) as error:
-            _log.warning("duty_put_off", duty=duty.__name__, error=repr(error))
-        except Exception:  # one bad record must not keep the others waiting
-            _log.exception("duty_failed", duty=duty.__name__)
+            _log.warning("duty_put_off", duty=duty.__name__, about=args, error=repr(error))
+        except Exception:
+            _log.exception("duty_failed", duty=duty.__name__, about=args)
 
     def reap_lapsed_leases(self) -> None:
         """Requeue, or end, the jobs of workers that fell silent."""
         now_s = time.time()
         for queue in self._queue.queues():
             for member in self._queue.lapsed(queue, now_s):
-                self._reap(queue, member, now_s)
+                self._try(self._reap, queue, member, now_s)
 
     def _reap(self, queue: str, member: str, now_s: float) -> None:
         record = self._records.find(member.partition(":")[0])
@@ -184,36 +187,53 @@ class Steward:
     def expire_deadlines(self) -> None:
         """End jobs whose deadline passed while they waited; those that run are their worker's."""
         for job_id in self._records.past_deadline(utc_now()):
-            record = self._records.find(job_id)
-            if record is not None and record.status is JobStatus.QUEUED:
-                error = ErrorInfo.of(DeadlineExceeded("the deadline passed while the job waited"))
-                self._records.end_queued(record.spec, Outcome(JobStatus.EXPIRED, error=error))
+            self._try(self._expire, job_id)
+
+    def _expire(self, job_id: str) -> None:
+        record = self._records.find(job_id)
+        if record is None:
+            self._records.forget(job_id)
+        elif record.status is JobStatus.QUEUED:
+            error = ErrorInfo.of(DeadlineExceeded("the deadline passed while the job waited"))
+            self._records.end_queued(record.spec, Outcome(JobStatus.EXPIRED, error=error))
 
     def take_back_unaccepted(self) -> None:
         """Clear away jobs whose acceptance was broken off: their callers never got an answer."""
         for job_id in self._records.stuck_in_acceptance(utc_now() - ACCEPTANCE_LIMIT):
-            record = self._records.find(job_id)
-            queued = bool(self._redis.exists(message_keys(job_id)[0]))
-            if record is None or record.status is not JobStatus.QUEUED or queued:
-                self._records.accepted(job_id)
-                continue
+            self._try(self._take_back, job_id)
+
+    def _take_back(self, job_id: str) -> None:
+        record = self._records.find(job_id)
+        if record is None:
+            self._records.forget(job_id)
+        elif record.status is not JobStatus.QUEUED or self._redis.exists(message_keys(job_id)[0]):
+            self._records.accepted(job_id)
+        elif self._records.delete(record.spec, only_if=JobStatus.QUEUED):  # an API that is only slow finds itself not in time
             self._storage.delete_job(record.spec.tenant, job_id)
-            self._records.delete(job_id)
             _log.warning("unaccepted_job_taken_back", job=job_id)
 
     def delete_old_jobs(self) -> None:
         """Delete objects, then records, of jobs past their retention."""
         for job_id in self._records.past_retention(utc_now()):
-            record = self._records.find(job_id)
-            if record is not None:
-                self._storage.delete_job(record.spec.tenant, job_id)
-            self._records.delete(job_id)
+            self._try(self._delete_job, job_id)
+
+    def _delete_job(self, job_id: str) -> None:
+        record = self._records.find(job_id)
+        if record is None:
+            self._records.forget(job_id)
+        else:  # objects first: the record is what leads to them
+            self._storage.delete_job(record.spec.tenant, job_id)
+            self._records.delete(record.spec)
 
     def delete_old_uploads(self) -> None:
         """Delete expired uploads."""
         for tenant, upload_id in self._records.expired_uploads(utc_now()):
             self._storage.delete([upload_key(tenant, upload_id)])
             self._records.forget_upload(tenant, upload_id)
+
+    def forget_dead_workers(self) -> None:
+        """Take workers that were killed off RQ's lists."""
+        clean_worker_registry(self._queue.rq_queue(NO_QUEUE))
 
     def set_gauges(self) -> None:
         """Look at the queue from outside."""

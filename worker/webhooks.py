@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import httpx
 import structlog
+from redis.exceptions import RedisError
 from standardwebhooks.webhooks import Webhook
 
 from api_schemas.events import TERMINAL_EVENTS, WebhookPayload, WebhookRow
@@ -63,8 +65,10 @@ class Dispatcher:
     async def _send(self, http: httpx.AsyncClient, row: WebhookRow) -> None:
         try:
             await self._attempt(http, row)
-        except Exception:  # its lease lapses and it comes again
+        except Exception:
             _log.exception("webhook_attempt_broke", webhook=row.id, job=row.job_id)
+            with suppress(RedisError):  # if this fails too its lease lapses, and it comes again
+                await asyncio.to_thread(self._settle, row, "broke", None)
 
     async def _attempt(self, http: httpx.AsyncClient, row: WebhookRow) -> None:
         request = await asyncio.to_thread(self._signed, row)
@@ -76,7 +80,8 @@ class Dispatcher:
         answer: httpx.Response | None = None
         try:
             async with asyncio.timeout(self._settings.outbound.timeout_s):
-                answer = await http.post(row.url, content=body, headers=headers)
+                async with http.stream("POST", row.url, content=body, headers=headers) as answer:
+                    pass  # status and headers tell; the body is the receiver's own and is not read
             outcome = "delivered" if answer.is_success else "gone" if answer.status_code == _GONE else "refused"
         except (httpx.HTTPError, TimeoutError) as error:
             denied = isinstance(error, httpx.HTTPError) and outbound.is_denied(error)
@@ -126,7 +131,7 @@ class Dispatcher:
 def _retry_after_s(answer: httpx.Response) -> float:
     """What ``Retry-After`` asks for, in seconds or as a date; 0 where it is absent or makes no sense."""
     text = answer.headers.get("retry-after", "")
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return min(float(text), _MAX_RETRY_AFTER_S)
     try:
         moment = parsedate_to_datetime(text)

@@ -34,6 +34,11 @@ class Work:
         return self.lease.spec
 
     @property
+    def key(self) -> str:
+        """Names this execution. The job's id would not do: after a lapse this worker may hold the same job again."""
+        return self.lease.member
+
+    @property
     def overdue(self) -> bool:
         """Whether its deadline is over."""
         return self.spec.deadline_at is not None and utc_now() > self.spec.deadline_at

@@ -1,6 +1,6 @@
 -- The only way into a terminal state. Sets state, result, event and webhook row in one step, or nothing.
 -- Returns 1 if this call ended the job, 2 if an earlier call with the same lease did, 0 if it had ended otherwise or the state was
--- another, -1 if the lease is lost.
+-- another, -1 if the lease is lost, 3 if it was to succeed and its owner has asked to cancel (end it as canceled instead).
 -- KEYS: job, started registry, events, outbox, webhook row, expiry, deadlines, counts, queue, intermediate list, RQ job, RQ executions
 -- ARGV: id, from, status, now, now_ms, delete_at_ms, event, webhook id ('' for none), webhook row,
 --       lease member ('' for none), lapsed_before ('' where the lease must be alive), field, value, ...
@@ -16,6 +16,7 @@ if lease ~= '' then
   if not score or redis.call('HGET', KEYS[1], 'execution') ~= lease then return -1 end
   if lapsed_before ~= '' and tonumber(score) > tonumber(lapsed_before) then return -1 end
 end
+if ARGV[3] == 'succeeded' and redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then return 3 end
 redis.call('HSET', KEYS[1], 'status', ARGV[3], 'finished_at', ARGV[4])
 for i = 12, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 if lease ~= '' and lapsed_before == '' then

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.errors import Invalid, OutfillError
-from api_schemas.jobs import Job, JobList, JobStatus
+from api_schemas.jobs import Job, JobList, JobSpec, JobStatus
 from api_schemas.requests import Operation
 from core.events import wait_until_terminal
 from core.jobs import JobRecord, public
@@ -20,7 +23,7 @@ from service.deps import Parts, Services
 from service.submit import submit
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d+)")
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,4})\"?\s*(?:$|[,;])")
 _JOB_ID = r"^job_[0-9A-Z]{26}$"
 
 
@@ -38,9 +41,12 @@ async def create(
     parts: Parts,
     body: Body,
     prefer: Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, at most N (1-60) seconds from now.")] = None,
+    idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Job:
     """Accept a job. 202 with the queued job, or with `Prefer: wait=N` 200 with the finished one."""
     wait_s = _wait_seconds(prefer)
+    if idempotency_key is not None:
+        raise Invalid("not supported yet: a retried request makes a second job", field="Idempotency-Key")
     try:
         spec = await submit(parts, caller, *body)
     except OutfillError as error:
@@ -48,21 +54,32 @@ async def create(
         raise
     if wait_s:
         began = time.perf_counter()
-        await wait_until_terminal(parts.waiting, spec.id, wait_s)
+        # The job is accepted, whatever happens to the waiting.
+        with suppress(RedisError, TimeoutError):
+            async with asyncio.timeout(wait_s + 1):
+                await wait_until_terminal(parts.waiting, spec.id, wait_s)
         request.state.waited_s = time.perf_counter() - began
         response.headers["Preference-Applied"] = f"wait={wait_s}"
-    job = _view(parts, await run_in_threadpool(parts.records.get, spec.id, caller.name))
+    job = await run_in_threadpool(_accepted, parts, spec)
     response.headers["Location"] = job.urls.self
     if wait_s and job.status.terminal:
         response.status_code = 200
     return job
 
 
+def _accepted(parts: Services, spec: JobSpec) -> Job:
+    """The job just accepted, as it is by now; as it was accepted, if Redis went away since."""
+    try:
+        return _view(parts, parts.records.get(spec.id, spec.tenant))
+    except RedisError:
+        return public(JobRecord(spec, JobStatus.QUEUED, attempts=0), parts.storage)
+
+
 def _wait_seconds(prefer: str | None) -> int:
-    match = _WAIT.search(prefer or "")
-    if match is None:
+    if prefer is None or "wait" not in prefer:
         return 0
-    if not 1 <= int(match[1]) <= 60:
+    match = _WAIT.search(prefer)
+    if match is None or not 1 <= int(match[1]) <= 60:
         raise Invalid("wait must be 1 to 60 seconds", field="Prefer")
     return int(match[1])
 

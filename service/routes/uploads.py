@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
 
-from fastapi import APIRouter, File, UploadFile
+from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
 
 from api_schemas.errors import OutfillError, PayloadTooLarge
 from api_schemas.jobs import Upload, new_id, utc_now
@@ -14,6 +14,7 @@ from core.storage import upload_key
 from service import intake
 from service.auth import Caller, Tenant
 from service.deps import Parts, Services
+from service.problems import InvalidRequest
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
@@ -25,11 +26,20 @@ def _register(parts: Services, caller: Tenant) -> Upload:
     return Upload(id=upload_id, source=f"upload:{upload_id}", expires_at=expires_at)
 
 
-@router.post("", status_code=201, response_model_exclude_none=True)
-async def create(caller: Caller, parts: Parts, file: Annotated[UploadFile, File(description="The image or the mask.")]) -> Upload:
-    """Keep one file. It is checked now, and again when a job names it."""
+_FORM = {"type": "object", "required": ["file"], "properties": {"file": {"type": "string", "contentMediaType": "application/octet-stream"}}}
+_BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
+
+
+@router.post("", status_code=201, response_model_exclude_none=True, openapi_extra={"requestBody": _BODY})
+async def create(request: Request, caller: Caller, parts: Parts) -> Upload:
+    """Keep one file. Its header is checked now, and again when a job names it."""
     limit = parts.settings.limits.max_image_bytes
-    data = await file.read(limit + 1)
+    # Read here and not by FastAPI, which would take the body in before it asks for the key.
+    async with request.form(max_files=1, max_fields=1) as form:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise InvalidRequest("the file part is missing", field="file", code="missing_field")
+        data = await file.read(limit + 1)
     if len(data) > limit:
         raise PayloadTooLarge(f"the file has more than {limit} bytes", field="file")
     try:

@@ -126,11 +126,13 @@ def test_a_waiting_job_is_canceled_at_once(records: JobRecords, queue: JobQueue,
 
 
 def test_a_running_job_is_told_to_cancel(records: JobRecords, queue: JobQueue, claims: Claims) -> None:
-    """Canceling a running job asks its worker, which hears of it with the next beat."""
+    """Canceling a running job asks its worker, which hears of it with the next beat; a success that comes too late is not taken."""
     spec = accept(records, queue, spec_of())
     lease = take(claims)
     assert records.cancel(spec.id, "shop").status is JobStatus.RUNNING
-    assert records.beat({spec.id: (1, 2)}) == {spec.id}
+    assert records.beat(spec.id, lease.member, 1, 2) == "cancel"
+    assert records.commit(spec, lease.member, Outcome(JobStatus.SUCCEEDED)) == "canceled"
+    assert records.get(spec.id, "shop").status is JobStatus.RUNNING
     assert records.commit(spec, lease.member, Outcome(JobStatus.CANCELED)) == "committed"
     assert records.get(spec.id, "shop").status is JobStatus.CANCELED
 
@@ -199,9 +201,30 @@ def test_deleting_leaves_nothing(records: JobRecords, queue: JobQueue, claims: C
     lease = take(claims)
     records.commit(spec, lease.member, Outcome(JobStatus.SUCCEEDED))
     claims.settle(lease)
-    records.delete(spec.id)
+    records.delete(spec)
     assert not [key for key in cast("list[bytes]", own_redis.keys("*")) if spec.id.encode() in key]
     assert set(records.counts().values()) == {0}
+    assert not own_redis.exists(job_key(spec.id))
+
+
+def test_a_job_that_was_begun_is_not_taken_back(records: JobRecords, queue: JobQueue, claims: Claims) -> None:
+    """What is deleted only if it still waits stays once a worker has begun it."""
+    spec = accept(records, queue, spec_of())
+    take(claims)
+    assert not records.delete(spec, only_if=JobStatus.QUEUED)
+    assert records.get(spec.id, "shop").status is JobStatus.RUNNING
+
+
+def test_late_beats_and_cancels_bring_no_record_back(records: JobRecords, queue: JobQueue, claims: Claims, own_redis: redis.Redis) -> None:
+    """Progress told for a job that was deleted, or by an execution that lost it, is dropped."""
+    spec = accept(records, queue, spec_of())
+    lease = take(claims)
+    assert records.beat(spec.id, lease.member, 1, 2) == "running"
+    assert records.beat(spec.id, "another:execution", 2, 2) == "lost"
+    records.delete(spec)
+    assert records.beat(spec.id, lease.member, 2, 2) == "lost"
+    with pytest.raises(JobNotFound):
+        records.cancel(spec.id, "shop")
     assert not own_redis.exists(job_key(spec.id))
 
 

@@ -23,7 +23,7 @@ LOOPBACK = Outbound.model_validate({"allow_private": "127.0.0.1/32"})
 INSIDE = [
     "127.0.0.1", "127.1.2.3", "0.0.0.0", "10.0.0.1", "172.16.5.4", "192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1",
     "255.255.255.255", "192.0.2.1", "198.18.0.1", "[::1]", "[::]", "[fe80::1]", "[fc00::1]", "[ff02::1]", "[::ffff:127.0.0.1]",
-    "[::ffff:10.0.0.1]", "[64:ff9b::7f00:1]", "[64:ff9b::a00:1]", "[2002:7f00:1::]", "[2001:db8::1]", "localhost", "2130706433", "0x7f000001",
+    "[::ffff:10.0.0.1]", "[64:ff9b::7f00:1]", "[64:ff9b::a00:1]", "[2002:7f00:1::]", "[2001:db8::1]", "[::127.0.0.1]", "[fec0::1]", "[64:ff9b:1::a00:1]", "192.88.99.1", "localhost", "2130706433", "0x7f000001",
     "0177.0.0.1", "127.1",
 ]  # fmt: skip
 
@@ -90,10 +90,10 @@ def test_addresses_that_are_not_public_are_never_connected_to(host: str, connect
 def test_a_name_that_resolves_inside_is_refused(monkeypatch: pytest.MonkeyPatch, connections: list[object]) -> None:
     """One inner address among a host's addresses is enough to refuse it."""
 
-    async def resolve(_loop: Any, _host: str, port: int, **_: Any) -> list[Any]:
+    def resolve(_host: str, port: int, **_: Any) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("93.184.216.34", "10.0.0.1")]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with pytest.raises(UrlNotAllowed):
         run(fetch("http://shop.example/x", Outbound()))
     assert connections == []
@@ -103,12 +103,12 @@ def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch: pytest
     """A name that would resolve to another address a moment later gains nothing: it is asked once."""
     asked: list[str] = []
 
-    async def resolve(_loop: Any, host: str, port: int, **_: Any) -> list[Any]:
+    def resolve(host: str, port: int, **_: Any) -> list[Any]:
         asked.append(host)
         address = "127.0.0.1" if host != "rebind.example" or len(asked) == 1 else "10.0.0.1"
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with pytest.raises(FetchFailed):  # nobody listens there
         run(fetch("http://rebind.example:1/x", LOOPBACK))
     assert asked.count("rebind.example") == 1

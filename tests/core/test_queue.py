@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+import pytest
 import redis
 from queueing import accept, spec_of
 from ulid import ULID
 
+from api_schemas.errors import Unavailable
 from core.jobs import JobRecords
 from core.queue import JobQueue, intermediate_key, queue_key
 
@@ -39,12 +41,28 @@ def test_interactive_goes_before_standard_before_bulk(own_redis: redis.Redis) ->
     assert taken == ids["interactive"] + ids["standard"] + ids["bulk"]
 
 
-def test_a_job_that_has_waited_too_long_goes_first(own_redis: redis.Redis) -> None:
-    """An overdue bulk job is claimed before a fresh interactive one: nothing starves."""
+def test_jobs_that_have_waited_too_long_get_one_claim_in_four(own_redis: redis.Redis) -> None:
+    """Overdue bulk jobs do not starve behind interactive ones, nor hold them up: they get a quarter of the claims."""
     records, queue = parts(own_redis)
-    bulk = accept(records, queue, spec_of(id=old_id(61), priority="bulk"))
-    fresh = accept(records, queue, spec_of(priority="interactive"))
-    assert [job_id for _, job_id in queue.claim(["backdrop"], 2, overdue_s=60)] == [bulk.id, fresh.id]
+    bulk = {accept(records, queue, spec_of(id=old_id(61 + number), priority="bulk")).id for number in range(8)}
+    for _ in range(8):
+        accept(records, queue, spec_of(priority="interactive"))
+    taken = [job_id in bulk for _, job_id in queue.claim(["backdrop"], 8, overdue_s=60)]
+    assert sum(taken) == 2
+
+
+def test_a_connection_lost_before_the_fsync_is_not_taken_for_a_fsync(own_redis: redis.Redis) -> None:
+    """When Redis confirms nothing on disk, the push says so."""
+    records = JobRecords(own_redis, retention_s=60)
+    queue = JobQueue(own_redis, fsync_timeout_ms=50)
+    own_redis.config_set("appendfsync", "no")
+    try:
+        spec = spec_of()
+        records.create(spec)
+        with pytest.raises(Unavailable):
+            queue.push(spec)
+    finally:
+        own_redis.config_set("appendfsync", "everysec")
 
 
 def test_among_models_the_oldest_head_goes_first(own_redis: redis.Redis) -> None:

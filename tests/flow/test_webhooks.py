@@ -52,6 +52,15 @@ def test_a_webhook_that_is_never_accepted_is_given_up(api: Api, receiver: Receiv
     assert live_redis.zscore("outfill:outbox", webhook_id) is None
 
 
+def test_an_odd_retry_after_counts_as_none(api: Api, receiver: Receiver, photo: bytes) -> None:
+    """A Retry-After that makes no sense neither stops the attempts nor repeats them for ever."""
+    receiver.answer = lambda _: 503
+    receiver.headers = {"retry-after": "²"}
+    job = api.run({**REPLACE, "webhook": {"url": receiver.url}}, photo=photo)
+    payloads = eventually(lambda: len(found := receiver.events(job["id"])) == 4 and found)
+    assert len({payload["webhook_id"] for payload in payloads}) == 1
+
+
 def test_a_receiver_that_is_gone_is_not_asked_again(api: Api, receiver: Receiver, live_redis: Any, photo: bytes) -> None:
     """410 ends the attempts at once."""
     receiver.answer = lambda _: 410

@@ -64,7 +64,8 @@ CASES: dict[str, Case] = {
     "bad_base64": ({**REPLACE, "image": "data:image/png;base64,%%%"}, {}, 422, "invalid_source", "image"),
     "no_such_upload": ({**REPLACE, "image": "upload:upl_01JD0000000000000000000000"}, {}, 422, "upload_not_found", "image"),
     "upload_of_a_path": ({**REPLACE, "image": "upload:../x"}, {}, 422, "upload_not_found", "image"),
-    "no_such_file": (REPLACE, {"other": PHOTO}, 422, "invalid_request", "other"),
+    "no_such_file": (REPLACE, {"other": PHOTO}, 422, "invalid_source", "image"),
+    "a_file_too_many": (REPLACE, {"photo": PHOTO, "other": PHOTO}, 422, "invalid_request", "other"),
     "bad_background_picture": (
         {**REPLACE, "background": {"image": "file:behind"}},
         {"photo": PHOTO, "behind": b"no"},
@@ -104,6 +105,24 @@ CASES: dict[str, Case] = {
         "invalid_request",
         "seed",
     ),
+    "nan_in_metadata": ({**REPLACE, "metadata": {"k": float("nan")}}, {"photo": PHOTO}, 422, "invalid_request", "metadata.k"),
+    "misspelt_background": ({**REPLACE, "background": {"colour": "#ffffff"}}, {"photo": PHOTO}, 422, "unknown_field", "background.colour"),
+    "half_a_gradient": (
+        {**REPLACE, "background": {"gradient": {"start": "#fff"}}},
+        {"photo": PHOTO},
+        422,
+        "missing_field",
+        "background.gradient.end",
+    ),
+    "host_that_is_no_name": ({**REPLACE, "image": "http://a..b/x.png"}, {}, 422, "fetch_failed", "image"),
+    "webhook_host_that_is_no_name": (
+        {**REPLACE, "webhook": {"url": "http://a..b/"}},
+        {"photo": PHOTO},
+        422,
+        "webhook_not_allowed",
+        "webhook.url",
+    ),
+    "data_url_with_other_letters": ({**REPLACE, "image": "data:image/png;base64,ä"}, {}, 422, "invalid_source", "image"),
     "large_metadata": ({**REPLACE, "metadata": {"k": "v" * 3000}}, {"photo": PHOTO}, 422, "invalid_request", "metadata"),
 }
 
@@ -150,10 +169,13 @@ def test_bodies_that_are_not_requests_are_refused(api: Api, content: bytes, kind
     assert (answer.status_code, answer.json()["code"]) == (422, code)
 
 
-def test_a_wait_out_of_range_is_refused(api: Api) -> None:
-    """Prefer: wait takes 1 to 60 seconds."""
-    answer = api.http.post("/v1/jobs", json=REPLACE, headers={"Prefer": "wait=61"})
-    assert (answer.status_code, answer.json()["field"]) == (422, "Prefer")
+@pytest.mark.parametrize(
+    "header", [("Prefer", "wait=61"), ("Prefer", "wait=abc"), ("Prefer", "wait=" + "9" * 5000), ("Idempotency-Key", "k")]
+)
+def test_headers_that_cannot_be_honoured_are_refused(api: Api, header: tuple[str, str]) -> None:
+    """Prefer: wait takes 1 to 60 seconds; an idempotency key would be ignored, so it is refused."""
+    answer = api.http.post("/v1/jobs", json=REPLACE, headers=dict([header]))
+    assert (answer.status_code, answer.json()["field"]) == (422, header[0])
 
 
 def test_unknown_jobs_and_paths_are_404(api: Api) -> None:

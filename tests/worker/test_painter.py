@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ from worker.intake import Edit, Plan
 from worker.metrics import WorkerMetrics
 from worker.painter import Ends, Painter
 from worker.work import Work
+
+EXECUTIONS = count()
 
 
 class Scripted:
@@ -78,7 +82,9 @@ def work_of(*seeds: int, **spec: Any) -> Work:
     mask = np.full((4, 4), 255, np.uint8)
     requests = tuple(PaintRequest(pixels, mask, seed) for seed in seeds)
     edit = Edit(Frame(pixels), (0, 0), Frame(pixels), mask)
-    lease = Lease(spec_of(**spec), 1, None, None)  # type: ignore[arg-type]  # the painter never looks at RQ's side
+    job = spec_of(**spec)
+    member = SimpleNamespace(composite_key=f"{job.id}:{next(EXECUTIONS)}")
+    lease = Lease(job, 1, None, member)  # type: ignore[arg-type]  # of RQ's side the painter sees only this name
     return Work(lease, plan=Plan(edit, None, requests))
 
 
@@ -119,6 +125,16 @@ def test_a_failing_row_fails_its_job_alone(painter: Painter, ended: Ended, seed:
     eventually(lambda: len(ended.painted) == 2)
     assert set(ended.painted) == {work.spec.id for work in good}
     assert eventually(lambda: ended.failed.get(bad.spec.id)).code == "engine_failed"
+
+
+def test_two_executions_of_one_job_do_not_meet(painter: Painter, ended: Ended) -> None:
+    """A worker that got a job again, after it lost the first lease, paints both to their ends and everything after them."""
+    first, other = work_of(1, 2, 3), work_of(9)
+    again = work_of(1, 2, 3, id=first.spec.id)
+    for work in (first, again, other):
+        painter.inbox.put(work)
+    eventually(lambda: len(ended.painted) == 2)
+    assert ended.painted == {first.spec.id: [1, 2, 3], other.spec.id: [9]}
 
 
 def test_a_canceled_job_leaves_at_the_next_step(painter: Painter, ended: Ended, engine: Scripted) -> None:

@@ -11,7 +11,7 @@ from queueing import accept, let_lapse, spec_of, take
 import worker.steward
 from api_schemas.jobs import JobStatus, utc_now
 from core.catalogue import Catalogue
-from core.jobs import JobRecords, Outcome
+from core.jobs import JobRecords, Outcome, job_key
 from core.queue import JobQueue, leases_key, queue_key
 from core.settings import Settings
 from core.storage import Storage, input_key
@@ -148,6 +148,18 @@ def test_old_jobs_and_uploads_are_deleted_with_their_objects(
     steward.delete_old_uploads()
     assert records.find(spec.id) is None
     assert storage.keys(f"inputs/shop/{spec.id}/") == storage.keys("uploads/shop/") == []
+
+
+def test_one_bad_record_keeps_no_other_waiting(
+    steward: Steward, records: JobRecords, queue: JobQueue, claims: Claims, own_redis: redis.Redis
+) -> None:
+    """A record that cannot be read does not keep the jobs of a dead worker from being requeued."""
+    bad, good = accept(records, queue, spec_of()), accept(records, queue, spec_of())
+    for lease in (take(claims), take(claims)):
+        let_lapse(own_redis, lease)
+    own_redis.hset(job_key(bad.id), "spec", "{}")
+    steward.reap_lapsed_leases()
+    assert records.get(good.id, "shop").status is JobStatus.QUEUED
 
 
 def test_of_two_stewards_one_is_active(

@@ -90,17 +90,17 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
     if start >= recipe.vae_steps:
         return True
     scenes, stopper = Scenes(work), checkpoint.Stopper()
-    sums, since = np.zeros(2), time.monotonic()
+    losses: list[tuple[float, float]] = []
+    since = time.monotonic()
     for step in range(start, recipe.vae_steps):
         for group in optimiser.param_groups:
             group["lr"] = warm_cosine(step, steps=recipe.vae_steps, warm_up=min(200, recipe.vae_steps), peak=recipe.vae_rate)
-        sums += _step(recipe, model, optimiser, scenes, step)
+        losses.append(_step(recipe, model, optimiser, scenes, step))
         if (step + 1) % recipe.log_every == 0:
-            each = (time.monotonic() - since) / recipe.log_every
-            log(
-                f"autoencoder {step + 1} of {recipe.vae_steps}: L1 {sums[0] / recipe.log_every:.4f}, loss {sums[1] / recipe.log_every:.4f}, {each:.3f} s"
-            )
-            sums, since = np.zeros(2), time.monotonic()
+            absolute, loss = np.mean(losses, axis=0)
+            each = (time.monotonic() - since) / len(losses)
+            log(f"autoencoder {step + 1} of {recipe.vae_steps}: L1 {absolute:.4f}, loss {loss:.4f}, {each:.3f} s")
+            losses, since = [], time.monotonic()
         if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.vae_steps or stopper.stopped:
             checkpoint.save(folder, step + 1, {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
         if (step + 1) % (4 * recipe.sheet_every) == 0 or step + 1 == recipe.vae_steps:
@@ -181,7 +181,7 @@ def _spread(latents: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def _sheet(model: Any, scenes: Scenes) -> Bytes:
-    originals = np.stack([scenes.pixels(index)[..., :3] for index in range(12)])
+    originals = np.stack([scenes.pixels(index)[..., :3] for index in range(min(12, len(scenes)))])
     decoded = torch.cat([model.decoder(model.encoder(to_tensor(original[None]))) for original in originals])
     rows = [picture for pair in zip(originals, to_pixels(decoded), strict=True) for picture in pair]
     return contact_sheet(rows, 6)

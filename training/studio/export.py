@@ -76,7 +76,7 @@ Apache-2.0.
 
 
 def export(recipe: Recipe, work: Path, directory: Path) -> Path:
-    """Write the newest averaged weights as a pipeline directory, in half precision; replace what was there.
+    """Write the newest averaged weights as a pipeline directory, the UNet in half precision; replace what was there.
 
     Raises ``FileNotFoundError`` if nothing has been trained yet.
     """
@@ -93,7 +93,8 @@ def export(recipe: Recipe, work: Path, directory: Path) -> Path:
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for name, part in parts.items():
-        part.to(torch.float16).save_pretrained(partial / name, safe_serialization=True)
+        # The UNet is most of it. transformers loads in the precision that was stored, diffusers in float32: what is small stays float32.
+        part.to(torch.float16 if name == "unet" else torch.float32).save_pretrained(partial / name, safe_serialization=True)
     shutil.copytree(work / "tokenizer", partial / "tokenizer")
     _write_json(
         partial / "scheduler" / "scheduler_config.json",

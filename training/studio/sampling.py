@@ -101,11 +101,13 @@ def paint(
 
 @cache
 def _cup() -> tuple[Bytes, Bytes]:
-    """A photo of a coffee cup at 256×256 and its matte; where the segmenter's file is not installed, a rendered object."""
+    """A photo of a coffee cup in the middle of 256×256 and its matte; where the segmenter's file is not installed, a rendered object."""
     weights = Path(sys.prefix) / "share/outfill/models/u2netp.onnx"
     if not weights.exists():
         scene = draw_scene(1, 0)
         return scene.rgb, scene.subject
-    photo = np.asarray(skimage.data.coffee(), np.uint8)[:, 60:460]  # type: ignore[no-untyped-call]
-    photo = np.asarray(cv2.resize(photo, (256, 256), interpolation=cv2.INTER_AREA), np.uint8)
-    return photo, Segmenter(weights).matte(photo)
+    photo = np.asarray(skimage.data.coffee(), np.uint8)  # type: ignore[no-untyped-call]
+    matte = Segmenter(weights).matte(photo)
+    canvas = np.full((256, 256, 4), (127, 127, 127, 0), np.uint8)
+    canvas[66:226, 8:248] = cv2.resize(np.dstack([photo, matte]), (240, 160), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(canvas[..., :3]), np.ascontiguousarray(canvas[..., 3])

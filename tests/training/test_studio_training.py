@@ -1,0 +1,112 @@
+"""Studio's training, at the size of a thimble: it stops and goes on, and what it exports loads everywhere."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+
+import torch
+
+from training.studio import autoencoder, checkpoint, diffusion, export, latents, sampling, store
+from training.studio.recipe import Recipe
+
+TINY = replace(
+    Recipe(),
+    scenes=4, shard=2, vae_channels=8, vae_encoder_blocks=(0, 0, 0, 1), vae_decoder_blocks=(1, 0, 0, 0), vae_steps=4, vae_batch=2,
+    unet_channels=(32, 64), text_width=32, text_layers=1, unet_steps=4, unet_batch=2, warm_up=2, checkpoint_every=1, sheet_every=1000,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which all stages before the UNet are done."""
+    directory = tmp_path_factory.mktemp("studio")
+    store.render(TINY, directory, quiet)
+    assert autoencoder.train(TINY, directory, quiet)
+    latents.compute(TINY, directory, quiet)
+    return directory
+
+
+def quiet(_line: str) -> None:
+    """No log."""
+
+
+def weights(work: Path, stage: str, name: str) -> dict[str, torch.Tensor]:
+    state = checkpoint.newest(work / stage)
+    assert state is not None
+    found: dict[str, torch.Tensor] = state[name]
+    return found
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def copied(work: Path, to: Path, *folders: str) -> Path:
+    for folder in folders:
+        shutil.copytree(work / folder, to / folder)
+    return to
+
+
+def test_an_autoencoder_that_was_stopped_ends_as_one_that_was_not(work: Path, tmp_path: Path) -> None:
+    stopped = copied(work, tmp_path, "scenes", "autoencoder")
+    max((stopped / "autoencoder").glob("step-*.pt")).unlink()
+    assert autoencoder.train(TINY, stopped, quiet)
+    assert same(weights(work, "autoencoder", "model"), weights(stopped, "autoencoder", "model"))
+
+
+def test_a_unet_that_was_stopped_ends_as_one_that_was_not(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "prompts_sheet", lambda *_args: np.zeros((8, 8, 3), np.uint8))
+    assert diffusion.train(TINY, work, quiet)
+    stopped = copied(work, tmp_path, "scenes", "autoencoder", "latents", "unet")
+    max((stopped / "unet").glob("step-*.pt")).unlink()
+    assert diffusion.train(TINY, stopped, quiet)
+    for name in ("networks", "ema"):
+        assert same(weights(work, "unet", name), weights(stopped, "unet", name))
+
+
+def test_only_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, step, {})
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["step-0000002.pt", "step-0000003.pt"]
+
+
+def test_the_noise_schedule_ends_in_pure_noise() -> None:
+    values = sampling.alphas_cumprod()
+    assert values.shape == (1000,)
+    assert values[-1] == 0.0
+    assert values[0] > 0.99
+
+
+def test_the_export_loads_in_the_stock_pipeline_and_paints(work: Path, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionInpaintPipeline
+
+    if checkpoint.newest(work / "unet") is None:
+        checkpoint.save(work / "unet", 4, diffusion.Learner(TINY, diffusion.tokenizer_for(TINY, work)).state())
+    directory = export.export(TINY, work, tmp_path / "pipeline")
+    assert not [file for file in directory.rglob("*") if file.suffix in (".bin", ".pt", ".pth", ".ckpt")]
+    pipeline: Any = StableDiffusionInpaintPipeline.from_pretrained(directory, local_files_only=True)  # type: ignore[no-untyped-call]
+    pipeline.set_progress_bar_config(disable=True)
+    picture, mask = Image.new("RGB", (256, 256), "teal"), Image.new("L", (256, 256), 255)
+    painted = pipeline(
+        "white marble", image=picture, mask_image=mask, height=256, width=256, num_inference_steps=2, output_type="np"
+    ).images
+    assert painted.shape == (1, 256, 256, 3)
+    assert np.isfinite(painted).all()
