@@ -39,14 +39,6 @@ def test_a_wait_that_is_too_short_answers_with_the_job_as_it_is(api: Api, coffee
     api.http.post(answer.json()["urls"]["cancel"])
 
 
-def test_a_long_wait_is_not_cut_short(api: Api, coffee: bytes) -> None:
-    """A caller may wait longer than a Redis client waits for an answer, and gets 202 at the end and no error."""
-    mask, _ = box_mask(coffee)
-    answer = api.post(LONG, wait_s=7, photo=coffee, mask=mask)
-    assert (answer.status_code, answer.json()["status"]) == (202, "running")
-    api.http.post(answer.json()["urls"]["cancel"])
-
-
 def test_a_running_job_shows_its_steps_and_stops_when_canceled(api: Api, coffee: bytes, storage: Storage) -> None:
     """Progress grows while it runs; a cancel ends it before its last step, and nothing that it made is left."""
     mask, _ = box_mask(coffee)
