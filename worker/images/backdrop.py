@@ -83,14 +83,23 @@ def _gradient(width: int, height: int, stops: GradientStops) -> npt.NDArray[np.u
 
 
 def _cover(width: int, height: int, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """``picture`` scaled to fill the frame, centred. Only what will be seen, to the next whole pixel, is scaled."""
     have_h, have_w = picture.shape[:2]
     scale = max(width / have_w, height / have_h)
-    cut_w = min(have_w, max(1, round(width / scale)))
-    cut_h = min(have_h, max(1, round(height / scale)))
-    left, top = (have_w - cut_w) // 2, (have_h - cut_h) // 2
-    cut = np.ascontiguousarray(picture[top : top + cut_h, left : left + cut_w])
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(cut, (width, height), interpolation=method), dtype=np.uint8)
+    columns, cut_left = _centred(have_w, width, scale)
+    rows, cut_top = _centred(have_h, height, scale)
+    part = np.ascontiguousarray(picture[rows, columns])
+    size = max(width, round(part.shape[1] * scale)), max(height, round(part.shape[0] * scale))
+    scaled = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    left, top = min(cut_left, size[0] - width), min(cut_top, size[1] - height)
+    return np.ascontiguousarray(scaled[top : top + height, left : left + width])
+
+
+def _centred(have: int, want: int, scale: float) -> tuple[slice, int]:
+    """The pixels of a side that are seen once it is scaled, and how far into them, in scaled pixels, the view begins."""
+    start = (have - want / scale) / 2
+    first, last = max(math.floor(start), 0), min(math.ceil(have - start), have)
+    return slice(first, last), max(round((start - first) * scale), 0)
 
 
 def _draw(product: npt.NDArray[np.bool_], shadow: Shadow) -> npt.NDArray[np.uint8]:
