@@ -140,9 +140,9 @@ class LocalStack:
         self._data = options.data.resolve()
         for folder in ("logs", "valkey", "s3"):
             (self._data / folder).mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self._data)
         if options.port and not _is_free(options.port, options.host):
             raise StackError(f"port {options.port} is in use; choose another with --port")
+        self._lock = _lock(self._data)
         self._state = _State.load(self._data / "stack.json", options.api_key, 3 + len(_S3_PORTS) + options.workers)
         ports = iter(self._state.ports)
         self.redis_port, self.steward_metrics_port, any_api_port = next(ports), next(ports), next(ports)

@@ -1,0 +1,41 @@
+"""The local stack: one owner for each data directory, and parts that come back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import Api, eventually
+
+from service.local import LocalStack, StackError, StackOptions
+
+
+def test_two_stacks_do_not_share_their_data(stack: LocalStack) -> None:
+    """A second stack on the same directory is refused before anything of it starts."""
+    with pytest.raises(StackError, match="another stack"):
+        LocalStack(StackOptions(stack.options.data))
+
+
+def test_a_port_that_is_taken_is_named(stack: LocalStack, tmp_path: Path) -> None:
+    """A stack does not pretend to be up behind somebody else's server."""
+    with pytest.raises(StackError, match=f"port {stack.api_port} is in use"):
+        LocalStack(StackOptions(tmp_path, port=stack.api_port))
+
+
+def test_a_part_that_dies_is_started_again(stack: LocalStack, api: Api) -> None:
+    """A killed API is back, on the same port and with the same jobs."""
+    part = stack.parts["api"]
+    assert part.process is not None
+    part.process.kill()
+    part.process.wait()
+    stack.watch(lambda: part.restarts > 0 and part.exit_code() is None)
+    eventually(lambda: is_up(stack))
+    assert api.http.get("/v1/jobs").status_code == 200
+
+
+def is_up(stack: LocalStack) -> bool:
+    try:
+        return httpx.get(f"{stack.url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
