@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # torch: the CPU build of the pinned version. CPU machines need no CUDA wheels; see CONTRIBUTING.md for GPU machines.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo up check format test bench bench-path load studio clean
+.PHONY: setup demo up check format test test-gpu bench bench-path bench-gpu load studio clean
 
 setup: $(VENV)/.installed
 
@@ -37,11 +37,19 @@ format: setup
 test: check
 	$(BIN)/python -m pytest
 
+# Those that need a GPU; without one they are skipped.
+test-gpu: setup
+	$(BIN)/python -m pytest tests/gpu -m gpu
+
 bench: bench-path
 
 # What the path costs around the model: one table of ratios, and build/bench/path.json.
 bench-path: setup
 	$(BIN)/python scripts/bench_path.py
+
+# Against the stock diffusers pipelines, with weights of true size, and build/bench/gpu.json. Without a GPU: a rehearsal.
+bench-gpu: setup
+	$(BIN)/python -m scripts.bench_gpu
 
 # Needs a running stack: OUTFILL_URL and OUTFILL_KEY as `make up` prints them.
 load: setup

@@ -135,6 +135,10 @@ class Progress(BaseModel):
 
     step: int
     steps: int
+    preview_url: str | None = Field(
+        default=None,
+        description="With `previews`, once there is one: a presigned URL of a small JPEG of what is being painted, as of a few steps ago.",
+    )
 
 
 class JobUrls(BaseModel):

@@ -52,11 +52,16 @@ class ModelCard(BaseModel):
     revision: str = Field(description="Pins the weights or the code: a version or a content hash.")
     native_size: int | None = Field(default=None, description="Pixels of the square that the model paints best; null: any size.")
     size_multiple: int = Field(default=1, description="Both sides of what the model is given are multiples of this.")
+    memory_bytes: int | None = Field(
+        default=None, description="Bytes of the weights at half precision; a step needs more. Null: embedded, next to nothing."
+    )
     max_upscale: float = Field(default=2.0, description="How far a small crop is enlarged to reach the native size.")
     parameters: frozenset[str] = Field(
         default=frozenset(), description="Optional request fields that it honours; others are refused with `parameter_not_supported`."
     )
     sampling: SamplingDefaults | None = Field(default=None, description="Defaults of a model that reads prompts.")
+    schedulers: tuple[Scheduler, ...] = Field(default=tuple(Scheduler), description="Samplers that a diffusion model can be run with.")
+    loras: tuple[str, ...] = Field(default=(), description="Names that a request may give in `loras`.")
 
     @property
     def reads_prompts(self) -> bool:
@@ -64,7 +69,9 @@ class ModelCard(BaseModel):
         return self.sampling is not None
 
 
-SAMPLING_PARAMETERS = frozenset({"prompt", "negative_prompt", "steps", "guidance_scale", "strength", "scheduler", "seed", "num_images"})
+SAMPLING_PARAMETERS = frozenset(
+    {"prompt", "negative_prompt", "steps", "guidance_scale", "strength", "scheduler", "seed", "num_images", "previews"}
+)
 
 EXEMPLAR = ModelCard(
     id="exemplar",

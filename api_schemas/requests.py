@@ -237,6 +237,13 @@ class Canvas(Body):
     anchor: Anchor = Anchor.CENTER
 
 
+class LoraUse(Body):
+    """A LoRA that is added to the model for one job."""
+
+    name: str = Field(min_length=1, max_length=128)
+    weight: float = Field(default=1.0, gt=0, le=2, description="How strongly it acts; 1 is as it was trained.")
+
+
 class _Request(Body):
     image: ImageSource
     model: str | None = Field(default=None, max_length=128, description="Default: by operation; see `GET /v1/models`.")
@@ -273,6 +280,15 @@ class _Painted(_Request):
     guidance_scale: float | None = Field(default=None, ge=0, le=30)
     strength: float | None = Field(default=None, gt=0, le=1, description="1 repaints from noise; less starts from what is there.")
     scheduler: Scheduler | None = None
+    loras: tuple[LoraUse, ...] = Field(default=(), max_length=4, description="Adapters of the model, by the names in its `loras`.")
+    previews: bool = Field(default=False, description="Small pictures while it is painted: `progress.preview_url` of the running job.")
+
+    @field_validator("loras")
+    @classmethod
+    def _each_lora_once(cls, value: tuple[LoraUse, ...]) -> tuple[LoraUse, ...]:
+        if len({use.name for use in value}) < len(value):
+            raise ValueError("each LoRA may be named once")
+        return value
 
 
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=4000)]

@@ -65,6 +65,8 @@ class JobRecord:
     """What it ran with: device, dtype, versions."""
     error: ErrorInfo | None = None
     cancel_requested: bool = False
+    preview: str | None = None
+    """Object key of what the picture looked like a few steps ago; while it runs."""
 
     @classmethod
     def of(cls, fields: Mapping[bytes, bytes]) -> JobRecord:
@@ -82,6 +84,7 @@ class JobRecord:
             runtime=json.loads(text.get("runtime", "{}")),
             error=ErrorInfo.model_validate_json(text["error"]) if "error" in text else None,
             cancel_requested="cancel" in text,
+            preview=text.get("preview"),
         )
 
 
@@ -248,9 +251,9 @@ class JobRecords:
 
     # -- while it runs ------------------------------------------------------------------------------------------------------------
 
-    def beat(self, job_id: str, lease: str, step: int, steps: int) -> Beat:
-        """Store how far a running job is, and hear what became of it."""
-        return _BEATS[cast("int", self._beat(keys=[job_key(job_id)], args=[lease, step, steps]))]
+    def beat(self, job_id: str, lease: str, step: int, steps: int, *, preview: str | None = None) -> Beat:
+        """Store how far a running job is, with the key of its preview if there is one, and hear what became of it."""
+        return _BEATS[cast("int", self._beat(keys=[job_key(job_id)], args=[lease, step, steps, preview or ""]))]
 
     # -- housekeeping -------------------------------------------------------------------------------------------------------------
 
@@ -298,7 +301,7 @@ class JobRecords:
 def public(record: JobRecord, storage: Storage, *, position: int | None = None, status: JobStatus | None = None) -> Job:
     """The job as its owner sees it, with fresh URLs. ``status`` shows it as it was when it had that status."""
     spec, shown = record.spec, status or record.status
-    hidden = {"operation", "image", "mask", "webhook", "metadata", "priority", "deadline_s", "model"}
+    hidden = {"operation", "image", "mask", "webhook", "metadata", "priority", "deadline_s", "model", "previews"}
     recipe = {"model": spec.model, "model_revision": spec.model_revision}
     recipe |= spec.request.model_dump(mode="json", exclude=hidden, exclude_none=True)
     return Job(
@@ -306,7 +309,7 @@ def public(record: JobRecord, storage: Storage, *, position: int | None = None, 
         operation=spec.request.operation,
         model=spec.model,
         status=shown,
-        progress=Progress(step=record.step, steps=record.steps) if record.steps else None,
+        progress=_progress(record, storage, shown) if record.steps else None,
         position=position,
         created_at=spec.created_at,
         started_at=record.started_at,
@@ -318,6 +321,11 @@ def public(record: JobRecord, storage: Storage, *, position: int | None = None, 
         metadata=spec.request.metadata,
         urls=JobUrls(self=f"/v1/jobs/{spec.id}", cancel=f"/v1/jobs/{spec.id}/cancel"),
     )
+
+
+def _progress(record: JobRecord, storage: Storage, shown: JobStatus) -> Progress:
+    preview = record.preview if shown is JobStatus.RUNNING else None
+    return Progress(step=record.step, steps=record.steps, preview_url=storage.presign_get(preview) if preview else None)
 
 
 def _public_output(output: StoredOutput, storage: Storage) -> JobOutput:

@@ -111,7 +111,8 @@ class Models(_Section):
     """Where weights are."""
 
     store: Path = Field(
-        default=Path(sys.prefix) / "share" / "outfill" / "models", description="Directory of embedded weights (`u2netp.onnx`)."
+        default=Path(sys.prefix) / "share" / "outfill" / "models",
+        description="The model store: `u2netp.onnx`, and a directory for each model that `outfill models pull` brought.",
     )
     directories: dict[str, Path] = Field(default_factory=dict, description="JSON table of model name to diffusers directory.")
 
@@ -128,6 +129,19 @@ class Worker(_Section):
     stall_s: float = Field(default=600.0, gt=0, description="The watchdog ends the process when one step takes longer.")
     device: str = Field(default="auto", description="`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one.")
     dtype: Precision | Literal["auto"] = Field(default="auto", description="`float32`, `bfloat16`, `float16`; `auto` chooses by device.")
+    attention: Literal["auto", "flash", "efficient", "cudnn", "math", "xformers"] = Field(
+        default="auto",
+        description="Attention kernel of the UNet: `flash`, `efficient`, `cudnn`, `math`, `xformers`; `auto`: see GPU workers.",
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="`on`, `off`; `auto` compiles the UNet on a GPU where there is a C++ compiler. It lengthens the start."
+    )
+    offload: Literal["auto", "none", "text_encoders", "group"] = Field(
+        default="auto", description="What waits in main memory: `none`, `text_encoders`, `group` (the UNet's blocks too); `auto` by memory."
+    )
+    vae_tiling: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Decode in tiles, which can differ in tone: `on`, `off`; `auto` where memory is short."
+    )
     threads: int = Field(default=0, ge=0, description="Threads of one model call on a CPU; 0: the library's default.")
 
     @field_validator("serve", mode="before")

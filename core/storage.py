@@ -8,9 +8,11 @@ uploads/{tenant}/{upload}                       bytes kept for a later job
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -99,6 +101,17 @@ class Storage:
                 raise ObjectNotFound(f"no object {key}") from error
             raise Unavailable("the object store does not answer") from error
         except BotoCoreError as error:
+            raise Unavailable("the object store does not answer") from error
+
+    def download(self, key: str, file: Path) -> None:
+        """Write an object to ``file``, a large one in parallel parts. Raises ``ObjectNotFound``; ``file`` may be left half written."""
+        try:
+            self._client.download_file(self._settings.bucket, key, str(file))
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                raise ObjectNotFound(f"no object {key}") from error
+            raise Unavailable("the object store does not answer") from error
+        except (BotoCoreError, Boto3Error) as error:
             raise Unavailable("the object store does not answer") from error
 
     def delete(self, keys: Iterable[str]) -> None:

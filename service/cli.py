@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -66,6 +68,14 @@ def keys_new(tenant: Annotated[str, typer.Option(help="Whose jobs the key sees."
     key, secret = new_key(), new_webhook_secret()
     typer.echo(f"key             {key}\nwebhook secret  {secret}")
     typer.echo(f"settings        OUTFILL_AUTH__KEYS='[{json.dumps(settings_entry(tenant, key, secret))}]'")
+
+
+@app.command("models", add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def models(context: typer.Context) -> None:
+    """Fetch models into the store, list them, verify them: `outfill models --help`."""
+    # A process of its own: the service never imports the worker.
+    command = [sys.executable, "-m", "worker", "models", *context.args]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own command
 
 
 if __name__ == "__main__":

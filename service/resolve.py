@@ -24,7 +24,20 @@ from api_schemas.requests import (
 )
 from service.intake import Header
 
-_OPTIONAL = ("prompt", "background", "shadow", "negative_prompt", "steps", "guidance_scale", "strength", "scheduler", "seed", "num_images")
+_OPTIONAL = (
+    "prompt",
+    "background",
+    "shadow",
+    "negative_prompt",
+    "steps",
+    "guidance_scale",
+    "strength",
+    "scheduler",
+    "loras",
+    "seed",
+    "num_images",
+    "previews",
+)
 """Fields that a model may or may not honour, as ``ModelCard.parameters`` tells."""
 
 LONGEST_SIDES = {ImageFormat.JPEG: 65500, ImageFormat.WEBP: 16383}
@@ -44,6 +57,8 @@ def resolve(request: JobRequest, models: Sequence[ModelInfo]) -> tuple[JobReques
     _refuse_ignored(request, card)
     if isinstance(request, RemoveBackgroundRequest):
         return request.model_copy(update={"model": card.id}), card
+    _check_scheduler(request, card)
+    _check_loras(request, card)
     update: dict[str, object] = {"model": card.id, **_sampling(request, card)}
     if (options := getattr(request, "mask_options", None)) is not None or getattr(request, "mask", None) is not None:
         update["mask_options"] = _mask_options(options or MaskOptions(), request.operation)
@@ -74,12 +89,23 @@ def choose_model(request: JobRequest, cards: Mapping[str, ModelCard]) -> ModelCa
 
 def _refuse_ignored(request: JobRequest, card: ModelCard) -> None:
     for field in _OPTIONAL:
-        asked = field in request.model_fields_set and getattr(request, field) is not None
+        asked = field in request.model_fields_set and getattr(request, field) not in (None, (), False)
         if asked and field not in card.parameters:
             reason = NO_TEXT_MODEL if field == "prompt" else f"the model {card.id} would ignore it"
             raise ParameterNotSupported(reason, field=field)
     if isinstance(request, ReplaceBackgroundRequest) and request.background is None and "prompt" not in card.parameters:
         raise NoTextModel(NO_TEXT_MODEL, field="prompt")
+
+
+def _check_scheduler(request: PaintedRequest, card: ModelCard) -> None:
+    if request.scheduler is not None and request.scheduler not in card.schedulers:
+        raise ParameterNotSupported(f"the model {card.id} cannot be run with it; it takes {', '.join(card.schedulers)}", field="scheduler")
+
+
+def _check_loras(request: PaintedRequest, card: ModelCard) -> None:
+    unknown = [use.name for use in request.loras if use.name not in card.loras]
+    if unknown:
+        raise Invalid(f"the model {card.id} has no LoRA {unknown[0]!r}; see its loras in GET /v1/models", field="loras")
 
 
 def _sampling(request: PaintedRequest, card: ModelCard) -> dict[str, object]:

@@ -135,10 +135,19 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[LocalStack]:
+def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the embedded weights alone, whatever this machine has pulled into its own."""
+    store, weights = tmp_path_factory.mktemp("store"), Settings().models.store / "u2netp.onnx"
+    (store / weights.name).symlink_to(weights)
+    return store
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, model_store: Path) -> Iterator[LocalStack]:
     """The whole service, running."""
     environment = {
         "OUTFILL_OUTBOUND__ALLOW_PRIVATE": "127.0.0.1/32",
+        "OUTFILL_MODELS__STORE": str(model_store),
         "OUTFILL_MODELS__DIRECTORIES": json.dumps({"tiny": str(tiny_model)}),
         "OUTFILL_WEBHOOKS__RETRY_DELAYS_S": "[0.2, 0.2, 0.2]",
         "OUTFILL_STEWARD__PERIOD_S": "1",

@@ -1,4 +1,4 @@
-"""``python -m worker paint | steward | check``: puts a process together."""
+"""``python -m worker paint | steward | check | models``: puts a process together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry, start_http_server
@@ -20,19 +23,38 @@ from core import logging, queue
 from core.catalogue import Catalogue
 from core.jobs import JobRecords
 from core.queue import JobQueue
-from core.settings import Precision, Settings
+from core.settings import Settings
 from core.storage import Storage
+from worker.store import commands
+from worker.tuning import Wishes
 
+if TYPE_CHECKING:
+    from worker.engines.base import Engine, WarmUp
+    from worker.metrics import WorkerMetrics
+
+PROCESSES = {
+    "paint": "paint jobs",
+    "steward": "keep house",
+    "check": "exit 0 if this host's paint worker is ready",
+}
 SEGMENTER_FILE = "u2netp.onnx"
-_NO_DEVICE: tuple[str, Precision] = ("cpu", "float32")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one process; the exit status is its own."""
     parser = argparse.ArgumentParser(prog="python -m worker", description="Outfill's worker processes.")
-    parser.add_argument("process", choices=["paint", "steward", "check"], help="check: exit 0 if this host's paint worker is ready")
-    process = parser.parse_args().process
+    processes = parser.add_subparsers(dest="process", required=True)
+    for name, purpose in PROCESSES.items():
+        processes.add_parser(name, help=purpose)
+    commands.add_arguments(processes.add_parser("models", help="the model store", prog="outfill models"))
+    arguments = parser.parse_args(argv)
+    process = arguments.process
+    os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
+    if process != "models" or not commands.needs_network(arguments):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     settings = Settings()
+    if process == "models":
+        return commands.run(arguments, settings)
     logging.configure(settings.logging, process)
     match process:
         case "paint":
@@ -46,7 +68,7 @@ def main() -> int:
 def paint(settings: Settings) -> int:
     """Load the models and work until SIGTERM. A second SIGTERM gives back what is being painted."""
     from worker.claims import Claims
-    from worker.engines.registry import EngineOptions, build_engine, discover
+    from worker.engines.registry import discover
     from worker.images.subject import Segmenter
     from worker.metrics import WorkerMetrics
     from worker.paint import PaintWorker
@@ -57,31 +79,24 @@ def paint(settings: Settings) -> int:
         log.error("segmenter_missing", path=str(weights), hint="run make setup, or set OUTFILL_MODELS__STORE")
         return 1
     metrics = WorkerMetrics()
-    cards = _cards_to_serve(settings, discover(settings.models.directories))
+    cards = _cards_to_serve(settings, discover(settings.models.directories, settings.models.store))
     needs_torch = any(card.engine is EngineKind.DIFFUSION for card in cards.values())
-    device, dtype = _device(settings) if needs_torch else _NO_DEVICE
-    engines = {}
-    for card in cards.values():
-        if card.engine is EngineKind.CUTOUT:
-            continue
-        began = time.perf_counter()
-        options = EngineOptions(device=device, dtype=dtype)
-        engines[card.id] = build_engine(card, path=settings.models.directories.get(card.id), options=options)
-        metrics.model_load.labels(card.id).set(time.perf_counter() - began)
+    device = _device(settings) if needs_torch else "cpu"
+    warm = {card.id: _warm_engine(card, settings, device, metrics) for card in cards.values() if card.engine is not EngineKind.CUTOUT}
     connection = queue.connect(settings.redis)
     records = JobRecords(connection, retention_s=settings.retention.jobs_s)
     claims = Claims(connection, records, JobQueue(connection), lease_s=settings.worker.lease_s, overdue_s=settings.worker.overdue_s)
     worker = PaintWorker(
         settings,
         cards=cards,
-        engines=engines,
+        engines={name: engine for name, (engine, _) in warm.items()},
         segmenter=Segmenter(weights),
         claims=claims,
         records=records,
         storage=Storage(settings.s3),
         catalogue=Catalogue(connection),
         metrics=metrics,
-        runtime={"device": device, "dtype": dtype, "versions": _versions()},
+        runtime={name: _runtime(device, warm[name][1].dtype if name in warm else None) for name in cards},
     )
     _serve_metrics(settings, metrics.registry)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -129,17 +144,37 @@ def _cards_to_serve(settings: Settings, installed: list[ModelCard]) -> dict[str,
     return {name: card for name, card in cards.items() if not settings.worker.serve or name in settings.worker.serve}
 
 
-def _device(settings: Settings) -> tuple[str, Precision]:
+def _device(settings: Settings) -> str:
     import torch
 
-    device = settings.worker.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = settings.worker.dtype
-    dtype: Precision = ("float16" if device.startswith("cuda") else "float32") if chosen == "auto" else chosen
     if settings.worker.threads:
         torch.set_num_threads(settings.worker.threads)
-    return device, dtype
+    if settings.worker.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return settings.worker.device
+
+
+def _warm_engine(card: ModelCard, settings: Settings, device: str, metrics: WorkerMetrics) -> tuple[Engine, WarmUp]:
+    """Load a model, and run it once before the first job does."""
+    from worker.engines.registry import EngineOptions, build_engine
+
+    began = time.perf_counter()
+    path = settings.models.directories.get(card.id, settings.models.store / card.id)
+    engine = build_engine(card, path=path, options=EngineOptions(device, _wishes(settings)))
+    found = engine.warm_up()
+    for kernel in found.kernels:
+        metrics.attention.labels(card.id, kernel, found.requested).set(1)
+    metrics.model_load.labels(card.id).set(time.perf_counter() - began)
+    return engine, found
+
+
+def _runtime(device: str, dtype: str | None) -> dict[str, Any]:
+    """What the recipe of a job tells of where it was painted."""
+    return {"device": device, **({"dtype": dtype} if dtype else {}), "versions": _versions()}
+
+
+def _wishes(settings: Settings) -> Wishes:
+    return Wishes(**{wish.name: getattr(settings.worker, wish.name) for wish in fields(Wishes)})
 
 
 def _versions() -> dict[str, str]:
@@ -158,6 +193,4 @@ def _serve_metrics(settings: Settings, registry: CollectorRegistry) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     sys.exit(main())

@@ -150,5 +150,6 @@ def _recipe(request: PaintedRequest, picture: Pixels | None) -> Sampling | Backd
     match settings:
         case (int(steps), float(guidance_scale), float(strength), scheduler) if scheduler is not None:
             prompt = getattr(request, "prompt", None) or ""
-            return Sampling(prompt, request.negative_prompt or "", steps, guidance_scale, strength, scheduler)
+            loras = tuple((use.name, use.weight) for use in request.loras)
+            return Sampling(prompt, request.negative_prompt or "", steps, guidance_scale, strength, scheduler, loras)
     return None

@@ -34,12 +34,22 @@ class WorkerMetrics:
         self.batch = Histogram(
             "outfill_batch_size", "Slots in one model call.", ["model"], registry=registry, buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32)
         )
+        self.row_budget = Gauge(
+            "outfill_row_budget", "Cost that one model call may have now; halved where memory ran out.", ["model"], registry=registry
+        )
+        self.out_of_memory = Counter("outfill_out_of_memory", "Model calls for which the device had no room.", ["model"], registry=registry)
         self.finished = Counter("outfill_jobs_finished", "Jobs ended by this worker.", ["operation", "model", "status"], registry=registry)
         self.failures = Counter("outfill_job_failures", "Failed jobs by error code.", ["code"], registry=registry)
         self.images = Counter("outfill_images", "Images committed.", ["operation", "model"], registry=registry)
         self.fence_rejected = Counter("outfill_fence_rejected", "Results dropped because the lease was lost.", registry=registry)
         self.handed_back = Counter("outfill_jobs_handed_back", "Jobs given back on shutdown.", registry=registry)
         self.in_flight = Gauge("outfill_jobs_in_flight", "Jobs that this worker holds.", registry=registry)
+        self.attention = Gauge(
+            "outfill_attention_backend_info",
+            "1 for each attention kernel that ran when the model was warmed, as the profiler saw it.",
+            ["model", "kernel", "requested"],
+            registry=registry,
+        )
         self.model_load = Gauge("outfill_model_load_seconds", "Time it took to load a model.", ["model"], registry=registry)
 
 

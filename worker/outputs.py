@@ -17,6 +17,7 @@ from worker.intake import Plan
 from worker.report import measure
 
 _PNG = OutputOptions(format=ImageFormat.PNG)
+_PREVIEW = OutputOptions(format=ImageFormat.JPEG, quality=85)
 _EXTENSIONS = {ImageFormat.PNG: "png", ImageFormat.JPEG: "jpg", ImageFormat.WEBP: "webp"}
 
 
@@ -56,6 +57,13 @@ def _compose(plan: Plan, pixels: Pixels, *, with_layers: bool) -> tuple[Frame, d
         return frame, {}
     fill = fill_layer(edit.frame, window, alpha, crop.box)
     return frame, {"fill": encode(fill, _PNG), "mask": encode_mask(edit.alpha)}
+
+
+def store_preview(storage: Storage, spec: JobSpec, execution_id: str, pixels: Pixels) -> str:
+    """Put a small picture ``uint8 (h, w, 3)`` beside where the outputs will be, in place of the one before; its key."""
+    key = f"{output_prefix(spec.tenant, spec.id, execution_id)}preview.jpg"
+    storage.put(key, encode(Frame(pixels), _PREVIEW), "image/jpeg")
+    return key
 
 
 def store(storage: Storage, spec: JobSpec, execution_id: str, outputs: Sequence[Rendered]) -> tuple[StoredOutput, ...]:

@@ -8,12 +8,15 @@ A fourth thread beats: it extends leases, stores progress, hears of cancellation
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
+import cv2
 import stamina
 import structlog
 from redis.exceptions import RedisError
@@ -27,7 +30,7 @@ from core.settings import Settings
 from core.storage import Storage, output_prefix
 from worker import intake, outputs
 from worker.claims import Claims, Lease
-from worker.engines.base import Engine
+from worker.engines.base import Engine, Pixels
 from worker.images.subject import Segmenter
 from worker.metrics import WorkerMetrics
 from worker.painter import Ends, Painter
@@ -42,6 +45,7 @@ LOOK_AHEAD = 2
 _BEAT_S = 0.5
 _PATIENCE_S = 900.0
 _STALLED_EXIT, _BROKEN_EXIT = 70, 71
+_LOWEST_PRIORITY = 19
 
 
 class PaintWorker:
@@ -59,19 +63,19 @@ class PaintWorker:
         storage: Storage,
         catalogue: Catalogue,
         metrics: WorkerMetrics,
-        runtime: Mapping[str, Any],
+        runtime: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self._settings = settings
         self._cards, self._engines, self._segmenter = cards, engines, segmenter
         self._claims, self._records, self._storage, self._catalogue = claims, records, storage, catalogue
         self._metrics, self._runtime = metrics, runtime
         ends = Ends(painted=self._painted, failed=self._failed, canceled=self._canceled, given_back=self._given_back)
-        self._painter = Painter(engines, ends, metrics)
+        self._painter = Painter(engines, ends, metrics, previewed=self._previewed)
         self._works: dict[str, Work] = {}
         self._lock = threading.Lock()
         self._stopping = self._drained = False
-        self._intake = ThreadPoolExecutor(POOL, "intake")
-        self._outputs = ThreadPoolExecutor(POOL, "outputs")
+        self._intake = quiet_pool("intake", POOL)
+        self._outputs = quiet_pool("outputs", POOL)
 
     # -- life ---------------------------------------------------------------------------------------------------------------------
 
@@ -188,9 +192,25 @@ class PaintWorker:
         stored = self._patiently(lambda: outputs.store(self._storage, work.spec, work.lease.execution.id, rendered))
         self._lap(work, "store")
         self._check_wanted(work)
-        runtime = {**self._runtime, "worker": self._claims.name}
+        runtime = {**self._runtime[work.spec.model], "worker": self._claims.name}
         if self._end(work, Outcome(JobStatus.SUCCEEDED, outputs=stored, runtime=runtime, steps=work.progress()[1])):
             self._metrics.images.labels(work.spec.request.operation, work.spec.model).inc(len(stored))
+
+    def _previewed(self, work: Work, pixels: Pixels) -> None:
+        work.preview_under_way = True
+        self._outputs.submit(self._store_preview, work, pixels)
+
+    def _store_preview(self, work: Work, pixels: Pixels) -> None:
+        """A preview that cannot be stored is the last of its job, and no harm to it."""
+        try:
+            with work.storing_preview:
+                if not work.ending:
+                    work.preview_key = outputs.store_preview(self._storage, work.spec, work.lease.execution.id, pixels)
+        except Exception:
+            work.wants_previews = False
+            _log.warning("preview_not_stored", job=work.spec.id, exc_info=True)
+        finally:
+            work.preview_under_way = False
 
     def _check_wanted(self, work: Work) -> None:
         """Raise if the owner does not want the job any more, or not so late."""
@@ -209,15 +229,17 @@ class PaintWorker:
         self._outputs.submit(self._guarded, self._hand_back, work)
 
     def _hand_back(self, work: Work) -> None:
+        work.end()
         if self._patiently(lambda: self._claims.hand_back(work.lease)):
             self._metrics.handed_back.inc()
+            self._drop_preview(work)
             self._forget(work)
         else:  # its owner canceled it meanwhile, or the lease is lost: either way this says so
             self._end(work, Outcome(JobStatus.CANCELED))
 
     def _end(self, work: Work, outcome: Outcome) -> bool:
         """Commit how the job ends. True: it succeeded. Where its lease was lost or it was canceled, what this execution made is dropped."""
-        work.ending = True
+        work.end()
         commit = self._patiently(lambda: self._records.commit(work.spec, work.lease.member, outcome))
         if commit == "canceled":
             outcome = Outcome(JobStatus.CANCELED)
@@ -233,6 +255,8 @@ class PaintWorker:
                 self._metrics.failures.labels(outcome.error.code).inc()
             if commit == "committed" and not outcome.outputs:
                 self._drop_objects(work)
+            else:
+                self._drop_preview(work)
             self._patiently(lambda: self._claims.settle(work.lease))
         self._forget(work)
         return commit != "lost" and outcome.status is JobStatus.SUCCEEDED
@@ -244,6 +268,14 @@ class PaintWorker:
             self._storage.delete(self._storage.keys(prefix))
         except Unavailable:
             _log.warning("leftovers_not_deleted", prefix=prefix)
+
+    def _drop_preview(self, work: Work) -> None:
+        if work.preview_key is None:
+            return
+        try:
+            self._storage.delete([work.preview_key])
+        except Unavailable:
+            _log.warning("leftovers_not_deleted", prefix=work.preview_key)
 
     def _forget(self, work: Work) -> None:
         with self._lock:
@@ -316,8 +348,21 @@ class PaintWorker:
         with self._lock:
             works = list(self._works.values())
         for work in works:
-            if self._records.beat(work.spec.id, work.lease.member, *work.progress()) == "cancel":
+            if self._records.beat(work.spec.id, work.lease.member, *work.progress(), preview=work.preview_key) == "cancel":
                 work.canceled.set()
+
+
+def quiet_pool(name: str, size: int) -> ThreadPoolExecutor:
+    """Threads for work beside the engine: they run in the time that its step leaves idle, and bring no threads of OpenCV's along."""
+    cv2.setNumThreads(1)
+    return ThreadPoolExecutor(size, name, initializer=_step_back)
+
+
+def _step_back() -> None:
+    """Give this thread the lowest priority. Only on Linux does a thread have one of its own; without it all is as it was."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
 
 
 class _CanceledError(Exception):

@@ -1,22 +1,31 @@
-"""The engine thread: the only one that touches a model. Many jobs advance together, one step at a time."""
+"""The engine thread: the only one that touches a model. Many jobs advance together, one step at a time.
+
+Where the device runs out of memory, less is asked of it: in a step, the engine's budget is halved and the slots go on in smaller batches; in
+``prepare``, the job waits until those before it have left and is tried once more alone; in ``finish``, pictures are decoded one at a time.
+What does not fit even alone fails that one job.
+"""
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
 
 from api_schemas.errors import DeadlineExceeded, EngineFailed, OutfillError
-from worker.engines.base import Engine, Slot
+from worker.engines.base import Engine, OutOfMemory, PaintRequest, Pixels, Slot
 from worker.metrics import WorkerMetrics
 from worker.scheduler import Batch, Scheduler, Task
 from worker.work import Work
 
 _log = structlog.get_logger(__name__)
 _IDLE_S = 0.2
+PREVIEW_STEPS = 4
+"""Steps from one preview of a picture to the next."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +41,25 @@ class Ends:
 class Painter:
     """Takes prepared jobs from ``inbox`` and paints them."""
 
-    def __init__(self, engines: Mapping[str, Engine], ends: Ends, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self, engines: Mapping[str, Engine], ends: Ends, metrics: WorkerMetrics, *, previewed: Callable[[Work, Pixels], None]
+    ) -> None:
+        """``previewed`` is given small pictures of jobs that asked for them; it must return at once."""
         self.inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._engines = engines
         self._ends = ends
+        self._previewed = previewed
         self._metrics = metrics
-        self._scheduler: Scheduler[Slot] = Scheduler({name: engine.max_rows for name, engine in engines.items()})
+        self._scheduler: Scheduler[Slot] = Scheduler({name: engine.budget for name, engine in engines.items()})
+        self._waiting: deque[Work] = deque()
+        self._crowded: Work | None = None
+        """The one of those waiting, always the first, that found no room beside what was being painted."""
         self._painting: dict[str, Work] = {}
-        self._step_began: float | None = None
+        self._call_began: float | None = None
         self._draining = self._abandoning = self._stopped = False
+        for name in engines:
+            metrics.row_budget.labels(name).set(self._scheduler.budget(name))
+            metrics.out_of_memory.labels(name)
 
     # -- told by other threads ----------------------------------------------------------------------------------------------------
 
@@ -54,8 +73,8 @@ class Painter:
         self._stopped = True
 
     def stalled_s(self) -> float:
-        """How long the current model call has taken."""
-        began = self._step_began
+        """How long the current call of an engine has taken."""
+        began = self._call_began
         return time.monotonic() - began if began is not None else 0.0
 
     # -- the thread ---------------------------------------------------------------------------------------------------------------
@@ -63,78 +82,143 @@ class Painter:
     def run(self) -> None:
         """Paint until stopped."""
         while not self._stopped:
-            self._admit()
-            self._drop()
-            batch = self._scheduler.next()
-            if batch is not None:
-                self._step(batch)
-            self._finish(self._scheduler.collect())
+            self._turn()
 
-    def _admit(self) -> None:
+    def _turn(self) -> None:
+        # A function of its own, so that no name in it keeps slots, and what they have on the device, beyond the turn.
+        self._receive()
+        self._drop()
+        self._admit()
+        batch = self._scheduler.next()
+        if batch is not None:
+            self._step(batch)
+            self._show(batch)
+        self._finish(self._scheduler.collect())
+
+    def _receive(self) -> None:
         """Take in what has arrived; wait a little where there is nothing else to do."""
         while True:
             try:
-                work = self.inbox.get_nowait() if self._painting else self.inbox.get(timeout=_IDLE_S)
+                idle = not self._painting and not self._waiting
+                self._waiting.append(self.inbox.get(timeout=_IDLE_S) if idle else self.inbox.get_nowait())
             except queue.Empty:
                 return
-            if self._draining:
-                self._ends.given_back(work)
-            elif work.canceled.is_set():
-                self._ends.canceled(work)
-            elif work.overdue:
-                self._ends.failed(work, _too_late())
-            else:
-                self._begin(work)
-
-    def _begin(self, work: Work) -> None:
-        engine = self._engines[work.spec.model]
-        if work.plan is None:
-            raise ValueError("a job is planned before it is painted")
-        try:
-            work.slots = [engine.prepare(request) for request in work.plan.requests]
-        except Exception as error:
-            _log.exception("prepare_failed", job=work.spec.id, model=work.spec.model)
-            self._ends.failed(work, error if isinstance(error, OutfillError) else EngineFailed("the model could not take the picture"))
-            return
-        self._painting[work.key] = work
-        for slot in work.slots:
-            self._scheduler.add(Task(work.key, work.spec.model, work.spec.request.priority, time.monotonic(), slot))
 
     def _drop(self) -> None:
         """Take out what nobody wants any more; its neighbours go on."""
-        for work in list(self._painting.values()):
+        for work in [*self._waiting, *self._painting.values()]:
             if work.canceled.is_set():
                 self._leave(work, self._ends.canceled)
             elif work.overdue:
                 self._leave(work, lambda work: self._ends.failed(work, _too_late()))
-            elif self._abandoning:
+            elif self._abandoning or (self._draining and work.key not in self._painting):
                 self._leave(work, self._ends.given_back)
 
     def _leave(self, work: Work, end: Callable[[Work], None]) -> None:
-        self._scheduler.remove(work.key)
-        del self._painting[work.key]
+        if work.key in self._painting:
+            self._scheduler.remove(work.key)
+            del self._painting[work.key]
+            work.release()
+        else:
+            self._waiting.remove(work)
         end(work)
+
+    def _admit(self) -> None:
+        """Begin those waiting, in turn. What found no room is first in turn, so that it does not wait for ever, and needs to be alone."""
+        while self._waiting and not (self._waiting[0] is self._crowded and self._painting):
+            self._begin(self._waiting[0])
+
+    def _begin(self, work: Work) -> None:
+        engine, plan = self._engines[work.spec.model], work.plan
+        if plan is None:
+            raise ValueError("a job is planned before it is painted")
+        try:
+            with self._watched():
+                slots = [engine.prepare(request) for request in plan.requests]
+        except OutOfMemory:
+            self._metrics.out_of_memory.labels(work.spec.model).inc()
+            _log.warning("prepare_out_of_memory", job=work.spec.id, model=work.spec.model, alone=not self._painting)
+            if self._painting:
+                self._crowded = work
+            else:
+                self._leave(work, lambda work: self._ends.failed(work, _no_room(plan.requests[0])))
+            return
+        except Exception as error:
+            _log.exception("prepare_failed", job=work.spec.id, model=work.spec.model)
+            failure = error if isinstance(error, OutfillError) else EngineFailed("the model could not take the picture")
+            self._leave(work, lambda work: self._ends.failed(work, failure))
+            return
+        self._waiting.remove(work)
+        self._painting[work.key] = work
+        work.slots = slots
+        for slot in slots:
+            self._scheduler.add(Task(work.key, work.spec.model, work.spec.request.priority, time.monotonic(), slot))
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Around every call of an engine, for the watchdog."""
+        self._call_began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._call_began = None
+
+    # -- steps --------------------------------------------------------------------------------------------------------------------
 
     def _step(self, batch: Batch[Slot]) -> None:
         self._metrics.batch.labels(batch.engine).observe(len(batch.slots))
-        began = self._step_began = time.monotonic()
+        began = time.monotonic()
         try:
             self._call(self._engines[batch.engine], batch.slots)
-        finally:
-            self._step_began = None
+        except OutOfMemory:
+            budget = self._scheduler.ran_out(batch)
+            _log.warning("step_out_of_memory", model=batch.engine, slots=len(batch.slots), cost=batch.cost, budget=budget)
+        else:
+            budget = self._scheduler.went_well(batch.engine)
+        self._metrics.row_budget.labels(batch.engine).set(budget)
         self._metrics.step.labels(batch.engine).observe(time.monotonic() - began)
 
     def _call(self, engine: Engine, slots: Sequence[Slot]) -> None:
+        """Step ``slots``. Raises ``OutOfMemory`` where fewer of them might have room."""
         try:
-            engine.step(slots)
+            with self._watched():
+                engine.step(slots)
+        except OutOfMemory:
+            self._metrics.out_of_memory.labels(engine.card.id).inc()
+            if len(slots) > 1:
+                raise
+            _log.warning("step_out_of_memory_alone", model=engine.card.id)
+            slots[0].error = _no_room(slots[0].request)
+            return
         except Exception as error:
             if len(slots) == 1:
                 _log.exception("step_failed", model=engine.card.id)
                 slots[0].error = error
                 return
             _log.warning("batch_failed_stepping_alone", model=engine.card.id, slots=len(slots), error=repr(error))
-            for slot in slots:
-                self._call(engine, [slot])
+        else:
+            return
+        for slot in slots:  # out of the handler: it would keep what the failed call had on the device
+            self._call(engine, [slot])
+
+    def _show(self, batch: Batch[Slot]) -> None:
+        """Hand out a preview of the first picture that is not done, of each job that wants one, every few steps."""
+        engine = self._engines[batch.engine]
+        for task in batch.tasks:
+            work, slot = self._painting[task.job_id], task.slot
+            if not work.wants_previews or work.preview_under_way or slot is not work.first_unfinished or slot.position % PREVIEW_STEPS:
+                continue
+            try:
+                with self._watched():
+                    pixels = engine.preview(slot)
+            except Exception:
+                work.wants_previews = False  # said once, and the job goes on without
+                _log.exception("preview_failed", job=work.spec.id, model=batch.engine)
+            else:
+                if pixels is not None:
+                    self._previewed(work, pixels)
+
+    # -- ends ---------------------------------------------------------------------------------------------------------------------
 
     def _finish(self, tasks: Sequence[Task[Slot]]) -> None:
         """Decode what is done and pass on the jobs whose pictures are all there."""
@@ -154,15 +238,23 @@ class Painter:
         if not tasks:
             return
         try:
-            pictures = engine.finish([task.slot for task in tasks])
+            with self._watched():
+                pictures = engine.finish([task.slot for task in tasks])
         except Exception as error:
+            no_room = isinstance(error, OutOfMemory)
+            if no_room:
+                self._metrics.out_of_memory.labels(engine.card.id).inc()
+            _log.warning("decode_failed", model=engine.card.id, slots=len(tasks), exc_info=error)
             if len(tasks) == 1:
-                _log.exception("decode_failed", model=engine.card.id)
-                tasks[0].slot.error = error
+                tasks[0].slot.error = _no_room(tasks[0].slot.request) if no_room else error
                 return
-            for task in tasks:
-                self._decode(engine, [task])
+        else:
+            self._keep(tasks, pictures)
             return
+        for task in tasks:  # out of the handler: it would keep what the failed call had on the device
+            self._decode(engine, [task])
+
+    def _keep(self, tasks: Sequence[Task[Slot]], pictures: Sequence[Pixels]) -> None:
         for task, pixels in zip(tasks, pictures, strict=True):
             if task.slot.error is None:
                 work = self._painting[task.job_id]
@@ -171,3 +263,8 @@ class Painter:
 
 def _too_late() -> DeadlineExceeded:
     return DeadlineExceeded("the deadline passed while the job was being worked on")
+
+
+def _no_room(request: PaintRequest) -> EngineFailed:
+    height, width = request.mask.shape
+    return EngineFailed(f"the device has no room for one picture of {width}×{height} pixels; the same request would fail again")

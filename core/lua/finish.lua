@@ -18,6 +18,7 @@ if lease ~= '' then
 end
 if ARGV[3] == 'succeeded' and redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then return 3 end
 redis.call('HSET', KEYS[1], 'status', ARGV[3], 'finished_at', ARGV[4])
+redis.call('HDEL', KEYS[1], 'preview')
 for i = 12, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 if lease ~= '' and lapsed_before == '' then
   redis.call('HSET', KEYS[1], 'committed_by', lease) -- RQ's own bookkeeping is the worker's next step

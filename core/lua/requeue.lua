@@ -11,7 +11,7 @@ if status == 'running' then
   if redis.call('HGET', KEYS[1], 'execution') ~= ARGV[2] then return 0 end
   if redis.call('HGET', KEYS[1], 'cancel') then return 0 end
   redis.call('HSET', KEYS[1], 'status', 'queued', 'step', 0)
-  redis.call('HDEL', KEYS[1], 'execution')
+  redis.call('HDEL', KEYS[1], 'execution', 'preview')
   if ARGV[4] == '1' then redis.call('HINCRBY', KEYS[1], 'attempts', -1) end
   redis.call('HINCRBY', KEYS[5], 'running', -1)
   redis.call('HINCRBY', KEYS[5], 'queued', 1)

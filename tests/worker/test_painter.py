@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,8 +21,11 @@ from queueing import spec_of
 from api_schemas.errors import OutfillError
 from api_schemas.jobs import utc_now
 from api_schemas.models import BACKDROP
+from api_schemas.requests import Scheduler
+from worker import scheduler
 from worker.claims import Lease
-from worker.engines.base import PaintRequest, Pixels, Slot
+from worker.engines.base import OutOfMemory, PaintRequest, Pixels, Sampling, Slot
+from worker.engines.registry import build_engine, discover
 from worker.images.codec import Frame
 from worker.intake import Edit, Plan
 from worker.metrics import WorkerMetrics
@@ -28,22 +35,44 @@ from worker.work import Work
 EXECUTIONS = count()
 
 
+@dataclass(eq=False)
+class ScriptedSlot(Slot):
+    """Can be referred to weakly, to see when it is gone."""
+
+
 class Scripted:
-    """An engine whose rows do what their seed says: 13 fails its row, 14 breaks the whole call, 15 cannot be decoded, 16 never ends."""
+    """An engine whose rows do what their seed says.
+
+    12 cannot be prepared, 13 fails its row, 14 breaks the whole call, 15 cannot be decoded, 16 never ends, 17 cannot be previewed. Each call
+    has room for as many slots as ``room`` says; ``prepare`` counts those that are alive.
+    """
 
     card = BACKDROP
     max_rows = 4
+    budget = 4.0
 
     def __init__(self) -> None:
         self.calls: list[int] = []
+        self.room = {"prepare": 100, "step": 100, "finish": 100}
+        self.alive: weakref.WeakSet[Slot] = weakref.WeakSet()
+        self.meanwhile: Callable[[Sequence[Slot]], None] = lambda _: None
+        """Called in every step, before the slots move."""
+        self.previewed: list[int] = []
 
     def prepare(self, request: PaintRequest) -> Slot:
+        if len(self.alive) >= self.room["prepare"]:
+            raise OutOfMemory
         if request.seed == 12:
             raise ValueError("cannot be prepared")
-        return Slot(request, steps=10**9 if request.seed == 16 else 3)
+        slot = ScriptedSlot(request, steps={16: 10**9, 17: 9, 18: 9}.get(request.seed, 3))
+        self.alive.add(slot)
+        return slot
 
     def step(self, slots: Sequence[Slot]) -> None:
         self.calls.append(len(slots))
+        self.meanwhile(slots)
+        if len(slots) > self.room["step"]:
+            raise OutOfMemory
         if any(slot.request.seed == 14 for slot in slots):
             raise RuntimeError("the call broke")
         for slot in slots:
@@ -52,10 +81,18 @@ class Scripted:
                 slot.error = ValueError("not finite")
 
     def finish(self, slots: Sequence[Slot]) -> list[Pixels]:
+        if len(slots) > self.room["finish"]:
+            raise OutOfMemory
         for slot in slots:
             if slot.request.seed == 15:
                 slot.error = ValueError("not finite")
         return [np.full_like(slot.request.image, slot.request.seed) for slot in slots]
+
+    def preview(self, slot: Slot) -> Pixels | None:
+        self.previewed.append(slot.position)
+        if slot.request.seed == 17:
+            raise RuntimeError("no preview")
+        return np.full((2, 2, 3), slot.position, np.uint8)
 
 
 class Ended:
@@ -66,6 +103,7 @@ class Ended:
         self.failed: dict[str, OutfillError] = {}
         self.canceled: set[str] = set()
         self.given_back: set[str] = set()
+        self.previews: list[tuple[str, int]] = []
 
     def ends(self) -> Ends:
         return Ends(
@@ -75,14 +113,18 @@ class Ended:
             given_back=lambda work: self.given_back.add(work.spec.id),
         )
 
+    def previewed(self, work: Work, pixels: Pixels) -> None:
+        self.previews.append((work.spec.id, int(pixels.max())))
 
-def work_of(*seeds: int, **spec: Any) -> Work:
+
+def work_of(*seeds: int, previews: bool = False, **spec: Any) -> Work:
     """A prepared job that paints one picture for each seed."""
     pixels = np.zeros((4, 4, 3), np.uint8)
     mask = np.full((4, 4), 255, np.uint8)
     requests = tuple(PaintRequest(pixels, mask, seed) for seed in seeds)
     edit = Edit(Frame(pixels), (0, 0), Frame(pixels), mask)
     job = spec_of(**spec)
+    job = job.model_copy(update={"request": job.request.model_copy(update={"previews": previews})})
     member = SimpleNamespace(composite_key=f"{job.id}:{next(EXECUTIONS)}")
     lease = Lease(job, 1, None, member)  # type: ignore[arg-type]  # of RQ's side the painter sees only this name
     return Work(lease, plan=Plan(edit, None, requests))
@@ -99,14 +141,32 @@ def ended() -> Ended:
 
 
 @pytest.fixture
-def painter(engine: Scripted, ended: Ended) -> Iterator[Painter]:
-    running = Painter({"backdrop": engine}, ended.ends(), WorkerMetrics())
-    thread = threading.Thread(target=running.run)
+def metrics() -> WorkerMetrics:
+    return WorkerMetrics()
+
+
+@contextmanager
+def running(painter: Painter) -> Iterator[Painter]:
+    """A painter whose thread runs."""
+    thread = threading.Thread(target=painter.run)
     thread.start()
-    yield running
-    running.stop()
+    yield painter
+    painter.stop()
     thread.join(30)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def painter(engine: Scripted, ended: Ended, metrics: WorkerMetrics) -> Iterator[Painter]:
+    with running(Painter({"backdrop": engine}, ended.ends(), metrics, previewed=ended.previewed)) as started:
+        yield started
+
+
+def figure(metrics: WorkerMetrics, name: str) -> float:
+    """A figure of the engine's."""
+    value = metrics.registry.get_sample_value(name, {"model": "backdrop"})
+    assert value is not None
+    return value
 
 
 def test_a_job_is_painted_when_all_its_pictures_are(painter: Painter, ended: Ended) -> None:
@@ -137,22 +197,34 @@ def test_two_executions_of_one_job_do_not_meet(painter: Painter, ended: Ended) -
     assert ended.painted == {first.spec.id: [1, 2, 3], other.spec.id: [9]}
 
 
-def test_a_canceled_job_leaves_at_the_next_step(painter: Painter, ended: Ended, engine: Scripted) -> None:
-    """A job that would never end is gone once it is canceled, and the others go on."""
+def test_a_canceled_job_runs_no_step_after_the_one_it_is_in(painter: Painter, ended: Ended, engine: Scripted) -> None:
+    """A job that would never end is gone after the step in which it is canceled, and the others go on."""
     endless, other = work_of(16), work_of(5)
+
+    def cancel(slots: Sequence[Slot]) -> None:
+        if slots[0].position == 7:
+            endless.canceled.set()
+
+    engine.meanwhile = cancel
     painter.inbox.put(endless)
-    eventually(lambda: len(engine.calls) > 3)
-    endless.canceled.set()
     eventually(lambda: endless.spec.id in ended.canceled)
+    assert endless.progress()[0] == 8
     painter.inbox.put(other)
     eventually(lambda: other.spec.id in ended.painted)
 
 
-def test_a_job_past_its_deadline_fails(painter: Painter, ended: Ended) -> None:
-    """A deadline that passes between steps ends the job with a code that says so."""
-    late = work_of(16, deadline_at=utc_now() + timedelta(seconds=0.2))
+def test_a_deadline_that_passes_in_a_step_fails_the_job_after_it(painter: Painter, ended: Ended, engine: Scripted) -> None:
+    """A deadline that passes while a job is painted ends it within one step, with a code that says so."""
+    late = work_of(16, deadline_at=utc_now() + timedelta(seconds=0.5))
+
+    def outlast(slots: Sequence[Slot]) -> None:
+        if slots[0].position == 3:
+            eventually(lambda: late.overdue)
+
+    engine.meanwhile = outlast
     painter.inbox.put(late)
     assert eventually(lambda: ended.failed.get(late.spec.id)).code == "deadline_exceeded"
+    assert late.progress()[0] == 4
 
 
 def test_jobs_share_model_calls(painter: Painter, ended: Ended, engine: Scripted) -> None:
@@ -160,7 +232,7 @@ def test_jobs_share_model_calls(painter: Painter, ended: Ended, engine: Scripted
     work = work_of(*range(1, 7))
     painter.inbox.put(work)
     eventually(lambda: ended.painted)
-    assert max(engine.calls) == engine.max_rows
+    assert max(engine.calls) == engine.budget
 
 
 def test_draining_finishes_what_was_begun_and_gives_back_the_rest(painter: Painter, ended: Ended, engine: Scripted) -> None:
@@ -174,3 +246,151 @@ def test_draining_finishes_what_was_begun_and_gives_back_the_rest(painter: Paint
     assert endless.spec.id not in ended.given_back
     painter.drain(abandon=True)
     eventually(lambda: endless.spec.id in ended.given_back)
+
+
+def test_out_of_memory_in_a_step_halves_the_batch(painter: Painter, ended: Ended, engine: Scripted, metrics: WorkerMetrics) -> None:
+    """Where a batch has no room, its slots go on in batches of half its cost, nobody fails, and the figures tell."""
+    engine.room["step"] = 1
+    work = work_of(1, 2, 3, 4)
+    painter.inbox.put(work)
+    assert eventually(lambda: ended.painted.get(work.spec.id)) == [1, 2, 3, 4]
+    assert engine.calls[:3] == [4, 2, 1]
+    assert max(engine.calls[2:]) == 1
+    assert figure(metrics, "outfill_out_of_memory_total") == 2
+    assert figure(metrics, "outfill_row_budget") == 1
+
+
+def test_a_halved_budget_grows_back(
+    painter: Painter, ended: Ended, engine: Scripted, metrics: WorkerMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once there is room again the batches grow, after a run of quiet steps."""
+    monkeypatch.setattr(scheduler, "QUIET_STEPS", 6)
+    engine.room["step"] = 2
+    first, second = work_of(1, 2, 3, 4), work_of(5, 6, 7, 8)
+    painter.inbox.put(first)
+    eventually(lambda: ended.painted.get(first.spec.id))
+    assert figure(metrics, "outfill_row_budget") == 4  # the sixth quiet step was the last
+    engine.room["step"] = 4
+    painter.inbox.put(second)
+    eventually(lambda: ended.painted.get(second.spec.id))
+    assert engine.calls == [4, 2, 2, 2, 2, 2, 2, 4, 4, 4]
+
+
+def test_a_picture_that_has_no_room_alone_fails_alone(painter: Painter, ended: Ended, engine: Scripted, metrics: WorkerMetrics) -> None:
+    """A batch of one slot that runs out of memory fails that job with a code that says why, and takes nothing from the budget."""
+    engine.room["step"] = 0
+    work = work_of(1)
+    painter.inbox.put(work)
+    error = eventually(lambda: ended.failed.get(work.spec.id))
+    assert (error.code, "no room for one picture of 4×4 pixels" in error.detail) == ("engine_failed", True)
+    assert figure(metrics, "outfill_row_budget") == 4
+    engine.room["step"] = 4
+    again = work_of(2)
+    painter.inbox.put(again)
+    assert eventually(lambda: ended.painted.get(again.spec.id)) == [2]
+
+
+def test_out_of_memory_in_prepare_waits_until_the_others_have_left(painter: Painter, ended: Ended, engine: Scripted) -> None:
+    """A job that finds no room is begun once those before it are done, before those behind it, and is painted."""
+    engine.room["prepare"] = 3
+    first, large, behind = work_of(1, 2), work_of(3, 4), work_of(5)
+    for work in (first, large, behind):
+        painter.inbox.put(work)
+    eventually(lambda: len(ended.painted) == 3)
+    assert list(ended.painted) == [work.spec.id for work in (first, large, behind)]
+    assert not ended.failed
+
+
+def test_a_job_without_room_even_alone_fails(painter: Painter, ended: Ended, engine: Scripted) -> None:
+    """A job that runs out of memory in prepare with nobody beside it fails, and those behind it go on."""
+    engine.room["prepare"] = 2
+    first, large, behind = work_of(1), work_of(2, 3, 4), work_of(5)
+    for work in (first, large, behind):
+        painter.inbox.put(work)
+    eventually(lambda: len(ended.painted) == 2)
+    assert ended.failed[large.spec.id].code == "engine_failed"
+
+
+def test_a_job_that_waits_for_room_can_be_canceled(painter: Painter, ended: Ended, engine: Scripted) -> None:
+    """What waits until others have left need not be waited for: canceled it is gone, and those behind it are begun beside the others."""
+    engine.room["prepare"] = 2
+    endless, large, behind = work_of(16), work_of(2, 3), work_of(5)
+    for work in (endless, large, behind):
+        painter.inbox.put(work)
+    eventually(lambda: len(engine.calls) > 3)
+    assert not large.slots
+    large.canceled.set()
+    eventually(lambda: behind.spec.id in ended.painted)
+    assert large.spec.id in ended.canceled
+    endless.canceled.set()
+
+
+def test_out_of_memory_in_finish_decodes_one_at_a_time(painter: Painter, ended: Ended, engine: Scripted) -> None:
+    """Pictures that have no room together are decoded alone; without room even so, their job fails."""
+    engine.room["finish"] = 1
+    work = work_of(1, 2, 3)
+    painter.inbox.put(work)
+    assert eventually(lambda: ended.painted.get(work.spec.id)) == [1, 2, 3]
+    engine.room["finish"] = 0
+    hopeless = work_of(4)
+    painter.inbox.put(hopeless)
+    assert eventually(lambda: ended.failed.get(hopeless.spec.id)).code == "engine_failed"
+
+
+def test_previews_come_every_few_steps_to_those_who_asked(painter: Painter, ended: Ended, engine: Scripted) -> None:
+    """Of nine steps the fourth and the eighth are shown, of the first unfinished picture, and only for the job that wants them."""
+    asked, silent = work_of(18, 18, previews=True), work_of(18)
+    painter.inbox.put(asked)
+    painter.inbox.put(silent)
+    eventually(lambda: len(ended.painted) == 2)
+    assert ended.previews == [(asked.spec.id, 4), (asked.spec.id, 8)]
+
+
+def test_no_preview_is_made_while_one_is_on_its_way(painter: Painter, ended: Ended, engine: Scripted) -> None:
+    """Where storing takes longer than a few steps, the engine is not asked for more."""
+    work = work_of(18, previews=True)
+    work.preview_under_way = True
+    painter.inbox.put(work)
+    eventually(lambda: work.spec.id in ended.painted)
+    assert engine.previewed == []
+
+
+def test_a_failing_preview_fails_no_job(painter: Painter, ended: Ended, engine: Scripted) -> None:
+    """An engine that cannot make a preview is asked once, and the job is painted."""
+    work = work_of(17, previews=True)
+    painter.inbox.put(work)
+    assert eventually(lambda: ended.painted.get(work.spec.id)) == [17]
+    assert engine.previewed == [4]
+    assert ended.previews == []
+
+
+def test_neighbours_of_a_canceled_job_are_painted_as_if_alone(tiny_model: Path, metrics: WorkerMetrics, ended: Ended) -> None:
+    """On a real model: the picture of a job does not depend on a job beside it that is canceled half way, but for rounding."""
+    engine = build_engine(discover({"tiny": tiny_model})[0], path=tiny_model)
+    recipe = Sampling("a red ball", "", steps=8, guidance_scale=5.0, strength=1.0, scheduler=Scheduler.DDIM)
+
+    def diffused(seed: int) -> Work:
+        work = work_of(seed)
+        image, mask = np.full((64, 64, 3), 90, np.uint8), np.full((64, 64), 255, np.uint8)
+        assert work.plan is not None
+        work.plan = replace(work.plan, requests=(PaintRequest(image, mask, seed, recipe),))
+        return work
+
+    alone, beside, canceled = diffused(1), diffused(1), diffused(2)
+    step = engine.step
+
+    def step_and_cancel(slots: Sequence[Slot]) -> None:
+        step(slots)
+        if canceled.slots and canceled.slots[0].position == 3:
+            canceled.canceled.set()
+
+    engine.step = step_and_cancel  # type: ignore[method-assign]
+    with running(Painter({"backdrop": engine}, ended.ends(), metrics, previewed=ended.previewed)) as painter:
+        painter.inbox.put(alone)
+        eventually(lambda: alone.spec.id in ended.painted)
+        painter.inbox.put(beside)
+        painter.inbox.put(canceled)
+        eventually(lambda: beside.spec.id in ended.painted)
+    assert canceled.spec.id in ended.canceled
+    assert canceled.progress()[0] == 3
+    np.testing.assert_allclose(beside.painted[0].astype(int), alone.painted[0].astype(int), atol=1)

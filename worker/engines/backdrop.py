@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from api_schemas.models import BACKDROP, ModelCard
-from worker.engines.base import Backdrop, PaintRequest, Pixels, Slot
+from worker.engines.base import Backdrop, PaintRequest, Pixels, Slot, WarmUp
 from worker.images.backdrop import apply_shadow, contact_shadow, render
 
 
@@ -23,6 +23,11 @@ class BackdropEngine:
 
     card: ModelCard = BACKDROP
     max_rows: int = 1
+    budget: float = 1.0
+
+    def warm_up(self) -> WarmUp:
+        """Nothing to warm."""
+        return WarmUp()
 
     def prepare(self, request: PaintRequest) -> BackdropSlot:
         """A slot of one step. Raises ``TypeError`` where the recipe is not a ``Backdrop``."""
@@ -41,6 +46,9 @@ class BackdropEngine:
     def finish(self, slots: Sequence[Slot]) -> list[Pixels]:
         """The backgrounds, ``uint8 (H, W, 3)`` at the size of each request's image."""
         return [_painted(slot) for slot in slots]
+
+    def preview(self, slot: Slot) -> None:
+        """None: it is painted in one step."""
 
     def _paint(self, slot: Slot) -> None:
         if not isinstance(slot, BackdropSlot) or slot.recipe is None:

@@ -24,6 +24,10 @@ Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.uint8]
 
 
+class OutOfMemory(Exception):
+    """The device had no room; the slots are as they were."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a diffusion model paints. All values are resolved: no ``None`` is left to a default."""
@@ -34,6 +38,8 @@ class Sampling:
     guidance_scale: float
     strength: float
     scheduler: Scheduler
+    loras: tuple[tuple[str, float], ...] = ()
+    """Names and weights of the adapters that are added to the model."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class Slot:
     """Denoising steps that this slot will run (at least 1)."""
     batch_key: Hashable = ()
     """Slots with equal keys may share one model call (same model, adapters and latent shape)."""
+    cost: float = 1.0
+    """What one step of it takes of the engine's budget: more for a larger picture, and for guidance, which doubles the rows."""
     position: int = 0
     """Steps already run."""
     error: Exception | None = field(default=None)
@@ -81,12 +89,33 @@ class Slot:
         return self.error is not None or self.position >= self.steps
 
 
+@dataclass(frozen=True)
+class WarmUp:
+    """What a warm-up found."""
+
+    dtype: str | None = None
+    """What the model computes in; ``None`` where that is no choice."""
+    requested: str = "none"
+    """The attention that was asked for."""
+    kernels: tuple[str, ...] = ()
+    """The attention kernels that really ran, as the profiler names them."""
+
+
 class Engine(Protocol):
-    """A resident model. Called from one thread only."""
+    """A resident model. Called from one thread only.
+
+    ``prepare``, ``step`` and ``finish`` raise ``OutOfMemory`` where the device has no room; the same call with less may then succeed.
+    """
 
     card: ModelCard
     max_rows: int
-    """Slots that one ``step`` may take; the scheduler's row budget."""
+    """Slots at native size that one ``step`` takes well: how many jobs are worth holding."""
+    budget: float
+    """The sum of costs that one ``step`` may take, as measured. A single slot above it may be stepped alone."""
+
+    def warm_up(self) -> WarmUp:
+        """Run once before the first job: compile what is to be compiled, and measure ``budget`` and ``max_rows``."""
+        ...
 
     def prepare(self, request: PaintRequest) -> Slot:
         """Encode text and image and draw the noise. Raises on a request that it cannot paint."""
@@ -101,4 +130,8 @@ class Engine(Protocol):
 
         A row that cannot be decoded gets ``slot.error`` and pixels without meaning.
         """
+        ...
+
+    def preview(self, slot: Slot) -> Pixels | None:
+        """A small picture of what ``slot`` looks like so far, ``uint8 (h, w, 3)``, at little cost; ``None`` where there is none."""
         ...

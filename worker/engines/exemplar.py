@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from api_schemas.errors import EngineFailed
 from api_schemas.models import EXEMPLAR, ModelCard
-from worker.engines.base import PaintRequest, Pixels, Slot
+from worker.engines.base import PaintRequest, Pixels, Slot, WarmUp
 
 _PATCH_SIZES = (9, 7, 5, 3)
 """The first of which enough is known is used: the larger is the more coherent."""
@@ -54,11 +54,16 @@ class ExemplarEngine:
 
     card: ModelCard = EXEMPLAR
     max_rows: int = 1
+    budget: float = 1.0
 
     def __init__(self) -> None:
         from patchmatch_cython import CythonSolver
 
         self._solver: Callable[..., Any] = CythonSolver
+
+    def warm_up(self) -> WarmUp:
+        """Nothing to warm."""
+        return WarmUp()
 
     def prepare(self, request: PaintRequest) -> ExemplarSlot:
         """A slot of one step."""
@@ -75,6 +80,9 @@ class ExemplarEngine:
     def finish(self, slots: Sequence[Slot]) -> list[Pixels]:
         """The filled pictures, ``uint8 (H, W, 3)``; exactly the input where the mask is 0."""
         return [_painted(slot) for slot in slots]
+
+    def preview(self, slot: Slot) -> None:
+        """None: it is painted in one step."""
 
     def _paint(self, slot: Slot) -> None:
         if not isinstance(slot, ExemplarSlot):

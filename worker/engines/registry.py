@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+
+import structlog
 
 from api_schemas.models import EngineKind, ModelCard
 from worker.engines.base import Engine
-from worker.engines.diffusion.card import card_for
+from worker.engines.diffusion.card import UnsupportedPipelineError, card_for
+from worker.engines.weights import store_directories
+from worker.tuning import Wishes, choose, read_device
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -17,23 +22,34 @@ class EngineOptions:
     """How this worker runs its models."""
 
     device: str = "cpu"
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    max_rows: int = 8
+    wishes: Wishes = field(default_factory=Wishes)
 
 
 def build_engine(card: ModelCard, *, path: Path | None = None, options: EngineOptions | None = None) -> Engine:
     """Load the model of ``card``; ``path`` is its directory in the model store, which models without weights do not need.
 
-    Raises ``ValueError`` for a kind that has no engine, or where ``path`` is missing.
+    Raises ``ValueError`` for a kind that has no engine, or where ``path`` is missing, and ``TuningRefused`` for a wish that the device
+    cannot grant.
     """
     if card.engine not in FACTORIES:
         raise ValueError(f"{card.id}: models of kind {card.engine} have no engine")
     return FACTORIES[card.engine](card, path, options or EngineOptions())
 
 
-def discover(directories: Mapping[str, Path]) -> list[ModelCard]:
-    """The cards of the pipelines in ``directories``, by model id. Raises ``UnsupportedPipelineError`` for the first that cannot run."""
-    return [card_for(path, model_id) for model_id, path in directories.items()]
+def discover(directories: Mapping[str, Path], store: Path | None = None) -> list[ModelCard]:
+    """The cards of the pipelines in ``directories``, by model id, and then of those in ``store`` whose names are not taken.
+
+    Raises ``UnsupportedPipelineError`` for the first of ``directories`` that cannot run; one of the store is logged and left out.
+    """
+    cards = [card_for(path, model_id) for model_id, path in directories.items()]
+    for model_id, path in (store_directories(store) if store else {}).items():
+        if model_id in directories:
+            continue
+        try:
+            cards.append(card_for(path, model_id))
+        except UnsupportedPipelineError as error:
+            _log.warning("model_skipped", model=model_id, reason=str(error))
+    return cards
 
 
 def _exemplar(_card: ModelCard, _path: Path | None, _options: EngineOptions) -> Engine:
@@ -50,10 +66,13 @@ def _backdrop(_card: ModelCard, _path: Path | None, _options: EngineOptions) -> 
 
 def _diffusion(card: ModelCard, path: Path | None, options: EngineOptions) -> Engine:
     from worker.engines.diffusion.engine import DiffusionEngine
+    from worker.engines.diffusion.residency import model_facts
 
     if path is None:
         raise ValueError(f"{card.id}: a diffusion model needs its directory")
-    return DiffusionEngine.load(path, card, device=options.device, dtype=options.dtype, max_rows=options.max_rows)
+    tuning = choose(read_device(options.device), model_facts(path), options.wishes)
+    _log.info("model_tuned", model=card.id, device=options.device, tuning=asdict(tuning))
+    return DiffusionEngine.load(path, card, device=options.device, tuning=tuning)
 
 
 FACTORIES: dict[EngineKind, Callable[[ModelCard, Path | None, EngineOptions], Engine]] = {

@@ -1,50 +1,36 @@
-"""The diffusion engine's promises beyond parity: failures, masks, the prompt cache, and what it refuses to load."""
+"""The diffusion engine's promises beyond parity: failures, memory, masks, samplers and what it remembers."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from painting import SAMPLING, SIZE, relative_error, request_for, result_of
 
 from api_schemas.errors import EngineFailed, Invalid
-from api_schemas.models import U2NETP, EngineKind, SamplingDefaults
-from api_schemas.requests import Operation, Scheduler
-from scripts.tiny_pipeline import build
-from worker.engines.base import Engine, PaintRequest, Sampling
-from worker.engines.diffusion.card import UnsupportedPipelineError, card_for, weights_digest
+from api_schemas.models import U2NETP, EngineKind
+from api_schemas.requests import Scheduler
+from scripts.tiny_pipeline import SCHEDULE, build
+from worker.engines.base import Engine, OutOfMemory, PaintRequest
+from worker.engines.diffusion.card import card_for
 from worker.engines.diffusion.engine import DiffusionEngine
-from worker.engines.diffusion.pictures import mask_latents, mask_tensor
-from worker.engines.diffusion.prompts import PromptEncoder
+from worker.engines.diffusion.parts import load_parts
+from worker.engines.diffusion.pictures import ImageEncoder, decode_latents, mask_latents, mask_tensor
+from worker.engines.diffusion.prompts import PromptEmbeds, PromptEncoder
+from worker.engines.diffusion.residency import model_facts
+from worker.engines.diffusion.samplers import build_sampler, strength_timesteps
 from worker.engines.registry import build_engine, discover
+from worker.tuning import GIB, DeviceFacts, choose
 
 # The noise schedules of diffusers 0.42 turn a tensor into an array in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
-
-SAMPLING = Sampling("a red sofa", "people", steps=4, guidance_scale=5.0, strength=1.0, scheduler=Scheduler.DPMPP_2M_KARRAS)
-
-
-def request_for(sampling: Sampling = SAMPLING, *, seed: int = 0, height: int = 64, width: int = 64) -> PaintRequest:
-    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    mask = np.zeros((height, width), np.uint8)
-    mask[16:48, 16:40] = 255
-    return PaintRequest(image=image, mask=mask, seed=seed, recipe=sampling)
-
-
-def result_of(engine: DiffusionEngine, request: PaintRequest) -> torch.Tensor:
-    slot = engine.prepare(request)
-    while not slot.done:
-        engine.step([slot])
-    return slot.latents
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +43,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(tiny: Path) -> DiffusionEngine:
     return DiffusionEngine.load(tiny, card_for(tiny, "tiny"))
-
-
-@pytest.fixture
-def copy(tiny: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny pipeline to spoil."""
-    return Path(shutil.copytree(tiny, tmp_path / "copy"))
-
-
-def edit(file: Path, **changes: object) -> None:
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
 def test_the_engine_has_the_shape_of_all_engines(engine: DiffusionEngine) -> None:
@@ -119,8 +95,8 @@ def test_out_of_memory_leaves_the_slots_as_they_were(engine: DiffusionEngine, mo
     slots = [engine.prepare(request_for(seed=seed)) for seed in (1, 2)]
     engine.step(slots)
     with monkeypatch.context() as patch:
-        patch.setattr(engine._unet, "forward", full)
-        with pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(engine._unet.module, "forward", full)
+        with pytest.raises(OutOfMemory, match="CUDA out of memory"):
             engine.step(slots)
     assert [slot.position for slot in slots] == [1, 1]
     for slot in slots:
@@ -131,13 +107,13 @@ def test_out_of_memory_leaves_the_slots_as_they_were(engine: DiffusionEngine, mo
 
 def test_only_guided_rows_are_doubled(engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step is one UNet call, with two rows for a guided slot and one for a slot without guidance."""
-    forward, rows = engine._unet.forward, []
+    forward, rows = engine._unet.module.forward, []
 
     def counted(sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         rows.append(len(sample))
         return forward(sample, *args, **kwargs)
 
-    monkeypatch.setattr(engine._unet, "forward", counted)
+    monkeypatch.setattr(engine._unet.module, "forward", counted)
     engine.step([engine.prepare(request_for(replace(SAMPLING, guidance_scale=scale))) for scale in (1.0, 5.0, 0.0, 2.0)])
     assert rows == [6]
 
@@ -188,17 +164,18 @@ def test_half_painted_pixels_count_from_the_middle_up() -> None:
 
 def test_a_prompt_is_encoded_once(engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The text encoder runs once for a text while it is remembered, and the text used longest ago is forgotten first."""
-    prompts = PromptEncoder(engine._prompts._tokenizer, engine._prompts._text_encoder, capacity=2)
+    prompts = PromptEncoder(engine._parts, capacity=2)
     texts: list[str] = []
-    encode: Callable[[str], torch.Tensor] = prompts._encode
+    encode: Callable[[str], PromptEmbeds] = prompts._encode
 
-    def counted(text: str) -> torch.Tensor:
+    def counted(text: str) -> PromptEmbeds:
         texts.append(text)
         return encode(text)
 
     monkeypatch.setattr(prompts, "_encode", counted)
     first = prompts.encode("a sofa")
-    assert first.shape == (1, 77, 32)
+    assert first.embeds.shape == (1, 77, 32)
+    assert first.pooled is None
     prompts.encode("a lamp")
     assert prompts.encode("a sofa") is first
     prompts.encode("a rug")
@@ -209,7 +186,163 @@ def test_a_prompt_is_encoded_once(engine: DiffusionEngine, monkeypatch: pytest.M
 
 def test_a_prompt_beyond_77_tokens_is_cut(engine: DiffusionEngine) -> None:
     """A prompt longer than the text model reads is cut, as the stock pipeline does, rather than refused."""
-    assert engine._prompts.encode("sofa " * 500).shape == (1, 77, 32)
+    assert engine._prompts.encode("sofa " * 500).embeds.shape == (1, 77, 32)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_variations_of_a_picture_are_encoded_once(tiny: Path, monkeypatch: pytest.MonkeyPatch, strength: float) -> None:
+    """The VAE's encoder runs once for a picture and its mask, however many seeds; each seed still draws its own numbers."""
+    remembering = DiffusionEngine.load(tiny, card_for(tiny, "tiny"))
+    encode, encoded = remembering._vae.encode, []
+
+    def counted(image: torch.Tensor) -> Any:
+        encoded.append(image)
+        return encode(image)
+
+    monkeypatch.setattr(remembering._vae, "encode", counted)
+    requests = [replace(request_for(replace(SAMPLING, strength=strength)), seed=seed) for seed in (5, 6, 7)]
+    slots = [remembering.prepare(request) for request in requests]
+    assert len(encoded) == (1 if strength == 1.0 else 2)
+    for slot, request in zip(slots, requests, strict=True):
+        fresh = DiffusionEngine.load(tiny, card_for(tiny, "tiny")).prepare(request)
+        assert fresh.masked_image_latents is not None
+        assert slot.masked_image_latents is not None
+        assert torch.equal(slot.latents, fresh.latents)
+        assert torch.equal(slot.masked_image_latents, fresh.masked_image_latents)
+    assert slots[0].masked_image_latents is not None
+    assert slots[1].masked_image_latents is not None
+    assert not torch.equal(slots[0].masked_image_latents, slots[1].masked_image_latents)
+
+
+def test_few_posteriors_are_remembered(engine: DiffusionEngine) -> None:
+    """The picture encoded longest ago is forgotten first, so that memory does not grow with the number of jobs."""
+    encoder = ImageEncoder(engine._vae, dtype=torch.float32, capacity=2)
+    with torch.inference_mode():
+        for shade in (0.0, 0.1, 0.0, 0.2):
+            encoder.mean(torch.full((1, 3, 16, 16), shade))
+        kept = list(encoder._posteriors)
+        encoder.mean(torch.full((1, 3, 16, 16), 0.0))
+    assert list(encoder._posteriors) == kept[::-1]
+
+
+@pytest.mark.parametrize("kind", ["sd15-inpaint", "sd15"])
+def test_a_slot_that_leaves_changes_nothing_for_the_others(tmp_path: Path, kind: str) -> None:
+    """When a job is canceled between two steps, its neighbours end as if it had stayed, or had never been."""
+    build(tmp_path / kind, kind=kind)
+    engine = DiffusionEngine.load(tmp_path / kind, card_for(tmp_path / kind, kind))
+    first, leaving, second = (engine.prepare(request_for(replace(SAMPLING, scheduler=Scheduler.EULER_A), seed=seed)) for seed in (1, 2, 3))
+    engine.step([first, leaving, second])
+    while not first.done:
+        engine.step([first, second])
+    for slot in (first, second):
+        assert slot.error is None
+        assert relative_error(slot.latents, result_of(engine, slot.request)) <= 1e-5
+
+
+def test_a_plain_model_keeps_what_is_not_painted(tmp_path: Path) -> None:
+    """A model without inpainting channels ends with the picture's own latents wherever the mask keeps it."""
+    build(tmp_path / "sd15", kind="sd15")
+    engine = DiffusionEngine.load(tmp_path / "sd15", card_for(tmp_path / "sd15", "sd15"))
+    slot = engine.prepare(request_for())
+    while not slot.done:
+        engine.step([slot])
+    assert slot.kept is not None
+    kept = (slot.mask_latents == 0).expand_as(slot.latents)
+    assert kept.any()
+    assert torch.equal(slot.latents[kept], slot.kept.image_latents[kept])
+    assert not torch.equal(slot.latents, slot.kept.image_latents)
+
+
+def test_the_vae_of_sdxl_stays_in_float32(tmp_path: Path) -> None:
+    """In half precision the UNet is halved and a VAE that would overflow is not; one that is mended, and any other family's, is."""
+    build(tmp_path / "sdxl", kind="sdxl-inpaint")
+    build(tmp_path / "sd15", kind="sd15-inpaint")
+    gpu = DeviceFacts("cuda", "a GPU", total_bytes=24 * GIB, free_bytes=24 * GIB, capability=(8, 6))
+
+    def dtypes(name: str) -> tuple[torch.dtype, torch.dtype]:
+        tuning = choose(gpu, model_facts(tmp_path / name))
+        parts = load_parts(tmp_path / name, dtype=tuning.dtype, vae_dtype=tuning.vae_dtype)
+        return parts.unet.dtype, parts.vae.dtype
+
+    assert dtypes("sdxl") == (torch.float16, torch.float32)
+    assert dtypes("sd15") == (torch.float16, torch.float16)
+    config = tmp_path / "sdxl" / "vae" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "force_upcast": False}))
+    assert dtypes("sdxl") == (torch.float16, torch.float16)
+
+
+def test_sdxl_paints_in_bfloat16(tmp_path: Path) -> None:
+    """Precisions below float32 hold from the prompt to the pixels."""
+    build(tmp_path / "sdxl", kind="sdxl-inpaint")
+    engine = DiffusionEngine.load(
+        tmp_path / "sdxl", card_for(tmp_path / "sdxl", "sdxl"), tuning=replace(PLAIN, dtype="bfloat16", vae_dtype="bfloat16")
+    )
+    slot = engine.prepare(request_for(replace(SAMPLING, strength=0.6, scheduler=Scheduler.EULER)))
+    while not slot.done:
+        engine.step([slot])
+    (pixels,) = engine.finish([slot])
+    assert slot.error is None
+    assert pixels.shape == (SIZE, SIZE, 3)
+
+
+def test_latents_are_rescaled_where_the_vae_says_so(tmp_path: Path) -> None:
+    """A VAE with a mean and deviation of its latents decodes them as the stock pipeline does: latents · std / scaling_factor + mean."""
+    build(tmp_path / "sdxl", kind="sdxl-inpaint")
+    vae = load_parts(tmp_path / "sdxl", dtype="float32", vae_dtype="float32").vae
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    mean, std = [0.1, -0.2, 0.3, 0.0], [1.5, 0.5, 2.0, 1.0]
+    with torch.inference_mode():
+        expected = decode_latents(vae, latents * torch.tensor(std).view(1, 4, 1, 1) + torch.tensor(mean).view(1, 4, 1, 1) * 0.13025)[0]
+        vae.register_to_config(latents_mean=mean, latents_std=std)
+        rescaled = decode_latents(vae, latents)[0]
+    assert np.abs(rescaled.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_karras_spacing_is_left_off_at_zero_terminal_snr() -> None:
+    """At zero terminal SNR, DPM++ 2M takes the model's own timesteps, of which half would otherwise see nothing but noise."""
+    zero_snr = {**SCHEDULE, "prediction_type": "v_prediction", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+    spaced = build_sampler(Scheduler.DPMPP_2M_KARRAS, zero_snr)
+    karras = build_sampler(Scheduler.DPMPP_2M_KARRAS, {**zero_snr, "rescale_betas_zero_snr": False})
+    strength_timesteps(karras, 10, 1.0)
+    assert strength_timesteps(spaced, 10, 1.0).tolist() == [999, 899, 799, 699, 599, 499, 399, 299, 199, 99]
+    assert karras.timesteps.tolist() != spaced.timesteps.tolist()
+
+
+@pytest.mark.parametrize("scheduler", [name for name in Scheduler if name is not Scheduler.DPMPP_2M_KARRAS])
+def test_the_model_spaces_its_timesteps(scheduler: Scheduler) -> None:
+    """The spacing in the model's scheduler file decides where the steps lie, whatever the sampler."""
+    firsts = {
+        spacing: float(strength_timesteps(build_sampler(scheduler, {**SCHEDULE, "timestep_spacing": spacing}), 10, 1.0)[0])
+        for spacing in ("trailing", "leading")
+    }
+    assert firsts["trailing"] == 999
+    assert firsts["leading"] < 999
+
+
+@pytest.mark.parametrize("stage", ["prepare", "finish"])
+def test_the_vae_out_of_memory_is_told(tiny: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    """Out of memory in encoding or decoding is raised too; with room again, the same call succeeds."""
+    engine = DiffusionEngine.load(tiny, card_for(tiny, "tiny"))
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    call: Callable[[], object] = (
+        partial(engine.prepare, request_for()) if stage == "prepare" else partial(engine.finish, [engine.prepare(request_for())])
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._vae, "encode" if stage == "prepare" else "decode", full)
+        with pytest.raises(OutOfMemory):
+            call()
+    assert call()
+
+
+def test_the_cost_of_a_slot_follows_its_size_and_guidance(engine: DiffusionEngine) -> None:
+    """A guided slot of native size costs 2, one without guidance half as much, and a picture of twice the area twice as much."""
+    unguided = replace(SAMPLING, guidance_scale=1.0)
+    costs = [engine.prepare(request).cost for request in (request_for(), request_for(unguided), request_for(width=128))]
+    assert costs == [2.0, 1.0, 4.0]
+    assert engine.budget == 2.0 * engine.max_rows
 
 
 @pytest.mark.parametrize(
@@ -227,126 +360,6 @@ def test_a_request_that_cannot_be_painted_is_refused(
     """Wrong sizes, a missing recipe and a strength that leaves no step are told apart before anything is painted."""
     with pytest.raises(error, match=says):
         engine.prepare(request_)
-
-
-def test_the_card_says_what_the_directory_says(tiny: Path) -> None:
-    """Sizes come from the model's configuration, licence and defaults from outfill.json, and the revision from the weights."""
-    card = card_for(tiny, "tiny")
-    assert (card.id, card.engine, card.licence.id, card.native_size, card.size_multiple) == (
-        "tiny",
-        EngineKind.DIFFUSION,
-        "CC0-1.0",
-        64,
-        16,
-    )
-    assert card.operations == (Operation.INPAINT, Operation.OUTPAINT, Operation.REPLACE_BACKGROUND)
-    assert card.sampling == SamplingDefaults(steps=4, guidance_scale=5.0, strength=1.0, scheduler=Scheduler.DPMPP_2M_KARRAS)
-    assert card.revision == weights_digest(tiny)
-
-
-def test_a_directory_without_outfill_json_claims_no_licence(copy: Path) -> None:
-    """Where nobody wrote down the licence, the card says that it is not known."""
-    (copy / "outfill.json").unlink()
-    card = card_for(copy, "tiny")
-    assert card.licence.id == "unknown"
-    assert card.licence.commercial_use is None
-    assert card.native_size == 64
-
-
-def test_outfill_json_pins_the_revision_and_offers_erase(copy: Path) -> None:
-    """A pinned revision is taken as it is, and erase is offered only where it is named."""
-    edit(copy / "outfill.json", revision="8a4288a", operations=["inpaint", "erase"])
-    card = card_for(copy, "tiny")
-    assert card.revision == "8a4288a"
-    assert card.operations == (Operation.INPAINT, Operation.ERASE)
-
-
-def test_the_digest_is_that_of_sha256sum(tiny: Path, copy: Path) -> None:
-    """The revision can be checked with standard tools, is the same for a copy, and changes with any weight file."""
-    files = sorted(file.relative_to(tiny).as_posix() for file in tiny.rglob("*.safetensors"))
-    lines = "".join(f"{hashlib.sha256((tiny / file).read_bytes()).hexdigest()}  {file}\n" for file in files)
-    assert weights_digest(tiny) == weights_digest(copy) == "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
-    with (copy / files[-1]).open("ab") as weights:
-        weights.write(b"\0")
-    assert weights_digest(copy) != weights_digest(tiny)
-
-
-def four_channels(path: Path) -> None:
-    edit(path / "unet" / "config.json", in_channels=4)
-
-
-def consistency_model(path: Path) -> None:
-    edit(path / "unet" / "config.json", time_cond_proj_dim=256)
-
-
-def other_pipeline(path: Path) -> None:
-    edit(path / "model_index.json", _class_name="StableDiffusionXLInpaintPipeline")
-
-
-def own_code(path: Path) -> None:
-    edit(path / "model_index.json", unet=["my_unet", "UNet2DConditionModel"])
-
-
-def pickled_weights(path: Path) -> None:
-    (path / "vae" / "diffusion_pytorch_model.safetensors").rename(path / "vae" / "diffusion_pytorch_model.bin")
-
-
-def no_index(path: Path) -> None:
-    (path / "model_index.json").unlink()
-
-
-def no_json(path: Path) -> None:
-    (path / "model_index.json").write_text("[")
-
-
-def unknown_note(path: Path) -> None:
-    edit(path / "outfill.json", license="MIT")
-
-
-def cutout(path: Path) -> None:
-    edit(path / "outfill.json", operations=["remove_background"])
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (four_channels, "4 input channels"),
-        (consistency_model, "time_cond_proj_dim is not supported"),
-        (other_pipeline, "StableDiffusionXLInpaintPipeline"),
-        (own_code, "unet is UNet2DConditionModel of my_unet"),
-        (pickled_weights, "no safetensors weights in vae/"),
-        (no_index, "model_index.json cannot be read"),
-        (no_json, "is not JSON"),
-        (unknown_note, "license"),
-        (cutout, "does not do remove_background"),
-    ],
-)
-def test_an_unsupported_directory_says_why(copy: Path, spoil: Callable[[Path], None], says: str) -> None:
-    """A directory that this engine cannot run is refused with what is wrong and where."""
-    spoil(copy)
-    with pytest.raises(UnsupportedPipelineError, match=says) as caught:
-        card_for(copy, "tiny")
-    assert str(copy) in str(caught.value)
-
-
-def test_pickled_weights_are_never_loaded(copy: Path) -> None:
-    """Weights in pickle's format are not read even by one who skips the check of the directory."""
-    card = card_for(copy, "tiny")
-    pickled_weights(copy)
-    with pytest.raises(OSError, match="safetensors"):
-        DiffusionEngine.load(copy, card)
-
-
-def test_reading_a_card_imports_no_torch(tiny: Path) -> None:
-    """The API can list the models of a store without the weight of torch."""
-    code = (
-        "import sys; from pathlib import Path; from worker.engines.registry import discover; "
-        f"discover({{'tiny': Path({str(tiny)!r})}}); "
-        "print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
-    )
-    root = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_the_registry_builds_what_it_discovers(tiny: Path) -> None:

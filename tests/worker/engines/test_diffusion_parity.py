@@ -1,21 +1,23 @@
-"""The engine against the stock diffusers pipeline, seed for seed, on a tiny pipeline with random weights."""
+"""The engine against the stock diffusers pipelines, seed for seed, on tiny pipelines with random weights of every family."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionInpaintPipeline
+from diffusers import StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline
+from painting import SIZE, relative_error, request_for
 from PIL import Image
 
 from api_schemas.requests import Scheduler
-from scripts.tiny_pipeline import build
+from scripts.tiny_pipeline import KINDS, build
 from worker.engines.base import PaintRequest, Pixels, Sampling
 from worker.engines.diffusion.card import card_for
 from worker.engines.diffusion.engine import DiffusionEngine
@@ -25,152 +27,159 @@ from worker.engines.diffusion.slot import DiffusionSlot
 # The noise schedules of diffusers 0.42 turn a tensor into an array in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
-SIZE = 64
-STEPS = 5
 TOLERANCE = 1e-4
-
-
-def request_for(sampling: Sampling, *, seed: int) -> PaintRequest:
-    """A random picture, and a mask of whole 8-pixel blocks, on which stock and ours agree."""
-    random = np.random.default_rng(seed)
-    coarse = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    blocks = (random.random((SIZE // 8, SIZE // 8)) < 0.4).astype(np.uint8) * 255
-    return PaintRequest(image=coarse.repeat(8, 0).repeat(8, 1), mask=blocks.repeat(8, 0).repeat(8, 1), seed=seed, recipe=sampling)
-
-
-SUBJECT = Sampling(prompt="a red sofa", negative_prompt="people", steps=STEPS, guidance_scale=5.0, strength=1.0, scheduler=Scheduler.DDIM)
+SUBJECT = Sampling(prompt="a red sofa", negative_prompt="people", steps=5, guidance_scale=5.0, strength=1.0, scheduler=Scheduler.DDIM)
 STRANGERS = [
     request_for(replace(SUBJECT, prompt="a lamp", steps=3, scheduler=Scheduler.EULER_A), seed=101),
     request_for(replace(SUBJECT, prompt="", negative_prompt="", steps=7, guidance_scale=1.0, scheduler=Scheduler.UNIPC), seed=102),
-    request_for(replace(SUBJECT, negative_prompt="blur", steps=9, guidance_scale=9.0, strength=0.7, scheduler=Scheduler.PNDM), seed=103),
+    request_for(replace(SUBJECT, negative_prompt="blur", steps=9, guidance_scale=9.0, strength=0.7), seed=103),
 ]
+Slots = dict[Sampling, DiffusionSlot]
 
 
-@pytest.fixture(scope="session")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("parity") / "tiny"
-    build(path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def engine(directory: Path) -> DiffusionEngine:
-    return DiffusionEngine.load(directory, card_for(directory, "tiny"))
-
-
-@pytest.fixture(scope="session")
-def pipeline(directory: Path) -> Any:
-    pipeline_class: Any = StableDiffusionInpaintPipeline
-    loaded = pipeline_class.from_pretrained(directory, use_safetensors=True, local_files_only=True)
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
-
-
-@pytest.fixture(scope="session")
-def stock(pipeline: Any) -> Callable[[PaintRequest, str], Any]:
-    model_config = dict(pipeline.scheduler.config)
-
-    def paint(request: PaintRequest, output_type: str) -> Any:
-        assert isinstance(request.recipe, Sampling)
-        sampler_class, options = CLASSES[request.recipe.scheduler]
-        pipeline.scheduler = sampler_class.from_config(model_config, **options)
-        return pipeline(
-            prompt=request.recipe.prompt,
-            negative_prompt=request.recipe.negative_prompt,
-            image=Image.fromarray(request.image),
-            mask_image=Image.fromarray(request.mask),
-            height=SIZE,
-            width=SIZE,
-            strength=request.recipe.strength,
-            num_inference_steps=request.recipe.steps,
-            guidance_scale=request.recipe.guidance_scale,
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-            output_type=output_type,
-        ).images
-
-    return paint
-
-
-@pytest.fixture(scope="session")
-def reference(stock: Callable[[PaintRequest, str], Any]) -> Callable[[Sampling, int], torch.Tensor]:
-    @cache
-    def latents(sampling: Sampling, seed: int) -> torch.Tensor:
-        painted: torch.Tensor = stock(request_for(sampling, seed=seed), "latent")
-        return painted
-
-    return latents
-
-
-def run_alone(engine: DiffusionEngine, subject: DiffusionSlot) -> None:
+def alone(engine: DiffusionEngine, subjects: Slots) -> None:
     """No neighbours."""
-    while not subject.done:
-        engine.step([subject])
+    for slot in subjects.values():
+        while not slot.done:
+            engine.step([slot])
 
 
-def run_among_strangers(engine: DiffusionEngine, subject: DiffusionSlot) -> None:
-    """Three others from the start, which leave at different steps."""
+def among_strangers(engine: DiffusionEngine, subjects: Slots) -> None:
+    """All from the start, with others, leaving at different steps."""
     slots = [engine.prepare(stranger) for stranger in STRANGERS]
-    slots.insert(1, subject)
-    while not subject.done:
+    slots[1:1] = subjects.values()
+    while not all(slot.done for slot in subjects.values()):
         engine.step([slot for slot in slots if not slot.done])
 
 
-def run_joining_late(engine: DiffusionEngine, subject: DiffusionSlot) -> None:
-    """Two others are two steps ahead, and a third joins one step after."""
+def joining_late(engine: DiffusionEngine, subjects: Slots) -> None:
+    """Two others are two steps ahead; half of the subjects join them, then the other half, in front."""
     slots = [engine.prepare(stranger) for stranger in STRANGERS[:2]]
     for _ in range(2):
         engine.step(slots)
-    engine.step([*slots, subject])
-    slots = [*slots, subject, engine.prepare(STRANGERS[2])]
-    while not subject.done:
+    waiting = list(subjects.values())
+    slots += waiting[::2]
+    engine.step([slot for slot in slots if not slot.done])
+    slots = [*waiting[1::2], *slots, engine.prepare(STRANGERS[2])]
+    while not all(slot.done for slot in waiting):
         engine.step([slot for slot in slots if not slot.done])
 
 
-def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours - theirs).abs().max() / theirs.abs().max())
+class Comparison:
+    """One model, loaded by the engine and by the stock pipeline."""
+
+    def __init__(self, directory: Path, kind: str) -> None:
+        build(directory, kind=kind)
+        card = card_for(directory, kind)
+        self.xl = "sdxl" in kind
+        self.engine = DiffusionEngine.load(directory, card)
+        pipeline_class: Any = StableDiffusionXLInpaintPipeline if self.xl else StableDiffusionInpaintPipeline
+        self._pipeline = pipeline_class.from_pretrained(directory, use_safetensors=True, local_files_only=True)
+        self._pipeline.set_progress_bar_config(disable=True)
+        self._model_config = dict(self._pipeline.scheduler.config)
+        self.subjects = [
+            replace(SUBJECT, scheduler=scheduler, strength=strength, guidance_scale=guidance_scale)
+            for scheduler, strength, guidance_scale in product(card.schedulers, (1.0, 0.6), (1.0, 5.0))
+        ]
+        self.reference = cache(self._reference)
+        self.results = cache(self._results)
+
+    def stock(self, request: PaintRequest, output_type: str, **changed: Any) -> Any:
+        """The stock pipeline's answer."""
+        sampling = request.recipe
+        assert isinstance(sampling, Sampling)
+        sampler_class, options = CLASSES[sampling.scheduler]
+        if self._model_config.get("rescale_betas_zero_snr"):
+            options = {}
+        self._pipeline.scheduler = sampler_class.from_config(self._model_config, **options)
+        arguments: dict[str, Any] = {
+            "prompt": sampling.prompt,
+            "negative_prompt": sampling.negative_prompt,
+            "image": Image.fromarray(request.image),
+            "mask_image": Image.fromarray(request.mask),
+            "height": SIZE,
+            "width": SIZE,
+            "strength": sampling.strength,
+            "num_inference_steps": sampling.steps,
+            "guidance_scale": sampling.guidance_scale,
+            "generator": torch.Generator("cpu").manual_seed(request.seed),
+            "output_type": output_type,
+        }
+        return self._pipeline(**arguments | changed).images
+
+    def _reference(self, sampling: Sampling, seed: int = 7) -> torch.Tensor:
+        latents: torch.Tensor = self.stock(request_for(sampling, seed=seed), "latent")
+        return latents
+
+    def _results(self, run: Callable[[DiffusionEngine, Slots], None]) -> dict[Sampling, torch.Tensor]:
+        slots = {sampling: self.engine.prepare(request_for(sampling, seed=7)) for sampling in self.subjects}
+        run(self.engine, slots)
+        assert [slot.error for slot in slots.values() if slot.error is not None] == []
+        return {sampling: slot.latents for sampling, slot in slots.items()}
 
 
-@pytest.mark.parametrize("run", [run_alone, run_among_strangers, run_joining_late])
-@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
-@pytest.mark.parametrize("strength", [1.0, 0.6])
-@pytest.mark.parametrize("scheduler", list(Scheduler))
-def test_final_latents_equal_the_stock_pipeline(
-    engine: DiffusionEngine,
-    reference: Callable[[Sampling, int], torch.Tensor],
-    scheduler: Scheduler,
-    strength: float,
-    guidance_scale: float,
-    run: Callable[[DiffusionEngine, DiffusionSlot], None],
-) -> None:
-    """In any company, the latents are those that the stock pipeline ends with when called alone with the same seed."""
-    sampling = replace(SUBJECT, scheduler=scheduler, strength=strength, guidance_scale=guidance_scale)
-    subject = engine.prepare(request_for(sampling, seed=7))
-    run(engine, subject)
-    assert subject.error is None
-    error = relative_error(subject.latents, reference(sampling, 7))
-    assert error <= TOLERANCE
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors are slower on several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
-def test_pixels_equal_the_stock_pipeline(engine: DiffusionEngine, stock: Callable[[PaintRequest, str], Any]) -> None:
+@pytest.fixture(scope="module", params=list(KINDS))
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> Comparison:
+    return Comparison(tmp_path_factory.mktemp("parity") / request.param, request.param)
+
+
+@pytest.mark.parametrize("run", [alone, among_strangers, joining_late])
+def test_final_latents_equal_the_stock_pipeline(model: Comparison, run: Callable[[DiffusionEngine, Slots], None]) -> None:
+    """With every sampler, strength and guidance, in any company, the latents are those of the stock pipeline called alone."""
+    errors = {sampling: relative_error(latents, model.reference(sampling)) for sampling, latents in model.results(run).items()}
+    assert len(errors) == 4 * len(model.engine.card.schedulers) >= 20
+    assert {sampling: error for sampling, error in errors.items() if not error <= TOLERANCE} == {}
+
+
+@pytest.mark.parametrize("run", [among_strangers, joining_late])
+def test_a_result_does_not_depend_on_its_neighbours(model: Comparison, run: Callable[[DiffusionEngine, Slots], None]) -> None:
+    """A slot ends with the same latents in any company as alone."""
+    by_itself = model.results(alone)
+    for sampling, latents in model.results(run).items():
+        assert relative_error(latents, by_itself[sampling]) <= TOLERANCE, sampling
+
+
+def test_pixels_equal_the_stock_pipeline(model: Comparison) -> None:
     """Slots decoded together give the stock pipeline's pixels, to one level of rounding."""
     requests = [request_for(SUBJECT, seed=seed) for seed in (1, 2)]
-    slots = [engine.prepare(request) for request in requests]
+    slots = [model.engine.prepare(request) for request in requests]
     while not slots[0].done:
-        engine.step(slots)
-    for request, pixels in zip(requests, engine.finish(slots), strict=True):
-        theirs: Pixels = np.asarray(stock(request, "pil")[0])
+        model.engine.step(slots)
+    for request, pixels in zip(requests, model.engine.finish(slots), strict=True):
+        theirs: Pixels = np.asarray(model.stock(request, "pil")[0])
         assert pixels.shape == theirs.shape == (SIZE, SIZE, 3)
         assert pixels.dtype == np.uint8
         assert np.abs(pixels.astype(int) - theirs.astype(int)).max() <= 1
 
 
-def test_settings_that_should_matter_do(reference: Callable[[Sampling, int], torch.Tensor]) -> None:
-    """The comparison is not blind: another seed, prompt, guidance or sampler moves the stock result far beyond the tolerance."""
-    base = reference(SUBJECT, 7)
-    assert relative_error(reference(SUBJECT, 8), base) > 100 * TOLERANCE
+def test_an_empty_negative_prompt_is_the_stock_pipelines_default(model: Comparison) -> None:
+    """No negative prompt means what it means to the stock pipeline: zeros for SDXL, the empty text for the others."""
+    request = request_for(replace(SUBJECT, negative_prompt=""), seed=3)
+    slot = model.engine.prepare(request)
+    while not slot.done:
+        model.engine.step([slot])
+    assert relative_error(slot.latents, model.stock(request, "latent", negative_prompt=None)) <= TOLERANCE
+    differs = relative_error(slot.latents, model.stock(request, "latent", negative_prompt="")) > TOLERANCE
+    assert differs == model.xl
+
+
+def test_settings_that_should_matter_do(model: Comparison) -> None:
+    """The comparison is not blind: another seed, prompt, guidance, strength or sampler moves the stock result beyond the tolerance."""
+    base = model.reference(SUBJECT)
+    assert relative_error(model.reference(SUBJECT, 8), base) > 100 * TOLERANCE
     for changed in (
         replace(SUBJECT, prompt="a blue lamp"),
         replace(SUBJECT, guidance_scale=1.0),
-        replace(SUBJECT, scheduler=Scheduler.EULER),
+        replace(SUBJECT, strength=0.6),
+        replace(SUBJECT, scheduler=Scheduler.EULER_A),
     ):
-        assert relative_error(reference(changed, 7), base) > 10 * TOLERANCE
+        assert relative_error(model.reference(changed), base) > 10 * TOLERANCE

@@ -1,119 +1,159 @@
-"""Stable Diffusion inpainting, nine channels, with continuous batching.
+"""Stable Diffusion with continuous batching.
 
-Slots join and leave between denoising steps. The rows of one UNet call may differ in everything but the model and the latent shape; each
-slot has its own sampler, generator and position. The maths is that of ``StableDiffusionInpaintPipeline`` (diffusers 0.42), which the
-tests hold it against.
+Slots join and leave between denoising steps. The rows of one UNet call may differ in everything but the model, its adapters and the latent
+shape; each slot has its own sampler, generator and position. The maths is that of ``StableDiffusionInpaintPipeline`` and
+``StableDiffusionXLInpaintPipeline`` (diffusers 0.42), which the tests hold it against.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
+import structlog
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils.torch_utils import randn_tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from api_schemas.errors import EngineFailed
 from api_schemas.models import ModelCard
-from worker.engines.base import PaintRequest, Pixels, Sampling, Slot
-from worker.engines.diffusion.pictures import decode_latents, encode_image, image_tensor, mask_latents, mask_tensor
-from worker.engines.diffusion.prompts import PromptEncoder
-from worker.engines.diffusion.samplers import Sampler, build_sampler, generator_kwargs, sampler_config, strength_timesteps
-from worker.engines.diffusion.slot import DiffusionSlot
+from worker.engines.base import OutOfMemory, PaintRequest, Pixels, Sampling, Slot, WarmUp
+from worker.engines.diffusion.card import lora_file
+from worker.engines.diffusion.kernels import attention_kernels
+from worker.engines.diffusion.lora import LoraAdapters
+from worker.engines.diffusion.parts import Parts, load_parts
+from worker.engines.diffusion.pictures import ImageEncoder, decode_latents, image_tensor, mask_latents, mask_tensor
+from worker.engines.diffusion.previews import Projection
+from worker.engines.diffusion.prompts import PromptEmbeds, PromptEncoder
+from worker.engines.diffusion.residency import apply, blank_call, warm_up
+from worker.engines.diffusion.samplers import Sampler, build_sampler, generator_kwargs, strength_timesteps
+from worker.engines.diffusion.slot import DiffusionSlot, Kept
+from worker.tuning import PLAIN, Tuning
 
-Precision = Literal["float32", "float16", "bfloat16"]
-DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
-"""The machine's failures, not a row's: they leave ``step`` as they are."""
+_log = structlog.get_logger(__name__)
 
 
 class DiffusionEngine:
-    """A resident nine-channel inpainting pipeline. Called from one thread only."""
+    """A resident pipeline of any family. Called from one thread only."""
 
     def __init__(
-        self, card: ModelCard, *, unet: Any, vae: Any, prompts: PromptEncoder, sampler_config: dict[str, Any], max_rows: int = 8
+        self,
+        card: ModelCard,
+        parts: Parts,
+        *,
+        lora_files: Callable[[str], Path],
+        tuning: Tuning,
+        device: str,
+        backend: str | Callable[..., Any] = "inductor",
     ) -> None:
-        """Put the parts together; ``load`` reads them from a directory."""
+        """Arrange ``parts`` as ``tuning`` says; ``load`` reads them from a directory. ``backend`` is what compiles."""
         self.card = card
-        self.max_rows = max_rows
-        self._unet = unet
-        self._vae = vae
-        self._vae_factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
-        self._prompts = prompts
-        self._sampler_config = sampler_config
+        self.tuning = tuning
+        self.max_rows = 8
+        self.budget = 2.0 * self.max_rows
+        self._device = device
+        self._parts = apply(parts, tuning, device, backend=backend)
+        self._unet = self._parts.unet
+        self._vae = parts.vae
+        self._encoder = ImageEncoder(parts.vae, dtype=parts.unet.dtype)
+        self._inpaints = parts.unet.config.in_channels > parts.vae.config.latent_channels
+        self._prompts = PromptEncoder(self._parts)
+        self._loras = LoraAdapters(parts.unet, parts.text_encoders, lora_files)
+        self._projection = Projection.fit(self._encoder)
 
     @classmethod
-    def load(cls, path: Path, card: ModelCard, *, device: str = "cpu", dtype: Precision = "float32", max_rows: int = 8) -> Self:
+    def load(cls, path: Path, card: ModelCard, *, device: str = "cpu", tuning: Tuning = PLAIN, **options: Any) -> Self:
         """Load the pipeline in directory ``path``: safetensors only, nothing from the network, no code of the model's.
 
-        There is no safety checker. ``max_rows`` is in slots; a guided slot takes two rows of the UNet's batch. Raises ``OSError`` where
-        a file is missing; ``card_for`` is what explains an unsupported directory.
+        There is no safety checker. Raises ``OSError`` where a file is missing; ``card_for`` is what explains an unsupported directory.
         """
-        options = {"use_safetensors": True, "local_files_only": True, "dtype": getattr(torch, dtype)}
-        classes: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-        unet, vae, text_encoder = (each.from_pretrained(path / folder, **options).to(device).eval() for folder, each in classes.items())
-        tokenizer = CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
-        prompts = PromptEncoder(tokenizer, text_encoder)
-        return cls(card, unet=unet, vae=vae, prompts=prompts, sampler_config=sampler_config(path), max_rows=max_rows)
+        parts = load_parts(path, dtype=tuning.dtype, vae_dtype=tuning.vae_dtype)
+        return cls(card, parts, lora_files=partial(lora_file, path), tuning=tuning, device=device, **options)
+
+    def warm_up(self) -> WarmUp:
+        """Compile where the tuning says so, measure ``budget`` (UNet rows of native size), and see which attention kernels run.
+
+        Raises ``torch.OutOfMemoryError`` where not even one guided picture fits.
+        """
+        side = (self.card.native_size or 512) // self._encoder.factor
+        call = blank_call(self._unet, side, side, tokens=self._parts.tokenizers[0].model_max_length)
+        measured = warm_up(call, self._device)
+        self.budget, self.max_rows = float(measured.rows), max(measured.rows // 2, 1)
+        with torch.inference_mode():
+            kernels = attention_kernels(partial(call, 2))
+        _log.info("model_warm", model=self.card.id, rows=measured.rows, kernels=kernels, measured=[asdict(row) for row in measured.table])
+        return WarmUp(dtype=self.tuning.dtype, requested=self.tuning.attention, kernels=kernels)
 
     def prepare(self, request: PaintRequest) -> DiffusionSlot:
         """Encode prompt and picture and draw the noise, in the order in which the stock pipeline draws from its generator.
 
-        Raises ``Invalid`` where strength leaves no step, ``TypeError`` without a ``Sampling`` recipe, and ``ValueError`` for a picture
-        whose sides are not multiples of ``card.size_multiple``.
+        Raises ``Invalid`` where strength leaves no step, ``EngineFailed`` for a LoRA that cannot be used, ``TypeError`` without a
+        ``Sampling`` recipe, ``ValueError`` for a picture whose sides are not multiples of ``card.size_multiple``, and ``OutOfMemory``.
         """
         sampling = _sampling(request)
         self._check_size(request)
-        sampler = build_sampler(sampling.scheduler, self._sampler_config)
+        sampler = build_sampler(sampling.scheduler, self._parts.sampler_config)
         timesteps = strength_timesteps(sampler, sampling.steps, sampling.strength)
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        image, mask = image_tensor(request.image), mask_tensor(request.mask)
-        with torch.inference_mode():
-            latents = self._initial_latents(image, sampler, timesteps, sampling.strength, generator)
-            masked_image_latents = encode_image(self._vae, image * (mask < 0.5), generator)
+        loras = tuple(sorted(sampling.loras))
         guided = sampling.guidance_scale > 1.0
-        return DiffusionSlot(
-            request=request,
-            steps=len(timesteps),
-            batch_key=(self.card.id, tuple(latents.shape[1:]), ()),
-            sampler=sampler,
-            extra_step_kwargs=generator_kwargs(sampler, generator),
-            timesteps=timesteps,
-            latents=latents,
-            mask_latents=mask_latents(mask, self._vae_factor).to(latents),
-            masked_image_latents=masked_image_latents,
-            prompt_embeds=self._prompts.encode(sampling.prompt),
-            negative_prompt_embeds=self._prompts.encode(sampling.negative_prompt) if guided else None,
-            guidance_scale=sampling.guidance_scale,
-        )
+        mask = mask_tensor(request.mask)
+        with self._device_memory():
+            self._loras.activate(loras)
+            with torch.inference_mode():
+                latents, kept = self._initial_latents(request, sampler, timesteps, sampling.strength, generator)
+                masked_image_latents = self._masked_image_latents(request, mask, latents, generator)
+            return DiffusionSlot(
+                request=request,
+                steps=len(timesteps),
+                batch_key=(self.card.id, tuple(latents.shape[1:]), loras),
+                cost=(2 if guided else 1) * request.mask.size / (self.card.native_size or 512) ** 2,
+                loras=loras,
+                sampler=sampler,
+                extra_step_kwargs=generator_kwargs(sampler, generator),
+                timesteps=timesteps,
+                latents=latents,
+                mask_latents=mask_latents(mask, self._encoder.factor).to(latents),
+                masked_image_latents=masked_image_latents,
+                kept=kept,
+                prompt=self._prompts.encode(sampling.prompt, loras),
+                negative_prompt=self._prompts.encode_negative(sampling.negative_prompt, loras) if guided else None,
+                guidance_scale=sampling.guidance_scale,
+            )
 
     def step(self, slots: Sequence[Slot]) -> None:
         """Advance every slot by one step, in one UNet call.
 
-        A row whose sampler raises or whose latents are no longer finite gets an ``EngineFailed`` as its error; the others go on. Out of
-        memory in the UNet leaves all slots as they were, so that the step can be tried again with fewer.
+        A row whose sampler raises or whose latents are no longer finite gets an ``EngineFailed`` as its error; the others go on. Raises
+        ``OutOfMemory`` with all slots as they were, so that the step can be tried again with fewer, and ``EngineFailed`` where a LoRA
+        that had made room for others cannot be read again.
         """
         rows = [cast(DiffusionSlot, slot) for slot in slots if not slot.done]
-        with torch.inference_mode():
-            inputs = [(slot, scaled) for slot in rows if (scaled := _scaled_latents(slot)) is not None]
-            if not inputs:
-                return
-            stepped = [slot for slot, _ in inputs]
-            for slot, noise_pred in zip(stepped, self._predict_noise(inputs), strict=True):
-                _advance(slot, noise_pred)
-            _fail_non_finite(stepped)
+        if not rows:
+            return
+        with self._device_memory():
+            # Not under inference_mode: peft marks parameters as trainable or not.
+            self._loras.activate(rows[0].loras)
+            with torch.inference_mode():
+                inputs = [(slot, scaled) for slot in rows if (scaled := _scaled_latents(slot)) is not None]
+                if inputs:
+                    for (slot, _), noise_pred in zip(inputs, list(self._predict_noise(inputs)), strict=True):
+                        _advance(slot, noise_pred)
+                    _fail_non_finite([slot for slot, _ in inputs])
 
     def finish(self, slots: Sequence[Slot]) -> list[Pixels]:
-        """Decode, up to ``max_rows`` of one shape at a time.
+        """Decode, up to ``max_rows`` of one shape at a time. Raises ``OutOfMemory``.
 
         A row whose decoded pixels are not finite gets an ``EngineFailed`` as its error; its pixels are then of no use.
         """
         pixels: list[Pixels] = []
-        with torch.inference_mode():
+        with self._device_memory(), torch.inference_mode():
             for batch in self._decodable([cast(DiffusionSlot, slot) for slot in slots]):
                 decoded, finite = decode_latents(self._vae, torch.cat([slot.latents for slot in batch]))
                 pixels.extend(decoded)
@@ -121,6 +161,24 @@ class DiffusionEngine:
                     if not is_finite:
                         slot.error = EngineFailed("the decoded picture is not finite")
         return pixels
+
+    def preview(self, slot: Slot) -> Pixels:
+        """What the latents of ``slot`` look like, ``uint8 (h, w, 3)`` at their own size: a linear projection, no decode."""
+        slot = cast(DiffusionSlot, slot)
+        with torch.inference_mode():
+            # Some samplers' latents grow with their noise; the UNet's input is of one scale.
+            return self._projection.picture(slot.latents if slot.done else slot.sampler.scale_model_input(slot.latents, slot.timestep))
+
+    @contextmanager
+    def _device_memory(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            message = str(error)
+            traceback.clear_frames(error.__traceback__)  # they hold what took the room
+            if self._unet.device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise OutOfMemory(message) from None
 
     def _check_size(self, request: PaintRequest) -> None:
         height, width = request.mask.shape
@@ -130,40 +188,54 @@ class DiffusionEngine:
             raise ValueError(f"{width}×{height} is not a multiple of {self.card.size_multiple}")
 
     def _initial_latents(
-        self, image: torch.Tensor, sampler: Sampler, timesteps: torch.Tensor, strength: float, generator: torch.Generator
-    ) -> torch.Tensor:
+        self, request: PaintRequest, sampler: Sampler, timesteps: torch.Tensor, strength: float, generator: torch.Generator
+    ) -> tuple[torch.Tensor, Kept | None]:
         """Noise at full strength, else the noised picture; ``StableDiffusionInpaintPipeline.prepare_latents``."""
-        height, width = (side // self._vae_factor for side in image.shape[2:])
+        height, width = (side // self._encoder.factor for side in request.mask.shape)
         shape = (1, self._vae.config.latent_channels, height, width)
-        image_latents = None if strength == 1.0 else encode_image(self._vae, image, generator)
+        needed = strength < 1.0 or not self._inpaints
+        image_latents = self._encoder.sample(image_tensor(request.image), generator) if needed else None
         noise: torch.Tensor = randn_tensor(shape, generator=generator, device=self._unet.device, dtype=self._unet.dtype)
         if image_latents is None:
-            return noise * sampler.init_noise_sigma
-        return sampler.add_noise(image_latents, noise, timesteps[:1])
+            return noise * sampler.init_noise_sigma, None
+        latents = noise * sampler.init_noise_sigma if strength == 1.0 else sampler.add_noise(image_latents, noise, timesteps[:1])
+        return latents, None if self._inpaints else Kept(image_latents, noise)
+
+    def _masked_image_latents(
+        self, request: PaintRequest, mask: torch.Tensor, latents: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor | None:
+        if self._inpaints:
+            return self._encoder.sample(image_tensor(request.image) * (mask < 0.5), generator)
+        # The stock pipeline encodes it even so; what it draws for that, samplers that draw later must not see.
+        self._encoder.skip(latents.shape, generator)
+        return None
 
     def _predict_noise(self, inputs: Sequence[tuple[DiffusionSlot, torch.Tensor]]) -> Iterator[torch.Tensor]:
         """One UNet call for all rows, then classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) where it is on."""
-        samples = [torch.cat([scaled, slot.mask_latents, slot.masked_image_latents], dim=1) for slot, scaled in inputs]
-        embeds = [slot.prompt_embeds for slot, _ in inputs]
-        timesteps = [slot.timestep for slot, _ in inputs]
-        for index, (slot, _) in enumerate(inputs):
-            if slot.negative_prompt_embeds is not None:
-                samples.append(samples[index])
-                embeds.append(slot.negative_prompt_embeds)
-                timesteps.append(slot.timestep)
+        rows = [(slot, slot.unet_input(scaled), slot.prompt) for slot, scaled in inputs]
+        rows += [(slot, sample, slot.negative_prompt) for slot, sample, _ in rows if slot.negative_prompt is not None]
         predicted: torch.Tensor = self._unet(
-            torch.cat(samples),
-            torch.stack([timestep.float() for timestep in timesteps]).to(self._unet.device),
-            encoder_hidden_states=torch.cat(embeds),
-            return_dict=False,
+            torch.cat([sample for _, sample, _ in rows]),
+            torch.stack([slot.timestep.float() for slot, _, _ in rows]).to(self._unet.device),
+            encoder_hidden_states=torch.cat([prompt.embeds for _, _, prompt in rows]),
+            added_cond_kwargs=self._added_conditions(inputs[0][0], [prompt for _, _, prompt in rows]),
         )[0]
         text, uncond = torch.split(predicted[: len(inputs)], 1), iter(torch.split(predicted[len(inputs) :], 1))
         for (slot, _), noise_text in zip(inputs, text, strict=True):
-            if slot.negative_prompt_embeds is None:
+            if slot.negative_prompt is None:
                 yield noise_text
             else:
                 noise_uncond = next(uncond)
                 yield noise_uncond + slot.guidance_scale * (noise_text - noise_uncond)
+
+    def _added_conditions(self, slot: DiffusionSlot, prompts: Sequence[PromptEmbeds]) -> dict[str, torch.Tensor] | None:
+        """SDXL's micro-conditioning (Podell et al. 2023, arXiv 2307.01952): original size, crop and target size, of which rows are equal."""
+        pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
+        if not pooled:
+            return None
+        height, width = slot.request.mask.shape
+        time_ids = pooled[0].new_tensor([[height, width, 0, 0, height, width]])
+        return {"text_embeds": torch.cat(pooled), "time_ids": time_ids.expand(len(pooled), -1)}
 
     def _decodable(self, slots: Iterable[DiffusionSlot]) -> Iterator[list[DiffusionSlot]]:
         for _, group in groupby(slots, key=lambda slot: slot.latents.shape):
@@ -181,7 +253,7 @@ def _scaled_latents(slot: DiffusionSlot) -> torch.Tensor | None:
     """The sampler's input scaling; ``None`` if it failed, which is then the slot's error."""
     try:
         return slot.sampler.scale_model_input(slot.latents, slot.timestep)
-    except DEVICE_ERRORS:
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # the machine's failure, not the row's
         raise
     except Exception as error:
         slot.error = _failed("the sampler failed", error)
@@ -190,13 +262,12 @@ def _scaled_latents(slot: DiffusionSlot) -> torch.Tensor | None:
 
 def _advance(slot: DiffusionSlot, noise_pred: torch.Tensor) -> None:
     try:
-        slot.latents = slot.sampler.step(noise_pred, slot.timestep, slot.latents, return_dict=False, **slot.extra_step_kwargs)[0]
-    except DEVICE_ERRORS:
+        slot.advance(noise_pred)
+    except torch.AcceleratorError:  # the machine's failure, not the row's
         raise
     except Exception as error:
+        # Out of memory too: a sampler that stopped half-way cannot be asked again.
         slot.error = _failed("the sampler failed", error)
-    else:
-        slot.position += 1
 
 
 def _fail_non_finite(slots: Sequence[DiffusionSlot]) -> None:

@@ -6,7 +6,6 @@ diffusers calls them schedulers; here that word belongs to what decides which sl
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from diffusers import (
 
 from api_schemas.errors import Invalid
 from api_schemas.requests import Scheduler
+from worker.engines.diffusion.card import read_json
 
 CLASSES: dict[Scheduler, tuple[Any, dict[str, Any]]] = {
     Scheduler.DDIM: (DDIMScheduler, {}),
@@ -50,16 +50,19 @@ class Sampler(Protocol):
     ) -> tuple[torch.Tensor, ...]: ...
 
 
-def sampler_config(path: Path) -> dict[str, Any]:
-    """The model's own noise schedule, corrected as ``StableDiffusionInpaintPipeline.__init__`` corrects old files."""
-    config: dict[str, Any] = json.loads((path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+def sampler_config(path: Path, corrections: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's own noise schedule, prediction type and spacing of timesteps, with the family's ``corrections`` of old files."""
     # Latents are not confined to [-1, 1]; DDIM alone would clip where the file is silent.
-    return {"clip_sample": False, **config, "steps_offset": 1, "skip_prk_steps": True}
+    return {"clip_sample": False, **read_json(path / "scheduler" / "scheduler_config.json"), **corrections}
 
 
 def build_sampler(name: Scheduler, config: Mapping[str, Any]) -> Sampler:
     """A new sampler with the noise schedule of ``config``."""
     sampler_class, options = CLASSES[name]
+    if config.get("rescale_betas_zero_snr") and "use_karras_sigmas" in options:
+        # Karras et al. space by sigma, which at zero terminal SNR begins in the thousands: half of the steps would go to where the model
+        # sees nothing but noise. The model's own spacing of timesteps does not have that end.
+        options = {**options, "use_karras_sigmas": False}
     sampler: Sampler = sampler_class.from_config(dict(config), **options)
     return sampler
 

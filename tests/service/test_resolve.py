@@ -1,0 +1,97 @@
+"""Which samplers and LoRAs a request may name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from api_schemas.errors import Invalid, ParameterNotSupported
+from api_schemas.models import BACKDROP, EXEMPLAR, SAMPLING_PARAMETERS, EngineKind, Licence, ModelCard, ModelInfo, SamplingDefaults
+from api_schemas.requests import InpaintRequest, JobRequest, LoraUse, Operation, Scheduler, job_request
+from service.resolve import resolve
+
+CARD = ModelCard(
+    id="shop",
+    engine=EngineKind.DIFFUSION,
+    operations=(Operation.INPAINT,),
+    description="",
+    licence=Licence(id="unknown"),
+    revision="1",
+    parameters=SAMPLING_PARAMETERS | {"loras"},
+    sampling=SamplingDefaults(),
+    schedulers=(Scheduler.DDIM, Scheduler.DPMPP_2M_KARRAS),
+    loras=("brand", "watercolour"),
+)
+WITHOUT_LORAS = CARD.model_copy(update={"id": "plain", "parameters": SAMPLING_PARAMETERS, "loras": ()})
+MODELS = [ModelInfo(card=card, workers=("w",)) for card in (CARD, WITHOUT_LORAS, EXEMPLAR, BACKDROP)]
+
+
+def inpaint(**fields: Any) -> JobRequest:
+    return job_request.validate_python({"operation": "inpaint", "image": "a", "mask": "b", "prompt": "c", "model": "shop", **fields})
+
+
+def test_known_loras_are_accepted() -> None:
+    """A request may name the model's LoRAs, with weight 1 where it is silent, and by default names none."""
+    request, card = resolve(inpaint(loras=[{"name": "brand"}, {"name": "watercolour", "weight": 0.5}]), MODELS)
+    assert card is CARD
+    assert isinstance(request, InpaintRequest)
+    assert request.loras == (LoraUse(name="brand", weight=1.0), LoraUse(name="watercolour", weight=0.5))
+    silent, _ = resolve(inpaint(), MODELS)
+    assert isinstance(silent, InpaintRequest)
+    assert silent.loras == ()
+
+
+def test_an_unknown_lora_is_refused() -> None:
+    """A LoRA that the model does not have is an error of the field ``loras`` that names it."""
+    with pytest.raises(Invalid, match="no LoRA 'oil'") as caught:
+        resolve(inpaint(loras=[{"name": "brand"}, {"name": "oil"}]), MODELS)
+    assert (caught.value.field, caught.value.code) == ("loras", "invalid_request")
+
+
+@pytest.mark.parametrize("model", ["plain", "exemplar"])
+def test_a_model_without_loras_refuses_them(model: str) -> None:
+    """A model that would ignore LoRAs refuses them, and an empty list asks for nothing."""
+    operation = {"operation": "erase", "prompt": None} if model == "exemplar" else {}
+    fields = {key: value for key, value in {**inpaint().model_dump(exclude_unset=True), "model": model, **operation}.items() if value}
+    with pytest.raises(ParameterNotSupported) as caught:
+        resolve(job_request.validate_python({**fields, "loras": [{"name": "brand"}]}), MODELS)
+    assert caught.value.field == "loras"
+    assert resolve(job_request.validate_python({**fields, "loras": []}), MODELS)[1].id == model
+
+
+def test_a_sampler_that_the_model_cannot_take_is_refused() -> None:
+    """A sampler that is not on the model's card is an error of the field ``scheduler`` that tells which are."""
+    with pytest.raises(ParameterNotSupported, match="it takes ddim, dpmpp_2m_karras") as caught:
+        resolve(inpaint(scheduler="pndm"), MODELS)
+    assert caught.value.field == "scheduler"
+    request, _ = resolve(inpaint(scheduler="ddim"), MODELS)
+    assert isinstance(request, InpaintRequest)
+    assert request.scheduler is Scheduler.DDIM
+
+
+@pytest.mark.parametrize(
+    "loras",
+    [
+        [{"name": "brand", "weight": 0}],
+        [{"name": "brand", "weight": 2.1}],
+        [{"name": "brand", "weight": float("nan")}],
+        [{"name": ""}],
+        [{"name": "brand", "scale": 1}],
+        [{"name": "brand"}, {"name": "brand", "weight": 0.5}],
+        [{"name": f"style{number}"} for number in range(5)],
+    ],
+    ids=["zero", "too strong", "nan", "no name", "unknown field", "twice", "five"],
+)
+def test_what_is_no_list_of_loras_is_refused(loras: list[dict[str, object]]) -> None:
+    """Weights lie above 0 and up to 2, a name stands once, and there are at most four."""
+    with pytest.raises(ValidationError) as caught:
+        inpaint(loras=loras)
+    assert "loras" in caught.value.errors()[0]["loc"]
+
+
+def test_loras_survive_the_record() -> None:
+    """What was resolved is what the worker reads."""
+    request, _ = resolve(inpaint(loras=[{"name": "brand", "weight": 0.5}]), MODELS)
+    assert job_request.validate_json(job_request.dump_json(request)) == request

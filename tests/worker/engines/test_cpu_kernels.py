@@ -1,0 +1,76 @@
+"""The CPU's own kernels compute what torch's do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch.nn import functional
+
+from worker.engines.diffusion import cpu_kernels, winograd
+from worker.engines.diffusion.cpu_kernels import ChunkedAttnProcessor, chunked_attention, use_cpu_kernels
+from worker.engines.diffusion.kernels import attention_kernels
+
+BLOCKS: dict[str, Any] = {
+    "sample_size": 8,
+    "in_channels": 9,
+    "out_channels": 4,
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 32,
+}
+
+
+@pytest.mark.parametrize(("rows", "heads", "tokens", "width"), [(1, 1, 300, 40), (2, 8, 520, 40), (3, 3, 257, 16)])
+def test_chunked_attention_is_attention(rows: int, heads: int, tokens: int, width: int) -> None:
+    """For odd numbers of heads and of tokens too, it gives what torch's attention gives."""
+    generator = torch.Generator().manual_seed(1)
+    query, key, value = (torch.randn(rows, heads, tokens, width, generator=generator) for _ in range(3))
+    expected = functional.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(chunked_attention(query, key, value), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_long_self_attention_is_chunked_and_short_is_not() -> None:
+    """From 2048 tokens on the chunked kernel runs, below torch's; cross-attention is always torch's."""
+    attention = Attention(query_dim=16, heads=2, dim_head=8, processor=ChunkedAttnProcessor())  # type: ignore[no-untyped-call]
+    context = torch.randn(1, 16, 16)
+    with torch.inference_mode():
+        for tokens, given, kernel in ((2048, None, "chunked"), (2047, None, "flash_for_cpu"), (2048, context, "flash_for_cpu")):
+            states = torch.randn(1, tokens, 16)
+            assert attention_kernels(lambda s=states, c=given: attention(s, c)) == (kernel,)  # type: ignore[misc]
+
+
+def test_a_unet_predicts_the_same_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole UNet gives the same noise with these kernels as without, within float32's tolerance."""
+    monkeypatch.setattr(cpu_kernels, "LONG", 64)
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 32)
+    torch.manual_seed(0)
+    unet: Any = UNet2DConditionModel(**BLOCKS).eval()  # type: ignore[no-untyped-call]
+    inputs = (torch.randn(3, 9, 8, 8), torch.tensor([1.0, 500.0, 999.0]), torch.randn(3, 7, 32))
+    with torch.inference_mode():
+        expected = unet(*inputs)[0]
+        use_cpu_kernels(unet)
+        assert "chunked" in attention_kernels(lambda: unet(*inputs))
+        torch.testing.assert_close(unet(*inputs)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_on_the_feed_forward_still_count() -> None:
+    """A LoRA on the activation's projection changes the result as it does without these kernels."""
+    from peft import LoraConfig
+
+    torch.manual_seed(0)
+    unet: Any = UNet2DConditionModel(**BLOCKS).eval()  # type: ignore[no-untyped-call]
+    inputs = (torch.randn(1, 9, 8, 8), torch.tensor([500.0]), torch.randn(1, 7, 32))
+    with torch.inference_mode():
+        plain = unet(*inputs)[0]
+    unet.add_adapter(LoraConfig(r=2, target_modules=["ff.net.0.proj"], init_lora_weights=False))
+    with torch.inference_mode():
+        expected = unet(*inputs)[0]
+        use_cpu_kernels(unet)
+        torch.testing.assert_close(unet(*inputs)[0], expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(plain, expected, atol=1e-3)

@@ -1,0 +1,350 @@
+"""Puts a loaded pipeline onto its device as its ``Tuning`` says, and measures how many rows one UNet call may take."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worker.engines.diffusion.card import family_of, read_json
+from worker.engines.diffusion.cpu_kernels import use_cpu_kernels
+from worker.engines.diffusion.kernels import attention_context
+from worker.engines.diffusion.parts import Parts
+from worker.engines.weights import half_precision_bytes
+from worker.tuning import TILE, Dtype, ModelFacts, Tuning, read_device
+
+MOST_ROWS: Mapping[str, int] = {"cpu": 32, "cuda": 64}
+"""That a warm-up tries. On a CPU it is not memory that bounds them."""
+MEMORY_SHARE = 0.9
+"""Of the free memory, what the activations of one UNet call may take."""
+LEAST_GAIN = 0.05
+"""A larger batch must save this share of the time for one row."""
+TIMED_CALLS: Mapping[str, int] = {"cpu": 1, "cuda": 3}
+"""After one that is not timed."""
+CPU_PATIENCE_S = 10.0
+"""On a CPU no larger call is begun once a warm-up has taken so long: with models of true size, more rows save nothing there."""
+GRAPHS = 64
+"""That torch may keep of one UNet; it gives up on the ninth unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One UNet call of ``rows``: its median time, and its peak of device memory beyond what was held before (0 on a CPU)."""
+
+    rows: int
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a warm-up found."""
+
+    rows: int
+    """Of one UNet call at the measured shape; a guided picture takes two."""
+    table: tuple[Measurement, ...]
+
+
+def model_facts(path: Path) -> ModelFacts:
+    """The facts of the pipeline in directory ``path``, from its configurations and the headers of its weights."""
+    family, unet, vae = family_of(path), read_json(path / "unet" / "config.json"), read_json(path / "vae" / "config.json")
+    sides = unet.get("sample_size") or 64
+    height, width = sides if isinstance(sides, list) else (sides, sides)
+
+    def weight(folder: str) -> int:
+        return half_precision_bytes((path / folder).glob("*.safetensors"))
+
+    return ModelFacts(
+        unet_bytes=weight("unet"),
+        vae_bytes=weight("vae"),
+        text_encoder_bytes=tuple(weight(folder) for folder in family.text_encoders),
+        latent_area=height * width,
+        vae_overflows=family.upcasts_vae and vae.get("force_upcast", True) and vae.get("_class_name") == "AutoencoderKL",
+    )
+
+
+def apply(parts: Parts, tuning: Tuning, device: str, *, backend: str | Callable[..., Any] = "inductor") -> Parts:
+    """Cast, move and arrange the modules of ``parts``, in place; answer with the same parts, to be called.
+
+    Where ``tuning`` offloads, they should come on the CPU. Adapters belong into the modules of ``parts`` itself. ``backend`` is what
+    compiles (``torch.compile``).
+    """
+    memory_format = torch.channels_last if tuning.channels_last else torch.contiguous_format
+    _cast(parts.vae, tuning.vae_dtype).to(device=device, memory_format=memory_format)
+    _arrange_vae(parts.vae, tuning)
+    _cast(parts.unet, tuning.dtype).to(memory_format=memory_format)
+    _place_unet(parts.unet, tuning, torch.device(device))
+    _set_attention(parts.unet, tuning)
+    encoders = {folder: _cast(encoder, tuning.dtype) for folder, encoder in parts.text_encoders.items()}
+    return replace(
+        parts,
+        unet=UnetCall(parts.unet, tuning, backend=backend),
+        text_encoders={
+            folder: encoder.to(device) if tuning.offload == "none" else ParkedModule(encoder, device)
+            for folder, encoder in encoders.items()
+        },
+    )
+
+
+class ParkedModule:
+    """A module that waits on the CPU: ``with parked as module`` brings it to ``device`` and drops the copy afterwards.
+
+    It may also be called as the module itself, which is then brought in for that call. The weights are not copied back, as nothing changes them meanwhile. Adapters that were added since come along. Before a CUDA device
+    the waiting weights are pinned, which makes the transfer fast.
+    """
+
+    def __init__(self, module: Any, device: str) -> None:
+        self._module = module.to("cpu")
+        self.config, self.dtype, self.device = module.config, module.dtype, torch.device(device)
+        self._waiting: list[tuple[dict[str, torch.Tensor | None], str, torch.Tensor]] = []
+        self._depth = 0
+
+    def __enter__(self) -> Any:
+        """Bring it in. May be nested."""
+        if self._depth == 0:
+            copies: dict[int, torch.Tensor] = {}  # weights that two modules share stay shared
+            with torch.inference_mode(mode=False):
+                for holder, name, tensor in _tensors(self._module):
+                    if id(tensor) not in copies:
+                        copies[id(tensor)] = self._copy(tensor)
+                    holder[name] = copies[id(tensor)]
+                    self._waiting.append((holder, name, tensor))
+        self._depth += 1
+        return self._module
+
+    def __exit__(self, *_: object) -> None:
+        """Let the copy go."""
+        self._depth -= 1
+        if self._depth == 0:
+            for holder, name, tensor in self._waiting:
+                holder[name] = tensor
+            self._waiting.clear()
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Call the module on its device."""
+        with self as module:
+            return module(*arguments, **options)
+
+    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cuda" and not tensor.is_pinned():
+            tensor.data = tensor.data.pin_memory()
+        copy = tensor.data.to(self.device, non_blocking=True)
+        return torch.nn.Parameter(copy, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else copy
+
+
+class UnetCall:
+    """Calls the UNet as ``UNet2DConditionModel`` is called, with its tuning's attention kernels.
+
+    Shapes that were warmed are padded to their row bucket and run compiled. Others, and calls with adapters, run as they are: compiling
+    for them would hold up every job for minutes.
+    """
+
+    def __init__(self, unet: Any, tuning: Tuning, *, backend: str | Callable[..., Any] = "inductor") -> None:
+        self.module = unet
+        self.config, self.dtype = unet.config, unet.dtype
+        self._attention = tuning.attention
+        # Not with CUDA graphs: their state belongs to the thread that recorded them, and the engine runs in another than it loads in.
+        self._compiled = torch.compile(unet, backend=backend, dynamic=False) if tuning.compile else None
+        self._warmed: set[tuple[int, ...]] = set()
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs belong. With group offload it is not where the weights wait."""
+        device: torch.device = self.module.device
+        return device
+
+    def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, *, return_dict: bool = False, **inputs: Any) -> tuple[torch.Tensor]:
+        """Predict the noise of ``sample (rows, channels, h, w)`` at ``timestep (rows,)``: a tuple of one tensor.
+
+        Raises ``ValueError`` for ``return_dict``.
+        """
+        if return_dict:
+            raise ValueError("return_dict: only tuples are returned")
+        if self._compiled is not None and _shape(sample) in self._warmed:
+            with torch.compiler.set_stance("eager_on_recompile"):
+                return self._call_padded(self._compiled, sample, timestep, inputs)
+        with attention_context(self._attention):
+            return (self.module(sample, timestep, return_dict=False, **inputs)[0],)
+
+    def warm(self, sample: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> tuple[torch.Tensor]:
+        """Call, and have later calls of this shape with as many rows, or fewer of the same bucket, run compiled."""
+        if self._compiled is None:
+            return self(sample, timestep, **inputs)
+        with torch._dynamo.config.patch(recompile_limit=GRAPHS):  # noqa: SLF001 - has no public name
+            predicted = self._call_padded(self._compiled, sample, timestep, inputs)
+        self._warmed.add(_shape(sample))
+        return predicted
+
+    def _call_padded(
+        self, compiled: Callable[..., Any], sample: torch.Tensor, timestep: torch.Tensor, inputs: Mapping[str, Any]
+    ) -> tuple[torch.Tensor]:
+        rows = sample.shape[0]
+        # Padded in inference mode, always into new tensors: the graph is guarded by strides and by the kind of its inputs too.
+        with torch.inference_mode(), attention_context(self._attention):
+            padded = _pad({"sample": sample, "timestep": timestep, **inputs}, row_bucket(rows))
+            return (compiled(**padded, return_dict=False)[0][:rows],)
+
+
+def row_bucket(rows: int) -> int:
+    """The power of two that ``rows`` are padded to, so that few graphs are compiled. Raises ``ValueError`` below 1."""
+    if rows < 1:
+        raise ValueError(f"a UNet call of {rows} rows")
+    return 1 << (rows - 1).bit_length()
+
+
+def blank_call(unet: UnetCall, height: int, width: int, *, tokens: int) -> Callable[[int], object]:
+    """What ``warm_up`` calls: a UNet call of so many rows, of zeros, with latents of ``height × width`` and a text of ``tokens``."""
+    config = unet.config
+
+    def call(rows: int) -> object:
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros((rows, *shape), device=unet.device, dtype=unet.dtype)
+
+        added = None
+        if config.addition_embed_type == "text_time":
+            pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+            added = {"text_embeds": zeros(pooled), "time_ids": zeros(6)}
+        timestep = torch.zeros(rows, device=unet.device)
+        context = zeros(tokens, config.cross_attention_dim)
+        return unet.warm(zeros(config.in_channels, height, width), timestep, encoder_hidden_states=context, added_cond_kwargs=added)
+
+    return call
+
+
+def warm_up(call: Callable[[int], object], device: str, *, most_rows: int | None = None) -> Measured:
+    """Call with 1, 2, 4, 8, … rows, and find how many are worth their memory and time.
+
+    It goes on while the next call should fit into memory and the last one saved time; on a CPU for ``CPU_PATIENCE_S``. Two rows, one
+    guided picture, are the least that it answers. Raises ``torch.OutOfMemoryError`` where they do not fit.
+    """
+    cuda = torch.device(device).type == "cuda"
+    most, free_bytes = most_rows or MOST_ROWS["cuda" if cuda else "cpu"], _free_bytes(device) if cuda else None
+    table: list[Measurement] = []
+    began, rows = time.perf_counter(), 1
+    with torch.inference_mode():
+        while rows <= most:
+            try:
+                table.append(_measure(call, rows, device if cuda else None))
+            except torch.OutOfMemoryError:
+                if rows <= 2:
+                    raise
+                break
+            rows *= 2
+            if not cuda and time.perf_counter() - began > CPU_PATIENCE_S:
+                break
+            if len(table) > 1 and (rows_from(table, free_bytes) < table[-1].rows or not _fits(expected_peak(table, rows), free_bytes)):
+                break
+    return Measured(rows_from(table, free_bytes), tuple(table))
+
+
+def rows_from(table: Sequence[Measurement], free_bytes: int | None) -> int:
+    """The rows of the largest measured call that fits and up to which each saved ``LEAST_GAIN`` of the time for one row; at least 2.
+
+    ``table`` is in the order of rows; ``free_bytes`` ``None``: memory is no bound.
+    """
+    best = table[0]
+    for measured in table[1:]:
+        if not _fits(measured.peak_bytes, free_bytes):
+            break
+        if measured.seconds / measured.rows > (1 - LEAST_GAIN) * best.seconds / best.rows:
+            break
+        best = measured
+    return max(best.rows, 2)
+
+
+def expected_peak(table: Sequence[Measurement], rows: int) -> float:
+    """The peak of a call of ``rows``, in bytes: the line through the last two measurements."""
+    *_, before, last = table
+    slope = (last.peak_bytes - before.peak_bytes) / (last.rows - before.rows)
+    return last.peak_bytes + slope * (rows - last.rows)
+
+
+def _measure(call: Callable[[int], object], rows: int, cuda: str | None) -> Measurement:
+    call(rows)  # compiles, and lets libraries choose their kernels
+    times, held = [], 0
+    if cuda:
+        torch.cuda.synchronize(cuda)
+        torch.cuda.reset_peak_memory_stats(cuda)
+        held = torch.cuda.memory_allocated(cuda)
+    for _ in range(TIMED_CALLS["cuda" if cuda else "cpu"]):
+        began = time.perf_counter()
+        call(rows)
+        if cuda:
+            torch.cuda.synchronize(cuda)
+        times.append(time.perf_counter() - began)
+    peak = torch.cuda.max_memory_allocated(cuda) - held if cuda else 0
+    return Measurement(rows, statistics.median(times), peak)
+
+
+def _free_bytes(device: str) -> int:
+    """What the allocator could still give out, its own cache included."""
+    return read_device(device).free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def _fits(peak_bytes: float, free_bytes: int | None) -> bool:
+    return free_bytes is None or peak_bytes <= MEMORY_SHARE * free_bytes
+
+
+def _cast(module: Any, dtype: Dtype) -> Any:
+    """Only where it changes something: diffusers warns of every cast after loading."""
+    wanted = getattr(torch, dtype)
+    return module if module.dtype == wanted else module.to(dtype=wanted)
+
+
+def _arrange_vae(vae: Any, tuning: Tuning) -> None:
+    if tuning.vae_slicing:
+        vae.enable_slicing()
+    if tuning.vae_tiling:
+        vae.enable_tiling()
+        if vae.tile_sample_min_size > TILE:
+            vae.tile_latent_min_size = vae.tile_latent_min_size * TILE // vae.tile_sample_min_size
+            vae.tile_sample_min_size = TILE
+
+
+def _place_unet(unet: Any, tuning: Tuning, device: torch.device) -> None:
+    if tuning.offload != "group":
+        unet.to(device)
+        return
+    unet.enable_group_offload(
+        onload_device=device,
+        offload_device=torch.device("cpu"),
+        offload_type="block_level",
+        num_blocks_per_group=1,
+        use_stream=device.type == "cuda",
+    )
+
+
+def _set_attention(unet: Any, tuning: Tuning) -> None:
+    match tuning.attention:
+        case "xformers":
+            unet.enable_xformers_memory_efficient_attention()
+        case "chunked":
+            use_cpu_kernels(unet)
+
+
+def _tensors(module: Any) -> list[tuple[dict[str, torch.Tensor | None], str, torch.Tensor]]:
+    """Every weight and buffer: the table that holds it, its name there, and itself."""
+    tables = [table for each in module.modules() for table in (each._parameters, each._buffers)]  # noqa: SLF001 - as torch's own ``to``
+    return [(table, name, tensor) for table in tables for name, tensor in table.items() if tensor is not None]
+
+
+def _shape(sample: torch.Tensor) -> tuple[int, ...]:
+    return (row_bucket(sample.shape[0]), *sample.shape[1:])
+
+
+def _pad(inputs: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """``inputs`` with the last row of every tensor repeated up to ``rows``."""
+    padded: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if isinstance(value, torch.Tensor):
+            padded[name] = value.new_empty((rows, *value.shape[1:]))
+            padded[name][: value.shape[0]] = value
+            padded[name][value.shape[0] :] = value[-1:]
+        else:
+            padded[name] = _pad(value, rows) if isinstance(value, Mapping) else value
+    return padded

@@ -1,0 +1,1 @@
+"""The model store: fetches weights, verifies them, and says what is there."""

@@ -1,0 +1,95 @@
+"""Which files of a published model are taken, and under what names they are kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from worker.engines.weights import MODEL_INDEX
+from worker.store.errors import StoreError
+
+SUFFIXES = {".safetensors", ".json", ".txt", ".model"}
+"""Weights, configurations, vocabularies and licence texts, SentencePiece models. Nothing that can hold code."""
+PICKLES = (".ckpt", ".pt", ".pth", ".pkl")
+"""Always pickle. So is ``pytorch_model.bin``, while other ``.bin`` files are OpenVINO's."""
+SPARED = {"safety_checker"}
+"""Folders that no engine loads: they may lack safetensors."""
+_WEIGHTS = re.compile(r"(?P<base>[^.]+?)(?:\.(?P<variant>\w+))?(?P<shard>-\d{5}-of-\d{5})?(?P<end>\.safetensors)")
+_INDEX = re.compile(r"(?P<base>[^.]+\.safetensors)(?:\.(?P<variant>\w+))?(?P<shard>)(?P<end>\.index\.json)")
+_INDEX_OLD = re.compile(r"(?P<base>[^.]+\.safetensors\.index)(?:\.(?P<variant>\w+))?(?P<shard>)(?P<end>\.json)")
+
+
+def select(names: Iterable[str], variant: str | None) -> dict[str, str]:
+    """The name under which each chosen file is kept, by its published name.
+
+    Taken are safetensors, JSON, ``.txt`` and ``.model`` files of a diffusers directory; not a checkpoint at its root. Of weights that are
+    published in variants (``x.fp16.safetensors``), a folder gives the asked one under the plain name, or the plain one.
+
+    Raises ``StoreError`` where there is no ``model_index.json``, where weights come only as pickle, and for a variant that is missing.
+    """
+    offered = [name for name in names if not any(part.startswith(".") for part in PurePosixPath(name).parts)]
+    if MODEL_INDEX not in offered:
+        raise StoreError(f"there is no {MODEL_INDEX}: it is not a diffusers directory")
+    _refuse_pickle(offered)
+    chosen: dict[str, str] = {}
+    variants: dict[str, dict[str | None, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name in offered:
+        path = PurePosixPath(name)
+        if path.suffix not in SUFFIXES or (path.suffix == ".safetensors" and len(path.parts) == 1):
+            continue
+        if path.parts[0] != "loras" and (match := _match(path.name)):
+            variants[str(path.parent)][match["variant"]].append(name)
+        else:
+            chosen[name] = name
+    if variant and not any(variant in found for found in variants.values()):
+        known = sorted({each for found in variants.values() for each in found if each})
+        raise StoreError(f"no file has the variant {variant}; there are: {', '.join(known) or 'none'}")
+    for folder, found in variants.items():
+        chosen |= _of_folder(folder, found, variant)
+    return chosen
+
+
+def plain_name(name: str) -> str:
+    """The name without its variant: ``unet/x.fp16.safetensors`` gives ``unet/x.safetensors``."""
+    path = PurePosixPath(name)
+    match = _match(path.name)
+    return str(path.with_name(match["base"] + match["shard"] + match["end"])) if match else name
+
+
+def is_pickle(name: str) -> bool:
+    """Whether a file of this name holds weights as pickle."""
+    return name.endswith(PICKLES) or ("pytorch_model" in name and name.endswith(".bin"))
+
+
+def rename_shards(index: Path) -> None:
+    """Make the index of sharded weights name the shards as they are kept."""
+    content = json.loads(index.read_text(encoding="utf-8"))
+    content["weight_map"] = {tensor: plain_name(shard) for tensor, shard in content["weight_map"].items()}
+    index.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _match(name: str) -> dict[str, str] | None:
+    match = _WEIGHTS.fullmatch(name) or _INDEX.fullmatch(name) or _INDEX_OLD.fullmatch(name)
+    return {**match.groupdict(), "shard": match["shard"] or ""} if match else None
+
+
+def _of_folder(folder: str, found: dict[str | None, list[str]], variant: str | None) -> dict[str, str]:
+    if wanted := found.get(variant) or found.get(None):
+        return {name: plain_name(name) for name in wanted}
+    if folder in SPARED:
+        return {}
+    raise StoreError(f"{folder}/ has only the variants {', '.join(sorted(filter(None, found)))}: choose one with --variant")
+
+
+def _refuse_pickle(names: list[str]) -> None:
+    by_folder: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        by_folder[str(PurePosixPath(name).parent)].add(PurePosixPath(name).suffix)
+    for name in names:
+        path = PurePosixPath(name)
+        inside = len(path.parts) > 1 and path.parts[0] not in SPARED
+        if inside and is_pickle(path.name) and ".safetensors" not in by_folder[str(path.parent)]:
+            raise StoreError(f"{name}: these weights come only as pickle, which can run code and is never loaded; safetensors are needed")
