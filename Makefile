@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # torch: the CPU build of the pinned version. CPU machines need no CUDA wheels; see CONTRIBUTING.md for GPU machines.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo up check format test test-gpu bench bench-path bench-gpu load studio clean
+.PHONY: setup demo up check format test test-gpu bench bench-path bench-engine bench-gpu load studio clean
 
 setup: $(VENV)/.installed
 
@@ -41,11 +41,15 @@ test: check
 test-gpu: setup
 	$(BIN)/python -m pytest tests/gpu -m gpu
 
-bench: bench-path
+bench: bench-path bench-engine
 
 # What the path costs around the model: one table of ratios, and build/bench/path.json.
 bench-path: setup
 	$(BIN)/python scripts/bench_path.py
+
+# What continuous batching and the CPU profile are worth, against the stock diffusers pipeline: about ten minutes on two cores.
+bench-engine: setup
+	$(BIN)/python -W ignore -m scripts.bench_engine
 
 # Against the stock diffusers pipelines, with weights of true size, and build/bench/gpu.json. Without a GPU: a rehearsal.
 bench-gpu: setup

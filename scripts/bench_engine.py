@@ -20,9 +20,9 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ from worker.engines.diffusion.samplers import CLASSES
 from worker.engines.registry import EngineOptions, build_engine, discover
 from worker.scheduler import Scheduler as Batches
 from worker.scheduler import Task
+from worker.tuning import Dtype, Wishes, read_device
 
 SIDE = 256
 SMALL_UNET = {
@@ -53,6 +54,7 @@ SMALL_UNET = {
     "cross_attention_dim": tiny_pipeline.WIDTH,
     "norm_num_groups": 8,
 }
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 ROUNDS = 3
 ARRIVALS = 160
 LOAD = 0.8
@@ -100,7 +102,7 @@ def _mixed(folder: Path) -> dict[str, Figure]:
     requests = [_request(number) for number in range(16)]
     notes: dict[str, Any] = {}
     figure = Figure(0.0, 0.0)
-    for dtype in ("float32", "bfloat16"):
+    for dtype in DTYPES:
         engine, stock = _engine(path, dtype), _stock(path, dtype)
         _paint_together(engine, requests)
         _paint_one_by_one(stock, requests[:2])
@@ -180,7 +182,8 @@ def _unet_ms_per_row(engine: DiffusionEngine) -> dict[str, float]:
 
 def _share_of_unet(engine: DiffusionEngine, requests: Sequence[PaintRequest]) -> float:
     """Of the engine's time, what is spent in the UNet's call."""
-    spent, call = [0.0], engine._unet.forward  # noqa: SLF001 - the bound is inside
+    unet = engine._unet.module  # noqa: SLF001 - the bound is inside
+    spent, call = [0.0], unet.forward
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
@@ -188,11 +191,11 @@ def _share_of_unet(engine: DiffusionEngine, requests: Sequence[PaintRequest]) ->
         spent[0] += time.perf_counter() - began
         return answer
 
-    engine._unet.forward = timed  # noqa: SLF001
+    unet.forward = timed
     try:
         whole = _timed(lambda: _paint_together(engine, requests))
     finally:
-        engine._unet.forward = call  # noqa: SLF001
+        unet.forward = call
     return spent[0] / whole
 
 
@@ -280,8 +283,8 @@ def _true_size(folder: Path) -> dict[str, Figure]:
     del stock
     notes = {
         "peak_memory_gib_of_one_guided_job_decode_included": round(_peak_memory(path) / 2**30, 2),
-        "tuning": str(engine.tuning),
-        "cpu_flags": sorted(engine.device.cpu_flags),
+        "tuning": ", ".join(f"{name} {value}" for name, value in asdict(engine.tuning).items() if name != "reasons"),
+        "cpu_flags": sorted(read_device("cpu").cpu_flags),
     }
     return {"sd15_cpu_profile_step_over_stock_float32": Figure(statistics.median(ours[1:]), statistics.median(theirs[1:]), notes=notes)}
 
@@ -318,22 +321,23 @@ def _small(folder: Path) -> Path:
     if not path.exists():
         tiny_pipeline.build(path)
         torch.manual_seed(0)
-        unet = UNet2DConditionModel(**SMALL_UNET)  # type: ignore[no-untyped-call]
+        unet: Any = UNet2DConditionModel(**SMALL_UNET)  # type: ignore[no-untyped-call]
         unet.save_pretrained(path / "unet", safe_serialization=True)
         notes = path / "outfill.json"
         notes.write_text(json.dumps({**json.loads(notes.read_text()), "native_size": SIDE}))
     return path
 
 
-def _engine(path: Path, dtype: Any) -> DiffusionEngine:
+def _engine(path: Path, dtype: Dtype | Literal["auto"]) -> DiffusionEngine:
     card = discover({"bench": path})[0]
-    engine = build_engine(card, path=path, options=EngineOptions(dtype=dtype))
+    engine = build_engine(card, path=path, options=EngineOptions(wishes=Wishes(dtype=dtype)))
     if not isinstance(engine, DiffusionEngine):
         raise TypeError("the benchmark is of the diffusion engine")
+    engine.warm_up()
     return engine
 
 
-def _stock(path: Path, dtype: str) -> Any:
+def _stock(path: Path, dtype: Dtype) -> Any:
     pipeline_class: Any = StableDiffusionInpaintPipeline
     stock = pipeline_class.from_pretrained(path, use_safetensors=True, local_files_only=True, dtype=getattr(torch, dtype))
     stock.set_progress_bar_config(disable=True)

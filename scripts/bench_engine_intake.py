@@ -1,9 +1,10 @@
-"""What the engine's step costs while intake and output work goes on beside it: the ratio of two medians.
+"""What the engine's step costs while intake and output work goes on beside it, as a ratio to a step alone.
 
     python -m scripts.bench_engine_intake
 
-A tiny UNet is stepped on two torch threads, in turns alone and beside eight pool threads that decode, plan, compose and encode a photo of
-1500×1000 pixels without a pause. The turns are short and alternate, so that what else the machine does weighs on both alike.
+A tiny UNet is stepped on two torch threads, in turns alone and beside as many pool threads as a worker has, which decode, plan, compose and
+encode a photo of 1500×1000 pixels without a pause. The turns are short, each is compared with the one before it, and the median of the
+rounds counts: so what else the machine does weighs on both alike.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ from worker.engines.registry import build_engine, discover
 from worker.images.subject import Segmenter
 from worker.intake import prepare
 from worker.outputs import render
-from worker.paint import quiet_pool
+from worker.paint import POOL, quiet_pool
 
-THREADS, SIDE, ROWS = 8, 256, 4
-ROUNDS, STEPS = 8, 12
+THREADS = 2 * POOL
+SIDE, ROWS = 256, 4
+ROUNDS, STEPS = 10, 10
 PHOTO = (1500, 1000)
 LIMIT = 1.10
 REQUESTS: tuple[tuple[ModelCard, dict[str, Any]], ...] = (
@@ -49,7 +51,7 @@ REQUESTS: tuple[tuple[ModelCard, dict[str, Any]], ...] = (
 
 
 def measure() -> float:
-    """The median time of a step beside the work over the median time of a step alone; 1 is undisturbed."""
+    """How many times as long a step takes beside the work as alone; 1 is undisturbed."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -58,10 +60,9 @@ def measure() -> float:
             card = discover({"tiny": Path(folder)})[0]
             step = _stepper(build_engine(card, path=Path(folder)))
             with _Work() as work:
-                alone, beside = _in_turns(step, work)
+                return statistics.median(_rounds(step, work))
     finally:
         torch.set_num_threads(threads)
-    return statistics.median(beside) / statistics.median(alone)
 
 
 def _stepper(engine: Engine) -> Callable[[], None]:
@@ -79,27 +80,27 @@ def _stepper(engine: Engine) -> Callable[[], None]:
     return step
 
 
-def _in_turns(step: Callable[[], None], work: _Work) -> tuple[list[float], list[float]]:
-    """Seconds of the steps alone, and of those beside the work."""
-    alone: list[float] = []
-    beside: list[float] = []
+def _rounds(step: Callable[[], None], work: _Work) -> Iterator[float]:
+    """For each round the median of its steps beside the work over that of its steps alone."""
     for _ in range(ROUNDS):
         step()  # warm: caches are full of the work's pixels
-        alone += [_timed(step) for _ in range(STEPS)]
+        alone = _median_s(step)
         work.go()
-        beside += [_timed(step) for _ in range(STEPS)]
+        yield _median_s(step) / alone
         work.pause()
-    return alone, beside
 
 
-def _timed(call: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
+def _median_s(step: Callable[[], None]) -> float:
+    seconds = []
+    for _ in range(STEPS):
+        began = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
 
 
 class _Work:
-    """Eight pool threads that work between ``go`` and ``pause``. Begins paused."""
+    """Pool threads that work between ``go`` and ``pause``. Begins paused."""
 
     def __init__(self) -> None:
         self._segmenter = Segmenter(Settings().models.store / "u2netp.onnx")
@@ -107,8 +108,6 @@ class _Work:
         self._changed = threading.Condition()
         self._going = self._ended = False
         self._parked = 0
-        self.parts = 0
-        """Parts of jobs that were done."""
 
     def __enter__(self) -> Self:
         self._pool = quiet_pool("bench", THREADS)
@@ -139,7 +138,6 @@ class _Work:
         turn = number % len(REQUESTS)
         for card, request in cycle(REQUESTS[turn:] + REQUESTS[:turn]):
             for _ in _job(card, request, self._inputs, self._segmenter):
-                self.parts += 1
                 self._park()
                 if self._ended:
                     return

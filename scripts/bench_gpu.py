@@ -166,6 +166,7 @@ def measure_engine(stage: Stage, family: str, *, batches: tuple[int, ...] = BATC
     (card,) = discover({family: directory})
     dtype: Any = str(stage.dtype).removeprefix("torch.")
     engine = build_engine(card, path=directory, options=EngineOptions(device=stage.device, wishes=Wishes(dtype=dtype)))
+    engine.warm_up()
 
     def paint(pictures: int) -> None:
         _paint(engine, [request_of(stage.size(family), seed=seed, steps=stage.steps) for seed in range(pictures)])
@@ -217,6 +218,7 @@ def _paint(engine: Engine, requests: list[PaintRequest]) -> None:
 
 def _measure(stage: Stage, paint: Callable[[int], None], batches: tuple[int, ...], kernels: tuple[str, ...]) -> Measured:
     if not stage.rehearsal:
+        torch.cuda.empty_cache()  # what the warm-up's largest calls left
         torch.cuda.reset_peak_memory_stats()
     latency = statistics.median(_timed(stage, paint, 1) for _ in range(stage.repeats))
     peak = 0 if stage.rehearsal else torch.cuda.max_memory_reserved()

@@ -89,7 +89,8 @@ def choose_model(request: JobRequest, cards: Mapping[str, ModelCard]) -> ModelCa
 
 def _refuse_ignored(request: JobRequest, card: ModelCard) -> None:
     for field in _OPTIONAL:
-        asked = field in request.model_fields_set and getattr(request, field) not in (None, (), False)
+        value = getattr(request, field, None)
+        asked = field in request.model_fields_set and value is not None and value is not False and value != ()
         if asked and field not in card.parameters:
             reason = NO_TEXT_MODEL if field == "prompt" else f"the model {card.id} would ignore it"
             raise ParameterNotSupported(reason, field=field)

@@ -95,3 +95,12 @@ def test_loras_survive_the_record() -> None:
     """What was resolved is what the worker reads."""
     request, _ = resolve(inpaint(loras=[{"name": "brand", "weight": 0.5}]), MODELS)
     assert job_request.validate_json(job_request.dump_json(request)) == request
+
+
+@pytest.mark.parametrize("field", ["seed", "guidance_scale"])
+def test_a_zero_is_a_value(field: str) -> None:
+    """A zero that the model would ignore is refused like any other value."""
+    body = {"operation": "replace_background", "image": "a", "background": {"color": "#fff"}, "model": "backdrop", field: 0}
+    with pytest.raises(ParameterNotSupported) as caught:
+        resolve(job_request.validate_python(body), MODELS)
+    assert caught.value.field == field

@@ -24,7 +24,7 @@ from api_schemas.models import BACKDROP
 from api_schemas.requests import Scheduler
 from worker import scheduler
 from worker.claims import Lease
-from worker.engines.base import OutOfMemory, PaintRequest, Pixels, Sampling, Slot
+from worker.engines.base import OutOfMemory, PaintRequest, Pixels, Sampling, Slot, WarmUp
 from worker.engines.registry import build_engine, discover
 from worker.images.codec import Frame
 from worker.intake import Edit, Plan
@@ -58,6 +58,9 @@ class Scripted:
         self.meanwhile: Callable[[Sequence[Slot]], None] = lambda _: None
         """Called in every step, before the slots move."""
         self.previewed: list[int] = []
+
+    def warm_up(self) -> WarmUp:
+        return WarmUp()
 
     def prepare(self, request: PaintRequest) -> Slot:
         if len(self.alive) >= self.room["prepare"]:

@@ -26,6 +26,11 @@ BLOCKS: dict[str, Any] = {
 }
 
 
+def small_unet() -> Any:
+    unet: Any = UNet2DConditionModel(**BLOCKS)  # type: ignore[no-untyped-call]
+    return unet.eval()
+
+
 @pytest.mark.parametrize(("rows", "heads", "tokens", "width"), [(1, 1, 300, 40), (2, 8, 520, 40), (3, 3, 257, 16)])
 def test_chunked_attention_is_attention(rows: int, heads: int, tokens: int, width: int) -> None:
     """For odd numbers of heads and of tokens too, it gives what torch's attention gives."""
@@ -37,7 +42,8 @@ def test_chunked_attention_is_attention(rows: int, heads: int, tokens: int, widt
 
 def test_long_self_attention_is_chunked_and_short_is_not() -> None:
     """From 2048 tokens on the chunked kernel runs, below torch's; cross-attention is always torch's."""
-    attention = Attention(query_dim=16, heads=2, dim_head=8, processor=ChunkedAttnProcessor())  # type: ignore[no-untyped-call]
+    processor: Any = ChunkedAttnProcessor()
+    attention = Attention(query_dim=16, heads=2, dim_head=8, processor=processor)
     context = torch.randn(1, 16, 16)
     with torch.inference_mode():
         for tokens, given, kernel in ((2048, None, "chunked"), (2047, None, "flash_for_cpu"), (2048, context, "flash_for_cpu")):
@@ -50,7 +56,7 @@ def test_a_unet_predicts_the_same_with_them(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(cpu_kernels, "LONG", 64)
     monkeypatch.setattr(winograd, "LEAST_CHANNELS", 32)
     torch.manual_seed(0)
-    unet: Any = UNet2DConditionModel(**BLOCKS).eval()  # type: ignore[no-untyped-call]
+    unet = small_unet()
     inputs = (torch.randn(3, 9, 8, 8), torch.tensor([1.0, 500.0, 999.0]), torch.randn(3, 7, 32))
     with torch.inference_mode():
         expected = unet(*inputs)[0]
@@ -64,7 +70,7 @@ def test_adapters_on_the_feed_forward_still_count() -> None:
     from peft import LoraConfig
 
     torch.manual_seed(0)
-    unet: Any = UNet2DConditionModel(**BLOCKS).eval()  # type: ignore[no-untyped-call]
+    unet = small_unet()
     inputs = (torch.randn(1, 9, 8, 8), torch.tensor([500.0]), torch.randn(1, 7, 32))
     with torch.inference_mode():
         plain = unet(*inputs)[0]

@@ -27,7 +27,7 @@ from worker.engines.diffusion.prompts import PromptEmbeds, PromptEncoder
 from worker.engines.diffusion.residency import model_facts
 from worker.engines.diffusion.samplers import build_sampler, strength_timesteps
 from worker.engines.registry import build_engine, discover
-from worker.tuning import GIB, DeviceFacts, choose
+from worker.tuning import GIB, PLAIN, DeviceFacts, choose
 
 # The noise schedules of diffusers 0.42 turn a tensor into an array in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
