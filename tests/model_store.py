@@ -31,11 +31,11 @@ def store(tmp_path: Path) -> Path:
 @pytest.fixture
 def models(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Models:
     """``outfill models …`` in this process."""
-    monkeypatch.setenv("OUTFILL_MODELS__STORE", str(store))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
 
     def run(*arguments: object) -> Outcome:
+        monkeypatch.setenv("OUTFILL_MODELS__STORE", str(store))  # here, since the running stack's settings name its own
         status = main(["models", *map(str, arguments)])
         return Outcome(status, *capsys.readouterr())
 

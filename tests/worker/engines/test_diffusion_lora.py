@@ -169,7 +169,7 @@ def test_eight_loras_stay_in_memory(tmp_path: Path) -> None:
     engine.prepare(with_loras(style0=0.5, style2=0.5))
     engine.prepare(with_loras(style8=1.0))
     assert set(engine._loras._resident) == set(names) - {"style1"}
-    models = [engine._unet, *engine._parts.text_encoders.values()]
+    models = [engine._unet.module, *engine._parts.text_encoders.values()]
     assert [len(model.peft_config) for model in models] == [8, 8]
     assert {adapter for model in models for adapter in adapters_in(model)} == set(engine._loras._resident.values())
     engine.prepare(with_loras(style1=1.0))
@@ -309,7 +309,7 @@ def test_a_broken_lora_fails_its_job_alone(sd15: Path, tmp_path: Path, spoil: Ca
     assert str(tmp_path) not in caught.value.detail
     expected = {"oil": engine._loras._resident["oil"]} if after_another else {}
     assert engine._loras._resident == expected
-    for model in (engine._unet, *engine._parts.text_encoders.values()):
+    for model in (engine._unet.module, *engine._parts.text_encoders.values()):
         assert adapters_in(model) == set(getattr(model, "peft_config", {})) == set(expected.values())
     assert torch.equal(result_of(engine, with_loras()), plain)
     assert torch.equal(result_of(engine, with_loras(oil=1.0)), painted)
@@ -360,7 +360,7 @@ def test_many_changes_of_loras_leak_nothing(sd15: Path) -> None:
     for _ in range(3):
         for weights in ({"ink": 1.0}, {"oil": 1.0}, {}):
             result_of(engine, with_loras(**weights))
-        sizes.append(sum(1 for _ in engine._unet.parameters()))
+        sizes.append(sum(1 for _ in engine._unet.module.parameters()))
     assert np.ptp(sizes) == 0
 
 
