@@ -45,7 +45,7 @@ bench: bench-path bench-engine
 
 # What the path costs around the model: one table of ratios, and build/bench/path.json.
 bench-path: setup
-	$(BIN)/python scripts/bench_path.py
+	$(BIN)/python -m scripts.bench_path
 
 # What continuous batching and the CPU profile are worth, against the stock diffusers pipeline: about ten minutes on two cores.
 bench-engine: setup

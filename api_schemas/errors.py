@@ -30,7 +30,6 @@
       │         └─ MaskHasNoAlpha        mask_has_no_alpha
       ├─ JobFailure                      (ends a job; never an HTTP answer by itself)
       │    ├─ SubjectNotFound            subject_not_found
-      │    ├─ ModelNotServed             model_not_served
       │    ├─ EngineFailed               engine_failed
       │    ├─ AttemptsExhausted          attempts_exhausted
       │    └─ DeadlineExceeded           deadline_exceeded
@@ -223,12 +222,6 @@ class SubjectNotFound(JobFailure):
     """No product stands out from the background."""
 
     code, title = "subject_not_found", "No subject found"
-
-
-class ModelNotServed(JobFailure):
-    """No worker serves the model any more."""
-
-    code, title = "model_not_served", "Model not served"
 
 
 class EngineFailed(JobFailure):

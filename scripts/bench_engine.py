@@ -26,16 +26,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
-from PIL import Image
+from diffusers import UNet2DConditionModel
 from rich.console import Console
 from rich.table import Table
 
 from api_schemas.requests import Priority, Scheduler
 from scripts import bench_engine_intake, tiny_pipeline, true_size
+from scripts.figures import exit_status, timed, write_figures
+from scripts.figures import figure as limited
+from scripts.stock import load_stock, run_stock
 from worker.engines.base import Engine, PaintRequest, Sampling, Slot
 from worker.engines.diffusion.engine import DiffusionEngine
-from worker.engines.diffusion.samplers import CLASSES
 from worker.engines.registry import EngineOptions, build_engine, discover
 from worker.scheduler import Scheduler as Batches
 from worker.scheduler import Task
@@ -103,7 +104,7 @@ def _mixed(folder: Path) -> dict[str, Figure]:
     notes: dict[str, Any] = {}
     figure = Figure(0.0, 0.0)
     for dtype in DTYPES:
-        engine, stock = _engine(path, dtype), _stock(path, dtype)
+        engine, stock = _engine(path, dtype), load_stock(path, dtype=getattr(torch, dtype))
         _paint_together(engine, requests)
         _paint_one_by_one(stock, requests[:2])
         ours, theirs = _in_turns(lambda e=engine: _paint_together(e, requests), lambda s=stock: _paint_one_by_one(s, requests))  # type: ignore[misc]
@@ -145,36 +146,14 @@ def _paint_together(engine: Engine, requests: Sequence[PaintRequest]) -> None:
 
 def _paint_one_by_one(stock: Any, requests: Iterable[PaintRequest]) -> None:
     for request in requests:
-        _paint_stock(stock, request)
-
-
-def _paint_stock(stock: Any, request: PaintRequest, **options: Any) -> None:
-    recipe = request.recipe
-    if not isinstance(recipe, Sampling):
-        raise TypeError("a diffusion request has a Sampling recipe")
-    sampler_class, sampler_options = CLASSES[recipe.scheduler]
-    stock.scheduler = sampler_class.from_config(stock.model_schedule, **sampler_options)
-    height, width = request.mask.shape
-    stock(
-        prompt=recipe.prompt,
-        negative_prompt=recipe.negative_prompt,
-        image=Image.fromarray(request.image),
-        mask_image=Image.fromarray(request.mask),
-        height=height,
-        width=width,
-        strength=recipe.strength,
-        num_inference_steps=recipe.steps,
-        guidance_scale=recipe.guidance_scale,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-        **options,
-    )
+        run_stock(stock, request)
 
 
 def _unet_ms_per_row(engine: DiffusionEngine) -> dict[str, float]:
     def rows(number: int) -> float:
         recipe = Sampling("a", "", 50, 1.0, 1.0, Scheduler.DDIM)
         slots = [engine.prepare(PaintRequest(_request(0).image, _request(0).mask, seed, recipe)) for seed in range(number)]
-        times = [_timed(lambda: engine.step(slots)) for _ in range(6)]
+        times = [timed(lambda: engine.step(slots)) for _ in range(6)]
         return round(1000 * statistics.median(times[1:]) / number, 2)
 
     return {f"{number}": rows(number) for number in (1, 2, 4, 8, 16, 32)}
@@ -185,15 +164,15 @@ def _share_of_unet(engine: DiffusionEngine, requests: Sequence[PaintRequest]) ->
     unet = engine._unet.module  # noqa: SLF001 - the bound is inside
     spent, call = [0.0], unet.forward
 
-    def timed(*args: Any, **kwargs: Any) -> Any:
+    def counted(*args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
         answer = call(*args, **kwargs)
         spent[0] += time.perf_counter() - began
         return answer
 
-    unet.forward = timed
+    unet.forward = counted
     try:
-        whole = _timed(lambda: _paint_together(engine, requests))
+        whole = timed(lambda: _paint_together(engine, requests))
     finally:
         unet.forward = call
     return spent[0] / whole
@@ -206,7 +185,7 @@ def _poisson(folder: Path) -> dict[str, Figure]:
     engine = _engine(_small(folder), "bfloat16")
     requests = [_request(number) for number in range(ARRIVALS)]
     _paint_together(engine, requests[:8])
-    service = statistics.mean(_timed(lambda r=request: _paint_together(engine, [r])) for request in requests[:24])  # type: ignore[misc]
+    service = statistics.mean(timed(lambda r=request: _paint_together(engine, [r])) for request in requests[:24])  # type: ignore[misc]
     chance = random.Random(7)  # noqa: S311 - a benchmark's arrivals
     arrivals, now = [], 0.0
     for _ in requests:
@@ -258,7 +237,7 @@ def _p99(values: Sequence[float]) -> float:
 def _true_size(folder: Path) -> dict[str, Figure]:
     path = folder / "sd15"
     true_size.build_sd15(path)
-    engine, stock = _engine(path, "auto"), _stock(path, "float32")
+    engine, stock = _engine(path, "auto"), load_stock(path)
     request = PaintRequest(
         np.zeros((512, 512, 3), np.uint8),
         np.pad(np.full((256, 256), 255, np.uint8), 128),
@@ -273,11 +252,11 @@ def _true_size(folder: Path) -> dict[str, Figure]:
     def between(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         """Our step runs between two of theirs, so that what else the machine does weighs on both."""
         theirs.append(time.perf_counter() - last[0])
-        ours.append(_timed(lambda: engine.step([slot])))
+        ours.append(timed(lambda: engine.step([slot])))
         last[0] = time.perf_counter()
         return tensors
 
-    _paint_stock(stock, request, output_type="latent", callback_on_step_end=between)
+    run_stock(stock, request, output_type="latent", callback_on_step_end=between)
     if not torch.isfinite(slot.latents).all():
         raise ValueError("the latents of the true-size model are not finite: its figure would mean nothing")
     del stock
@@ -337,42 +316,27 @@ def _engine(path: Path, dtype: Dtype | Literal["auto"]) -> DiffusionEngine:
     return engine
 
 
-def _stock(path: Path, dtype: Dtype) -> Any:
-    pipeline_class: Any = StableDiffusionInpaintPipeline
-    stock = pipeline_class.from_pretrained(path, use_safetensors=True, local_files_only=True, dtype=getattr(torch, dtype))
-    stock.set_progress_bar_config(disable=True)
-    stock.model_schedule = dict(stock.scheduler.config)
-    return stock
-
-
 def _task(engine: Engine, request: PaintRequest, admitted_at: float) -> Task[Slot]:
     return Task(str(request.seed), "model", Priority.STANDARD, admitted_at, engine.prepare(request))
 
 
 def _in_turns(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[float, float]:
-    pairs = [(_timed(ours), _timed(theirs)) for _ in range(ROUNDS)]
+    pairs = [(timed(ours), timed(theirs)) for _ in range(ROUNDS)]
     return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
-
-
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def _report(figures: dict[str, Figure], *, write: bool) -> int:
     table = Table("figure", "measured", "against", "ratio", "limit", "holds")
     result = {}
     for name, figure in figures.items():
-        holds = figure.ratio <= LIMITS[name]
-        result[name] = {"value": round(figure.ratio, 3), "limit": LIMITS[name], "holds": holds, "notes": figure.notes}
+        result[name] = {**limited(figure.ratio, LIMITS[name]), "notes": figure.notes}
         table.add_row(
             name,
             f"{figure.measured:.3f} {figure.unit}",
             f"{figure.against:.3f}",
             f"{figure.ratio:.2f}",
             f"{LIMITS[name]:.1f}",
-            "yes" if holds else "NO",
+            "yes" if result[name]["holds"] else "NO",
         )
     console = Console(width=150)
     console.print(table)
@@ -380,10 +344,8 @@ def _report(figures: dict[str, Figure], *, write: bool) -> int:
         for what, value in figure.notes.items():
             console.print(f"{name}: {what} = {value}", highlight=False)
     if write:
-        target = Path("build/bench/engine.json")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(result, indent=1) + "\n")
-    return 0 if all(entry["holds"] for entry in result.values()) else 1
+        write_figures("engine", result)
+    return exit_status(result)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ whose times mean nothing and are not written.
 from __future__ import annotations
 
 import gc
-import json
 import math
 import statistics
 import sys
@@ -21,16 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from api_schemas.requests import Scheduler
 from scripts import tiny_pipeline, true_size
+from scripts.figures import exit_status, figure, write_figures
+from scripts.stock import load_stock, run_stock
 from worker.engines.base import Engine, OutOfMemory, PaintRequest, Sampling, Slot
 from worker.engines.diffusion.kernels import attention_kernels
-from worker.engines.diffusion.samplers import CLASSES
 from worker.engines.registry import EngineOptions, build_engine, discover
 from worker.tuning import Wishes
 
@@ -47,7 +45,7 @@ LIMITS: Mapping[str, float] = {
     "sd15_kernels_other_than_flash": 0,
     "sdxl_kernels_other_than_flash": 0,
 }
-STOCK: Mapping[str, Any] = {"sd15": StableDiffusionInpaintPipeline, "sdxl": StableDiffusionXLInpaintPipeline}
+FAMILIES = ("sd15", "sdxl")
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def main() -> int:
     name = torch.cuda.get_device_name() if cuda else "a CPU with tiny weights: a REHEARSAL, the numbers mean nothing"
     print(f"On {name}", flush=True)
     ours, stock = {}, {}
-    for family in STOCK:
+    for family in FAMILIES:
         ours[family] = measure_engine(stage, family)
         _release()
         stock[family] = measure_stock(stage, family)
@@ -128,36 +126,6 @@ def request_of(
     blocks = (random.random((size // 8, size // 8)) < 0.4).astype(np.uint8) * 255
     sampling = Sampling("a red sofa", "people", steps=steps, guidance_scale=guidance_scale, strength=1.0, scheduler=scheduler)
     return PaintRequest(image=coarse.repeat(8, 0).repeat(8, 1), mask=blocks.repeat(8, 0).repeat(8, 1), seed=seed, recipe=sampling)
-
-
-def load_stock(directory: Path, family: str, *, device: str, dtype: torch.dtype) -> Any:
-    """The stock pipeline as its documentation says to load it."""
-    pipeline = STOCK[family].from_pretrained(directory, dtype=dtype, use_safetensors=True, local_files_only=True).to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def run_stock(pipeline: Any, request: PaintRequest, *, output_type: str = "np") -> Any:
-    """One picture by the stock pipeline: what it answers as ``images``."""
-    sampling = request.recipe
-    if not isinstance(sampling, Sampling):
-        raise TypeError("the stock pipeline needs a Sampling recipe")
-    sampler_class, options = CLASSES[sampling.scheduler]
-    pipeline.scheduler = sampler_class.from_config(pipeline.scheduler.config, **options)
-    height, width = request.mask.shape
-    return pipeline(
-        prompt=sampling.prompt,
-        negative_prompt=sampling.negative_prompt,
-        image=Image.fromarray(request.image),
-        mask_image=Image.fromarray(request.mask),
-        height=height,
-        width=width,
-        strength=sampling.strength,
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance_scale,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-        output_type=output_type,
-    ).images
 
 
 def measure_engine(stage: Stage, family: str, *, batches: tuple[int, ...] = BATCHES) -> Measured:
@@ -180,11 +148,11 @@ def measure_engine(stage: Stage, family: str, *, batches: tuple[int, ...] = BATC
 
 def measure_stock(stage: Stage, family: str) -> Measured:
     """Theirs, one picture a call."""
-    pipeline = load_stock(stage.directory(family), family, device=stage.device, dtype=stage.dtype)
+    pipeline = load_stock(stage.directory(family), device=stage.device, dtype=stage.dtype)
 
     def paint(pictures: int) -> None:
         for seed in range(pictures):
-            run_stock(pipeline, request_of(stage.size(family), seed=seed, steps=stage.steps))
+            run_stock(pipeline, request_of(stage.size(family), seed=seed, steps=stage.steps), output_type="np")
 
     try:
         paint(1)
@@ -271,19 +239,18 @@ def _print(family: str, stage: Stage, ours: Measured, stock: Measured) -> None:
 def _report(stage: Stage, figures: Mapping[str, float]) -> int:
     if set(figures) != set(LIMITS):
         raise ValueError(f"figures and limits differ: {set(figures) ^ set(LIMITS)}")
-    folder = Path("build/bench")
     if stage.rehearsal:
         note = {"rehearsal": "There was no GPU: the code ran on a CPU with tiny weights. No figure was measured.", "ran": sorted(figures)}
-        (folder / "gpu-rehearsal.json").write_text(json.dumps(note, indent=1) + "\n")
+        write_figures("gpu-rehearsal", note)
         print("This was a rehearsal: there is no GPU here. It ran through; no figure is claimed.")
         return 0
-    result = {name: {"value": round(value, 3), "limit": LIMITS[name], "holds": value <= LIMITS[name]} for name, value in figures.items()}
+    result = {name: figure(value, LIMITS[name]) for name, value in figures.items()}
     table = Table("figure", "value", "limit", "holds")
     for name, entry in result.items():
         table.add_row(name, str(entry["value"]), str(entry["limit"]), "yes" if entry["holds"] else "NO")
     Console(width=120).print(table)
-    (folder / "gpu.json").write_text(json.dumps(result, indent=1) + "\n")
-    return 0 if all(entry["holds"] for entry in result.values()) else 1
+    write_figures("gpu", result)
+    return exit_status(result)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from core import queue
 from core.queue import JobQueue
 from core.settings import Settings
 from core.storage import Storage
+from scripts.figures import exit_status, figure, timed, write_figures
 from service.local import LocalStack, StackOptions
 from worker.engines.backdrop import BackdropEngine
 from worker.images.subject import Segmenter
@@ -85,7 +85,7 @@ def _in_process(settings: Settings, photo: bytes, jobs: int) -> float:
         for _ in range(jobs):
             one()
 
-    return _timed(run)
+    return timed(run)
 
 
 def _through_http(api: httpx.Client, photo: bytes, jobs: int) -> float:
@@ -97,7 +97,7 @@ def _through_http(api: httpx.Client, photo: bytes, jobs: int) -> float:
             ids = [job_id for job_id in ids if api.get(f"/v1/jobs/{job_id}").json()["status"] in ("queued", "running")]
             time.sleep(0.05)
 
-    return _timed(run)
+    return timed(run)
 
 
 def _acceptance(settings: Settings, api: httpx.Client, photo: bytes) -> tuple[float, float]:
@@ -122,26 +122,22 @@ def _accept(api: httpx.Client, photo: bytes) -> str:
     return str(answer.json()["id"])
 
 
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def _report(figures: dict[str, float], seconds: dict[str, tuple[float, float]]) -> int:
     table = Table("figure", "seconds", "against", "ratio", "limit", "holds")
     result = {}
     for name, value in figures.items():
-        holds = value <= LIMITS[name]
-        result[name] = {"value": round(value, 3), "limit": LIMITS[name], "holds": holds}
+        result[name] = figure(value, LIMITS[name])
         table.add_row(
-            name, f"{seconds[name][0]:.3f}", f"{seconds[name][1]:.3f}", f"{value:.2f}", f"{LIMITS[name]:.1f}", "yes" if holds else "NO"
+            name,
+            f"{seconds[name][0]:.3f}",
+            f"{seconds[name][1]:.3f}",
+            f"{value:.2f}",
+            f"{LIMITS[name]:.1f}",
+            "yes" if result[name]["holds"] else "NO",
         )
     Console(width=120).print(table)
-    target = Path("build/bench/path.json")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(result, indent=1) + "\n")
-    return 0 if all(entry["holds"] for entry in result.values()) else 1
+    write_figures("path", result)
+    return exit_status(result)
 
 
 if __name__ == "__main__":

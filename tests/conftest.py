@@ -126,6 +126,17 @@ class Receiver:
         return [{**body, "webhook_id": headers["webhook-id"]} for headers, body in found if body["data"]["id"] == job_id]
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny tensors are slower on several threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small, structurally true inpainting pipeline with random weights."""

@@ -11,7 +11,8 @@ import torch
 from painting import request_for
 
 from api_schemas.requests import Scheduler
-from scripts import bench_gpu, tiny_pipeline, true_size
+from scripts import tiny_pipeline, true_size
+from scripts.stock import load_stock
 from worker.engines.base import PaintRequest, Sampling
 from worker.engines.diffusion.card import card_for
 from worker.engines.diffusion.engine import DiffusionEngine
@@ -59,4 +60,4 @@ class Rig:
     def stock(self, family: str) -> Any:
         """The stock pipeline at the same precision."""
         dtype = getattr(torch, self.tuning(family).dtype)
-        return bench_gpu.load_stock(self.built(family), family, device=self.device, dtype=dtype)
+        return load_stock(self.built(family), device=self.device, dtype=dtype)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from gpu.rig import Rig
 from painting import relative_error, result_of
 
 from api_schemas.requests import Priority
-from scripts.bench_gpu import run_stock
+from gpu.rig import Rig
+from scripts.stock import run_stock
 from worker.engines.base import OutOfMemory, Slot
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.kernels import attention_kernels

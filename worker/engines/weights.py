@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -40,6 +41,12 @@ def store_directories(store: Path) -> dict[str, Path]:
         return {}
     entries = sorted(entry for entry in store.iterdir() if not entry.name.startswith("."))
     return {entry.name: entry for entry in entries if (entry / MODEL_INDEX).is_file()}
+
+
+def sha256(file: Path) -> str:
+    """The digest of a file, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_header(file: Path) -> dict[str, TensorHeader]:

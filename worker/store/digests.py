@@ -7,18 +7,13 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+from worker.engines.weights import sha256
 from worker.store.errors import StoreError
 
 SUMS = "SHA256SUMS"
 NOTES = "outfill.json"
 """Not in ``SHA256SUMS``: it is edited by whoever installs the model."""
 _LINE = re.compile(r"(?P<digest>[0-9a-f]{64}) [ *](?P<name>.+)")
-
-
-def sha256(file: Path) -> str:
-    """The digest of a file, in hex."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def git_blob(file: Path) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 from api_schemas.models import EMBEDDED_MODELS, ModelCard
 from core.settings import S3, Models
 from worker.engines.diffusion.card import UnsupportedPipelineError, card_for, lora_file, read_json, weights_digest
-from worker.engines.weights import NotSafetensorsError, read_header, store_directories
-from worker.store.digests import NOTES, SUMS, files_of, read_sums, sha256, write_sums
+from worker.engines.weights import NotSafetensorsError, read_header, sha256, store_directories
+from worker.store.digests import NOTES, SUMS, files_of, read_sums, write_sums
 from worker.store.errors import StoreError
 from worker.store.hub import HubSource
 from worker.store.selection import is_pickle, rename_shards, select

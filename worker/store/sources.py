@@ -12,7 +12,8 @@ from typing import Protocol
 
 from core.settings import S3
 from core.storage import ObjectNotFound, Storage
-from worker.store.digests import NOTES, SUMS, files_of, git_blob, parse_sums, sha256
+from worker.engines.weights import sha256
+from worker.store.digests import NOTES, SUMS, files_of, git_blob, parse_sums
 from worker.store.errors import StoreError
 from worker.store.selection import SUFFIXES
 

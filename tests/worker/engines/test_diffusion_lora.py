@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import png
-from diffusers import StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline
 from painting import SAMPLING, SIZE, relative_error, request_for, result_of
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from api_schemas.errors import EngineFailed
 from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
 from api_schemas.requests import Scheduler, job_request
+from scripts.stock import load_stock, run_stock
 from scripts.tiny_pipeline import build, write_lora
 from worker.engines.base import PaintRequest, Sampling
 from worker.engines.diffusion.card import card_for
 from worker.engines.diffusion.engine import DiffusionEngine
-from worker.engines.diffusion.samplers import CLASSES
 from worker.images.subject import Segmenter
 from worker.intake import prepare
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     # The noise schedules of diffusers 0.42 turn a tensor into an array in a way that NumPy 2 deprecates.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
     # The stock pipelines do not tell peft that several adapters are meant.
@@ -44,15 +43,6 @@ TEXT = "encoder.layers.0.self_attn.q_proj"
 
 def with_loras(**weights: float) -> PaintRequest:
     return request_for(replace(BASE, loras=tuple(weights.items())))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny tensors are slower on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def directory_of(path: Path, kind: str) -> Path:
@@ -80,27 +70,11 @@ def stock_latents(directory: Path, request: PaintRequest) -> torch.Tensor:
     """The stock pipeline's, with the LoRAs loaded and set as its documentation says."""
     sampling = request.recipe
     assert isinstance(sampling, Sampling)
-    pipeline_class: Any = StableDiffusionXLInpaintPipeline if "sdxl" in directory.name else StableDiffusionInpaintPipeline
-    pipeline = pipeline_class.from_pretrained(directory, use_safetensors=True, local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = load_stock(directory)
     for number, (name, _) in enumerate(sampling.loras):
         pipeline.load_lora_weights(directory / "loras", weight_name=f"{name}.safetensors", adapter_name=f"lora{number}")
     pipeline.set_adapters([f"lora{number}" for number in range(len(sampling.loras))], [weight for _, weight in sampling.loras])
-    sampler_class, options = CLASSES[sampling.scheduler]
-    pipeline.scheduler = sampler_class.from_config(pipeline.scheduler.config, **options)
-    latents: torch.Tensor = pipeline(
-        prompt=sampling.prompt,
-        negative_prompt=sampling.negative_prompt,
-        image=Image.fromarray(request.image),
-        mask_image=Image.fromarray(request.mask),
-        height=SIZE,
-        width=SIZE,
-        strength=sampling.strength,
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance_scale,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-        output_type="latent",
-    ).images
+    latents: torch.Tensor = run_stock(pipeline, request, output_type="latent")
     return latents
 
 

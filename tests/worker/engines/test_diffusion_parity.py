@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -12,20 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline
 from painting import SIZE, relative_error, request_for
-from PIL import Image
 
 from api_schemas.requests import Scheduler
+from scripts.stock import load_stock, run_stock
 from scripts.tiny_pipeline import KINDS, build
 from worker.engines.base import PaintRequest, Pixels, Sampling
 from worker.engines.diffusion.card import card_for
 from worker.engines.diffusion.engine import DiffusionEngine
-from worker.engines.diffusion.samplers import CLASSES
 from worker.engines.diffusion.slot import DiffusionSlot
 
 # The noise schedules of diffusers 0.42 turn a tensor into an array in a way that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
+]
 
 TOLERANCE = 1e-4
 SUBJECT = Sampling(prompt="a red sofa", negative_prompt="people", steps=5, guidance_scale=5.0, strength=1.0, scheduler=Scheduler.DDIM)
@@ -73,10 +74,7 @@ class Comparison:
         card = card_for(directory, kind)
         self.xl = "sdxl" in kind
         self.engine = DiffusionEngine.load(directory, card)
-        pipeline_class: Any = StableDiffusionXLInpaintPipeline if self.xl else StableDiffusionInpaintPipeline
-        self._pipeline = pipeline_class.from_pretrained(directory, use_safetensors=True, local_files_only=True)
-        self._pipeline.set_progress_bar_config(disable=True)
-        self._model_config = dict(self._pipeline.scheduler.config)
+        self._pipeline = load_stock(directory)
         self.subjects = [
             replace(SUBJECT, scheduler=scheduler, strength=strength, guidance_scale=guidance_scale)
             for scheduler, strength, guidance_scale in product(card.schedulers, (1.0, 0.6), (1.0, 5.0))
@@ -86,26 +84,7 @@ class Comparison:
 
     def stock(self, request: PaintRequest, output_type: str, **changed: Any) -> Any:
         """The stock pipeline's answer."""
-        sampling = request.recipe
-        assert isinstance(sampling, Sampling)
-        sampler_class, options = CLASSES[sampling.scheduler]
-        if self._model_config.get("rescale_betas_zero_snr"):
-            options = {}
-        self._pipeline.scheduler = sampler_class.from_config(self._model_config, **options)
-        arguments: dict[str, Any] = {
-            "prompt": sampling.prompt,
-            "negative_prompt": sampling.negative_prompt,
-            "image": Image.fromarray(request.image),
-            "mask_image": Image.fromarray(request.mask),
-            "height": SIZE,
-            "width": SIZE,
-            "strength": sampling.strength,
-            "num_inference_steps": sampling.steps,
-            "guidance_scale": sampling.guidance_scale,
-            "generator": torch.Generator("cpu").manual_seed(request.seed),
-            "output_type": output_type,
-        }
-        return self._pipeline(**arguments | changed).images
+        return run_stock(self._pipeline, request, output_type=output_type, **changed)
 
     def _reference(self, sampling: Sampling, seed: int = 7) -> torch.Tensor:
         latents: torch.Tensor = self.stock(request_for(sampling, seed=seed), "latent")
@@ -118,17 +97,8 @@ class Comparison:
         return {sampling: slot.latents for sampling, slot in slots.items()}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny tensors are slower on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module", params=list(KINDS))
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> Comparison:
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Comparison:
     return Comparison(tmp_path_factory.mktemp("parity") / request.param, request.param)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,29 +29,11 @@ from worker.engines.diffusion.residency import (
     rows_from,
     warm_up,
 )
-from worker.tuning import Tuning
+from worker.tuning import PLAIN, Tuning
 
-PLAIN = Tuning(
-    dtype="float32",
-    vae_dtype="float32",
-    channels_last=False,
-    attention="sdpa",
-    compile=False,
-    vae_slicing=False,
-    vae_tiling=False,
-    offload="none",
-)
+pytestmark = pytest.mark.usefixtures("one_thread")
 KINDS = ("sd15-inpaint", "sdxl-inpaint")
 TOLERANCE = 1e-5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny tensors are slower on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

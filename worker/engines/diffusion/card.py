@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from api_schemas.models import SAMPLING_PARAMETERS, EngineKind, Licence, ModelCard, SamplingDefaults
 from api_schemas.requests import Operation, Scheduler
 from worker.engines.diffusion.families import PIPELINES, Family
-from worker.engines.weights import NotSafetensorsError, half_precision_bytes
+from worker.engines.weights import NotSafetensorsError, half_precision_bytes, sha256
 
 LIBRARIES = {"diffusers", "transformers"}
 VAES = {"AutoencoderKL", "AutoencoderTiny"}
@@ -142,8 +142,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _sha256(file: str, _size: int, _mtime_ns: int) -> str:
-    with Path(file).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256(Path(file))
 
 
 def _weights(path: Path) -> Iterator[Path]:
