@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu.rig import Rig
 
+from gpu.rig import Rig
 from scripts import tiny_pipeline, true_size
 
 NEEDS_CUDA = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"))

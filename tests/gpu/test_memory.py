@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from gpu.rig import GIB, Rig
 
+from gpu.rig import GIB, Rig
 from worker.engines.base import Pixels
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.residency import blank_call, model_facts, warm_up
