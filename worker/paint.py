@@ -39,7 +39,8 @@ from worker.work import Work
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
-POOL = 2
+POOL = max(min(len(os.sched_getaffinity(0)) // 2, 4), 1) if sys.platform == "linux" else 2
+"""Threads each for intake and for output: together one for each core, as even at the lowest priority more take from the engine's step."""
 LOOK_AHEAD = 2
 """Jobs of a model that are prepared while its slots are full; more would keep them from idle workers."""
 _BEAT_S = 0.5

@@ -31,29 +31,48 @@ def small_unet() -> Any:
     return unet.eval()
 
 
-@pytest.mark.parametrize(("rows", "heads", "tokens", "width"), [(1, 1, 300, 40), (2, 8, 520, 40), (3, 3, 257, 16)])
-def test_chunked_attention_is_attention(rows: int, heads: int, tokens: int, width: int) -> None:
-    """For odd numbers of heads and of tokens too, it gives what torch's attention gives."""
+@pytest.mark.parametrize("block_bytes", [4096, cpu_kernels._BLOCK_BYTES])
+@pytest.mark.parametrize(
+    ("rows", "heads", "tokens", "keys", "width"), [(1, 1, 300, 300, 40), (2, 8, 520, 77, 40), (3, 3, 257, 257, 16), (1, 3, 4, 4, 160)]
+)
+def test_chunked_attention_is_attention(
+    rows: int, heads: int, tokens: int, keys: int, width: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For odd numbers of heads and of tokens too, in blocks of any size, it gives what torch's attention gives."""
+    monkeypatch.setattr(cpu_kernels, "_BLOCK_BYTES", block_bytes)
     generator = torch.Generator().manual_seed(1)
-    query, key, value = (torch.randn(rows, heads, tokens, width, generator=generator) for _ in range(3))
+    query, key, value = (torch.randn(rows, heads, count, width, generator=generator) for count in (tokens, keys, keys))
     expected = functional.scaled_dot_product_attention(query, key, value)
     torch.testing.assert_close(chunked_attention(query, key, value), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_long_self_attention_is_chunked_and_short_is_not() -> None:
-    """From 2048 tokens on the chunked kernel runs, below torch's; cross-attention is always torch's."""
+def test_self_and_cross_attention_are_chunked_and_masked_is_not() -> None:
+    """Our kernel runs whatever the length; what has a mask is torch's."""
     processor: Any = ChunkedAttnProcessor()
     attention = Attention(query_dim=16, heads=2, dim_head=8, processor=processor)
-    context = torch.randn(1, 16, 16)
+    states, context, mask = torch.randn(1, 70, 16), torch.randn(1, 16, 16), torch.zeros(2, 1, 70)
     with torch.inference_mode():
-        for tokens, given, kernel in ((2048, None, "chunked"), (2047, None, "flash_for_cpu"), (2048, context, "flash_for_cpu")):
-            states = torch.randn(1, tokens, 16)
-            assert attention_kernels(lambda s=states, c=given: attention(s, c)) == (kernel,)  # type: ignore[misc]
+        assert attention_kernels(lambda: attention(states)) == ("chunked",)
+        assert attention_kernels(lambda: attention(states, context)) == ("chunked",)
+        assert "chunked" not in attention_kernels(lambda: attention(states, attention_mask=mask))
+        torch.testing.assert_close(attention(states), attention(states, attention_mask=mask), rtol=1e-4, atol=1e-5)
+
+
+def test_a_feed_forward_is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few tokens are done at a time."""
+    torch.manual_seed(0)
+    unet, states = small_unet(), torch.randn(2, 64, 32)
+    feed_forward = unet.down_blocks[0].attentions[0].transformer_blocks[0].ff
+    with torch.inference_mode():
+        expected = feed_forward(states)
+        use_cpu_kernels(unet)
+        for block_bytes in (1, 5000, 1 << 22):
+            monkeypatch.setattr(cpu_kernels, "_BLOCK_BYTES", block_bytes)
+            torch.testing.assert_close(feed_forward(states), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_unet_predicts_the_same_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole UNet gives the same noise with these kernels as without, within float32's tolerance."""
-    monkeypatch.setattr(cpu_kernels, "LONG", 64)
     monkeypatch.setattr(winograd, "LEAST_CHANNELS", 32)
     torch.manual_seed(0)
     unet = small_unet()

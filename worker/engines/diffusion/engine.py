@@ -135,6 +135,7 @@ class DiffusionEngine:
         that had made room for others cannot be read again.
         """
         rows = [cast(DiffusionSlot, slot) for slot in slots if not slot.done]
+        rows.sort(key=lambda slot: slot.negative_prompt is None)
         if not rows:
             return
         with self._device_memory():
@@ -211,7 +212,10 @@ class DiffusionEngine:
         return None
 
     def _predict_noise(self, inputs: Sequence[tuple[DiffusionSlot, torch.Tensor]]) -> Iterator[torch.Tensor]:
-        """One UNet call for all rows, then classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) where it is on."""
+        """One UNet call for all rows, then classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) where it is on.
+
+        The slots with guidance come first, so that the rows without the prompt repeat the first ones.
+        """
         rows = [(slot, slot.unet_input(scaled), slot.prompt) for slot, scaled in inputs]
         rows += [(slot, sample, slot.negative_prompt) for slot, sample, _ in rows if slot.negative_prompt is not None]
         predicted: torch.Tensor = self._unet(
@@ -219,6 +223,7 @@ class DiffusionEngine:
             torch.stack([slot.timestep.float() for slot, _, _ in rows]).to(self._unet.device),
             encoder_hidden_states=torch.cat([prompt.embeds for _, _, prompt in rows]),
             added_cond_kwargs=self._added_conditions(inputs[0][0], [prompt for _, _, prompt in rows]),
+            repeated=len(rows) - len(inputs),
         )[0]
         text, uncond = torch.split(predicted[: len(inputs)], 1), iter(torch.split(predicted[len(inputs) :], 1))
         for (slot, _), noise_text in zip(inputs, text, strict=True):

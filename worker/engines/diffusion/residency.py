@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from worker.engines.diffusion.card import family_of, read_json
+from worker.engines.diffusion.common_start import common_start, computed_once
 from worker.engines.diffusion.cpu_kernels import use_cpu_kernels
 from worker.engines.diffusion.kernels import attention_context
 from worker.engines.diffusion.parts import Parts
@@ -148,6 +149,8 @@ class UnetCall:
         self.module = unet
         self.config, self.dtype = unet.config, unet.dtype
         self._attention = tuning.attention
+        # Compiled, it would be a graph for each number of guided rows.
+        self._common_start = () if tuning.compile else common_start(unet)
         # Not with CUDA graphs: their state belongs to the thread that recorded them, and the engine runs in another than it loads in.
         self._compiled = torch.compile(unet, backend=backend, dynamic=False) if tuning.compile else None
         self._warmed: set[tuple[int, ...]] = set()
@@ -158,17 +161,19 @@ class UnetCall:
         device: torch.device = self.module.device
         return device
 
-    def __call__(self, sample: torch.Tensor, timestep: torch.Tensor, *, return_dict: bool = False, **inputs: Any) -> tuple[torch.Tensor]:
+    def __call__(
+        self, sample: torch.Tensor, timestep: torch.Tensor, *, repeated: int = 0, return_dict: bool = False, **inputs: Any
+    ) -> tuple[torch.Tensor]:
         """Predict the noise of ``sample (rows, channels, h, w)`` at ``timestep (rows,)``: a tuple of one tensor.
 
-        Raises ``ValueError`` for ``return_dict``.
+        Of the rows, the last ``repeated`` have the samples and timesteps of the first ones. Raises ``ValueError`` for ``return_dict``.
         """
         if return_dict:
             raise ValueError("return_dict: only tuples are returned")
         if self._compiled is not None and _shape(sample) in self._warmed:
             with torch.compiler.set_stance("eager_on_recompile"):
                 return self._call_padded(self._compiled, sample, timestep, inputs)
-        with attention_context(self._attention):
+        with attention_context(self._attention), computed_once(self._common_start, repeated):
             return (self.module(sample, timestep, return_dict=False, **inputs)[0],)
 
     def warm(self, sample: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> tuple[torch.Tensor]:
