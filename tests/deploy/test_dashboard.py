@@ -66,6 +66,9 @@ def test_what_operators_look_for_is_shown() -> None:
         "outfill_step_seconds_bucket",
         "outfill_batch_size_bucket",
         "outfill_gpu_memory_bytes",
+        "outfill_row_budget",
+        "outfill_out_of_memory_total",
+        "outfill_attention_backend_info",
         "outfill_webhook_attempts_total",
     }
     assert promised <= shown

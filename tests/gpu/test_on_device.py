@@ -12,6 +12,7 @@ from painting import relative_error, result_of
 from api_schemas.requests import Priority
 from gpu.rig import Rig
 from scripts.stock import run_stock
+from scripts.tiny_pipeline import write_lora
 from worker.engines.base import OutOfMemory, Slot
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.kernels import attention_kernels
@@ -84,6 +85,20 @@ def test_an_offloaded_engine_paints_the_same(rig: Rig, family: str, offload: Any
         assert {parameter.device.type for parameter in parked._module.parameters()} == {"cpu"}
     if rig.on_gpu and offload == "group":
         assert torch.cuda.memory_allocated() < sum(parameter.nbytes for parameter in engine._unet.module.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("offload", ["text_encoders", "group"])
+def test_an_adapter_that_comes_later_is_offloaded_too(rig: Rig, family: str, offload: Any) -> None:
+    """A LoRA read after the first picture changes an offloaded model as it changes a resident one."""
+    write_lora(rig.built(family), "late")
+    resident = rig.tuning(family, replace(rig.wishes, offload="none", compile="off"))
+    request = rig.request(family, loras=(("late", 1.0),))
+    expected = result_of(rig.engine(family, resident), request)
+    engine = rig.engine(family, replace(resident, offload=offload))
+    plain = result_of(engine, rig.request(family))
+    assert relative_error(result_of(engine, request).float(), expected.float()) <= BOUND[rig.device]
+    assert relative_error(plain.float(), expected.float()) > BOUND[rig.device]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

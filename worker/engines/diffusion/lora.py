@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading as regroup
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
 from diffusers.utils import peft_utils
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -110,6 +111,7 @@ class LoraAdapters:
                 continue
             if prefix == "unet":
                 StableDiffusionLoraLoaderMixin.load_lora_into_unet(state_dict, unet=model, **options)
+                regroup(model)  # where groups are offloaded, they must know the new layers; else it does nothing
             else:
                 StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder(state_dict, text_encoder=model, prefix=prefix, **options)
             taken = sum(f".{adapter}." in name for name, _ in model.named_parameters())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +24,9 @@ MEMORY_SHARE = 0.9
 """Of the free memory, what the activations of one UNet call may take."""
 LEAST_GAIN = 0.05
 """A larger batch must save this share of the time for one row."""
-TIMED_CALLS: Mapping[str, int] = {"cpu": 1, "cuda": 3}
-"""After one that is not timed."""
+TIMED_CALLS = 3
+"""After one that is not timed; the shortest counts, as what else the machine does only adds. Fewer where they take long together."""
+LONG_S = 1.0
 CPU_PATIENCE_S = 10.0
 """On a CPU no larger call is begun once a warm-up has taken so long: with models of true size, more rows save nothing there."""
 GRAPHS = 64
@@ -35,7 +35,7 @@ GRAPHS = 64
 
 @dataclass(frozen=True)
 class Measurement:
-    """One UNet call of ``rows``: its median time, and its peak of device memory beyond what was held before (0 on a CPU)."""
+    """One UNet call of ``rows``: its shortest time, and its peak of device memory beyond what was held before (0 on a CPU)."""
 
     rows: int
     seconds: float
@@ -271,19 +271,20 @@ def expected_peak(table: Sequence[Measurement], rows: int) -> float:
 
 def _measure(call: Callable[[int], object], rows: int, cuda: str | None) -> Measurement:
     call(rows)  # compiles, and lets libraries choose their kernels
-    times, held = [], 0
+    times: list[float] = []
+    held = 0
     if cuda:
         torch.cuda.synchronize(cuda)
         torch.cuda.reset_peak_memory_stats(cuda)
         held = torch.cuda.memory_allocated(cuda)
-    for _ in range(TIMED_CALLS["cuda" if cuda else "cpu"]):
+    while len(times) < TIMED_CALLS and sum(times) < LONG_S:
         began = time.perf_counter()
         call(rows)
         if cuda:
             torch.cuda.synchronize(cuda)
         times.append(time.perf_counter() - began)
     peak = torch.cuda.max_memory_allocated(cuda) - held if cuda else 0
-    return Measurement(rows, statistics.median(times), peak)
+    return Measurement(rows, min(times), peak)
 
 
 def _free_bytes(device: str) -> int:
