@@ -77,6 +77,7 @@ class PaintWorker:
         self._stopping = self._drained = False
         self._intake = quiet_pool("intake", POOL)
         self._outputs = quiet_pool("outputs", POOL)
+        self._ends = quiet_pool("ends", 1)  # so that no job's end waits behind pictures for which S3 is not there
 
     # -- life ---------------------------------------------------------------------------------------------------------------------
 
@@ -101,6 +102,7 @@ class PaintWorker:
             thread.join()
         self._intake.shutdown()
         self._outputs.shutdown()
+        self._ends.shutdown()
         self._catalogue.withdraw(self._claims.name)
         self._claims.stop()
         _log.info("worker_stopped", worker=self._claims.name)
@@ -126,15 +128,16 @@ class PaintWorker:
             if lease is None:
                 time.sleep(self._settings.worker.poll_s)
             elif lease.attempt == 1:
-                self._take_in(lease)
+                self._intake.submit(self._guarded, self._prepare, self._take_in(lease))
             else:
                 self._take_in_alone(lease)
 
     def _take_in_alone(self, lease: Lease) -> None:
         """A job that was begun before may be what killed its worker: it gets this one for itself, so that it takes no other with it."""
-        while self._held() and not self._stopping:
+        work = self._take_in(lease)
+        while self._held() > 1 and not self._stopping and not work.overdue and not work.canceled.is_set():
             time.sleep(self._settings.worker.poll_s)
-        self._take_in(lease)
+        self._intake.submit(self._guarded, self._prepare, work)
         while self._held():
             time.sleep(self._settings.worker.poll_s)
 
@@ -146,7 +149,7 @@ class PaintWorker:
         rows = {name: self._engines[name].max_rows if name in self._engines else POOL for name in self._cards}
         return [name for name in self._cards if held.count(name) < rows[name] + LOOK_AHEAD]
 
-    def _take_in(self, lease: Lease) -> None:
+    def _take_in(self, lease: Lease) -> Work:
         work = Work(lease)
         with self._lock:
             self._works[work.key] = work
@@ -154,7 +157,7 @@ class PaintWorker:
             waited = (utc_now() - lease.spec.created_at).total_seconds()
             self._metrics.queue_wait.labels(lease.spec.model, lease.spec.request.priority).observe(max(waited, 0.0))
         self._metrics.in_flight.set(self._held())
-        self._intake.submit(self._guarded, self._prepare, work)
+        return work
 
     # -- intake -------------------------------------------------------------------------------------------------------------------
 
@@ -167,7 +170,7 @@ class PaintWorker:
         inputs = work.spec.inputs
 
         def fetch(name: str) -> bytes:
-            return self._patiently(lambda: self._storage.get(inputs[name].key))
+            return self._patiently(lambda: self._storage.get(inputs[name].key), work)
 
         limit = self._settings.limits.max_image_pixels
         work.plan = intake.prepare(work.spec, self._cards[work.spec.model], fetch, self._segmenter, max_pixels=limit)
@@ -190,7 +193,7 @@ class PaintWorker:
         painted = [work.painted[index] for index in range(len(work.plan.requests))]
         rendered = list(outputs.render(work.spec, work.plan, painted))
         self._lap(work, "compose")
-        stored = self._patiently(lambda: outputs.store(self._storage, work.spec, work.lease.execution.id, rendered))
+        stored = self._patiently(lambda: outputs.store(self._storage, work.spec, work.lease.execution.id, rendered), work)
         self._lap(work, "store")
         self._check_wanted(work)
         runtime = {**self._runtime[work.spec.model], "worker": self._claims.name}
@@ -221,13 +224,13 @@ class PaintWorker:
             raise DeadlineExceeded("the deadline passed while the job was being worked on")
 
     def _failed(self, work: Work, error: OutfillError) -> None:
-        self._outputs.submit(self._guarded, lambda work: self._end(work, _failure(error)), work)
+        self._ends.submit(self._guarded, lambda work: self._end(work, _failure(error)), work)
 
     def _canceled(self, work: Work) -> None:
-        self._outputs.submit(self._guarded, lambda work: self._end(work, Outcome(JobStatus.CANCELED)), work)
+        self._ends.submit(self._guarded, lambda work: self._end(work, Outcome(JobStatus.CANCELED)), work)
 
     def _given_back(self, work: Work) -> None:
-        self._outputs.submit(self._guarded, self._hand_back, work)
+        self._ends.submit(self._guarded, self._hand_back, work)
 
     def _hand_back(self, work: Work) -> None:
         work.end()
@@ -311,10 +314,12 @@ class PaintWorker:
         self._claims.abandon(work.lease)
         self._forget(work)
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """Retry while Redis or S3 are away, as long as anyone would wait for them."""
+    def _patiently(self, call: Callable[[], T], work: Work | None = None) -> T:
+        """Retry while Redis or S3 are away, as long as anyone would wait for them; for ``work``, as long as it is wanted."""
         for attempt in stamina.retry_context((Unavailable, RedisError), attempts=None, timeout=_PATIENCE_S, wait_initial=0.1, wait_max=5.0):
             with attempt:
+                if work is not None:
+                    self._check_wanted(work)
                 return call()
         raise AssertionError("stamina raises the last error itself")
 
@@ -349,7 +354,9 @@ class PaintWorker:
         with self._lock:
             works = list(self._works.values())
         for work in works:
-            if self._records.beat(work.spec.id, work.lease.member, *work.progress(), preview=work.preview_key) == "cancel":
+            beat = self._records.beat(work.spec.id, work.lease.member, *work.progress(), preview=work.preview_key)
+            # Lost: another execution has it, or it is over. What has begun to end is lost by its own commit.
+            if beat == "cancel" or (beat == "lost" and not work.ending):
                 work.canceled.set()
 
 

@@ -24,7 +24,7 @@ from api_schemas.models import BACKDROP
 from api_schemas.requests import Scheduler
 from worker import scheduler
 from worker.claims import Lease
-from worker.engines.base import OutOfMemory, PaintRequest, Pixels, Sampling, Slot, WarmUp
+from worker.engines.base import DeviceBroken, OutOfMemory, PaintRequest, Pixels, Sampling, Slot, WarmUp
 from worker.engines.registry import build_engine, discover
 from worker.images.codec import Frame
 from worker.intake import Edit, Plan
@@ -43,8 +43,8 @@ class ScriptedSlot(Slot):
 class Scripted:
     """An engine whose rows do what their seed says.
 
-    12 cannot be prepared, 13 fails its row, 14 breaks the whole call, 15 cannot be decoded, 16 never ends, 17 cannot be previewed. Each call
-    has room for as many slots as ``room`` says; ``prepare`` counts those that are alive.
+    12 cannot be prepared, 13 fails its row, 14 breaks the whole call, 15 cannot be decoded, 16 never ends, 17 cannot be previewed,
+    19 breaks the device. Each call has room for as many slots as ``room`` says; ``prepare`` counts those that are alive.
     """
 
     card = BACKDROP
@@ -78,6 +78,8 @@ class Scripted:
             raise OutOfMemory
         if any(slot.request.seed == 14 for slot in slots):
             raise RuntimeError("the call broke")
+        if any(slot.request.seed == 19 for slot in slots):
+            raise DeviceBroken("an illegal access")
         for slot in slots:
             slot.position += 1
             if slot.request.seed == 13:
@@ -397,3 +399,14 @@ def test_neighbours_of_a_canceled_job_are_painted_as_if_alone(tiny_model: Path, 
     assert canceled.spec.id in ended.canceled
     assert canceled.progress()[0] == 3
     np.testing.assert_allclose(beside.painted[0].astype(int), alone.painted[0].astype(int), atol=1)
+
+
+def test_a_broken_device_ends_the_thread_and_no_job(engine: Scripted, ended: Ended, metrics: WorkerMetrics) -> None:
+    """The worker's process ends with it, and its jobs go to another."""
+    painter = Painter({"backdrop": engine}, ended.ends(), metrics, previewed=ended.previewed)
+    for seed in (1, 19):
+        painter.inbox.put(work_of(seed))
+    with pytest.raises(DeviceBroken):
+        painter.run()
+    assert not ended.painted
+    assert not ended.failed

@@ -28,6 +28,10 @@ class OutOfMemory(Exception):
     """The device had no room; the slots are as they were."""
 
 
+class DeviceBroken(BaseException):
+    """The device answers no call of this process any more. No ``Exception``: it is no job's failure, and the process must end."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a diffusion model paints. All values are resolved: no ``None`` is left to a default."""

@@ -71,3 +71,9 @@ def test_nothing_is_common_where_the_text_is_in_the_time_embedding() -> None:
     """SDXL's pooled text reaches the first layer."""
     text_time = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 80}
     assert common_start(_unet(**CROSS_FIRST, **text_time)) == ()
+
+
+def test_attention_to_the_text_alone_is_not_common() -> None:
+    """A UNet whose first attention already looks at the text shares what is before it."""
+    unet = _unet(**CROSS_FIRST, only_cross_attention=True)
+    assert common_start(unet) == (unet.conv_in, unet.down_blocks[0].resnets[0])

@@ -58,6 +58,16 @@ def test_self_and_cross_attention_are_chunked_and_masked_is_not() -> None:
         torch.testing.assert_close(attention(states), attention(states, attention_mask=mask), rtol=1e-4, atol=1e-5)
 
 
+def test_attention_with_more_than_projections_is_torchs() -> None:
+    """What our kernel does not know of is not left out."""
+    processor: Any = ChunkedAttnProcessor()
+    normed = Attention(query_dim=16, heads=2, dim_head=8, qk_norm="layer_norm", processor=processor)
+    residual = Attention(query_dim=16, heads=2, dim_head=8, residual_connection=True, processor=processor)
+    with torch.inference_mode():
+        for attention in (normed, residual):
+            assert "chunked" not in attention_kernels(lambda a=attention: a(torch.randn(1, 70, 16)))  # type: ignore[misc]
+
+
 def test_a_feed_forward_is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """However few tokens are done at a time."""
     torch.manual_seed(0)

@@ -18,7 +18,7 @@ from api_schemas.errors import EngineFailed, Invalid
 from api_schemas.models import U2NETP, EngineKind
 from api_schemas.requests import Scheduler
 from scripts.tiny_pipeline import SCHEDULE, build
-from worker.engines.base import Engine, OutOfMemory, PaintRequest
+from worker.engines.base import DeviceBroken, Engine, OutOfMemory, PaintRequest
 from worker.engines.diffusion.card import card_for
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.parts import load_parts
@@ -86,17 +86,27 @@ def test_a_row_whose_sampler_raises_fails_alone(engine: DiffusionEngine, monkeyp
     torch.testing.assert_close(good.latents, result_of(engine, good.request), rtol=1e-4, atol=1e-4)
 
 
-def test_out_of_memory_leaves_the_slots_as_they_were(engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of memory is raised, blamed on no row, and the step can be tried again with fewer."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+    ],
+    ids=["torch", "driver", "library", "cpu"],
+)
+def test_out_of_memory_leaves_the_slots_as_they_were(engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch, error: RuntimeError) -> None:
+    """Out of memory, however torch says it, is blamed on no row, and the step can be tried again with fewer."""
 
     def full(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     slots = [engine.prepare(request_for(seed=seed)) for seed in (1, 2)]
     engine.step(slots)
     with monkeypatch.context() as patch:
         patch.setattr(engine._unet.module, "forward", full)
-        with pytest.raises(OutOfMemory, match="CUDA out of memory"):
+        with pytest.raises(OutOfMemory):
             engine.step(slots)
     assert [slot.position for slot in slots] == [1, 1]
     for slot in slots:
@@ -317,6 +327,21 @@ def test_the_model_spaces_its_timesteps(scheduler: Scheduler) -> None:
     }
     assert firsts["trailing"] == 999
     assert firsts["leading"] < 999
+
+
+def test_a_broken_device_is_no_failure_of_a_job(engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an illegal access no call succeeds any more: what is raised passes by all that fails single jobs."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    slot = engine.prepare(request_for())
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._unet.module, "forward", broken)
+        with pytest.raises(DeviceBroken, match="illegal memory access"):
+            engine.step([slot])
+    assert slot.error is None
+    assert not issubclass(DeviceBroken, Exception)
 
 
 @pytest.mark.parametrize("stage", ["prepare", "finish"])

@@ -415,3 +415,15 @@ def test_a_real_unet_is_warmed(fresh: Callable[[str], Parts]) -> None:
     assert [entry.rows for entry in measured.table] == [2**power for power in range(len(measured.table))]
     assert measured.rows == 2 or measured.rows in {entry.rows for entry in measured.table}
     assert all(entry.seconds > 0 and entry.peak_bytes == 0 for entry in measured.table)
+
+
+def test_weights_that_group_offload_moves_stay_changeable(fresh: Callable[[str], Parts]) -> None:
+    """They are moved out of inference mode, in which they would become tensors whose adapters cannot be switched."""
+    seen: list[bool] = []
+    for offload in ("group", "none"):
+        resident = apply(fresh("sd15-inpaint"), replace(PLAIN, offload=offload), "cpu")
+        resident.unet.module.conv_in.register_forward_hook(lambda *_: seen.append(torch.is_inference_mode_enabled()))
+        with torch.inference_mode():
+            predicted = resident.unet(**unet_inputs(resident.unet, 2))[0]
+        assert not predicted.requires_grad
+    assert seen == [False, True]

@@ -21,7 +21,9 @@ def common_start(unet: Any) -> tuple[torch.nn.Module, ...]:
     modules = [unet.conv_in]
     for block in unet.down_blocks:
         if getattr(block, "has_cross_attention", False):
-            return (*modules, block.resnets[0], block.attentions[0].transformer_blocks[0].attn1)
+            first = next(iter(getattr(block.attentions[0], "transformer_blocks", ())), None)
+            self_attention = () if first is None or first.only_cross_attention else (first.attn1,)
+            return (*modules, block.resnets[0], *self_attention)
         modules += [*block.resnets, *(block.downsamplers or ())]
     return tuple(modules)
 

@@ -36,7 +36,7 @@ class ChunkedAttnProcessor:
     """
 
     def __init__(self) -> None:
-        self._masked: Any = AttnProcessor2_0()  # type: ignore[no-untyped-call]
+        self._other: Any = AttnProcessor2_0()  # type: ignore[no-untyped-call]
 
     def __call__(
         self,
@@ -47,8 +47,8 @@ class ChunkedAttnProcessor:
         **kwargs: Any,
     ) -> Any:
         """As every attention processor of diffusers: ``(N, tokens, channels)`` to the same."""
-        if attention_mask is not None or hidden_states.ndim != 3:
-            return self._masked(attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
+        if attention_mask is not None or hidden_states.ndim != 3 or not _is_plain(attn):
+            return self._other(attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = (
             _split_heads(project(states), attn.heads)
@@ -112,6 +112,12 @@ def _geglu(self: Any, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.
     (value_weight, gate_weight), (value_bias, gate_bias) = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
     gates = functional.gelu(functional.linear(hidden_states, gate_weight, gate_bias))
     return functional.linear(hidden_states, value_weight, value_bias).mul_(gates)
+
+
+def _is_plain(attn: Any) -> bool:
+    """Whether it has nothing but projections, as in Stable Diffusion."""
+    norms = (attn.spatial_norm, attn.group_norm, attn.norm_q, attn.norm_k, attn.norm_cross)
+    return not any(norms) and not attn.residual_connection and attn.rescale_output_factor == 1
 
 
 def _split_heads(states: torch.Tensor, heads: int) -> torch.Tensor:

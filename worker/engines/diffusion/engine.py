@@ -23,7 +23,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from api_schemas.errors import EngineFailed
 from api_schemas.models import ModelCard
-from worker.engines.base import OutOfMemory, PaintRequest, Pixels, Sampling, Slot, WarmUp
+from worker.engines.base import DeviceBroken, OutOfMemory, PaintRequest, Pixels, Sampling, Slot, WarmUp
 from worker.engines.diffusion.card import lora_file
 from worker.engines.diffusion.kernels import attention_kernels
 from worker.engines.diffusion.lora import LoraAdapters
@@ -37,6 +37,7 @@ from worker.engines.diffusion.slot import DiffusionSlot, Kept
 from worker.tuning import PLAIN, Tuning
 
 _log = structlog.get_logger(__name__)
+_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 
 
 class DiffusionEngine:
@@ -166,7 +167,7 @@ class DiffusionEngine:
     def preview(self, slot: Slot) -> Pixels:
         """What the latents of ``slot`` look like, ``uint8 (h, w, 3)`` at their own size: a linear projection, no decode."""
         slot = cast(DiffusionSlot, slot)
-        with torch.inference_mode():
+        with self._device_memory(), torch.inference_mode():
             # Some samplers' latents grow with their noise; the UNet's input is of one scale.
             return self._projection.picture(slot.latents if slot.done else slot.sampler.scale_model_input(slot.latents, slot.timestep))
 
@@ -174,8 +175,12 @@ class DiffusionEngine:
     def _device_memory(self) -> Iterator[None]:
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
             message = str(error)
+            if not _is_out_of_memory(error):
+                if isinstance(error, torch.AcceleratorError):
+                    raise DeviceBroken(message) from error
+                raise
             traceback.clear_frames(error.__traceback__)  # they hold what took the room
             if self._unet.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -254,6 +259,11 @@ def _sampling(request: PaintRequest) -> Sampling:
     return request.recipe
 
 
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Not every part of torch raises its own error for it: libraries, pinned memory and the CPU's allocator say it in words."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
 def _scaled_latents(slot: DiffusionSlot) -> torch.Tensor | None:
     """The sampler's input scaling; ``None`` if it failed, which is then the slot's error."""
     try:
@@ -268,9 +278,9 @@ def _scaled_latents(slot: DiffusionSlot) -> torch.Tensor | None:
 def _advance(slot: DiffusionSlot, noise_pred: torch.Tensor) -> None:
     try:
         slot.advance(noise_pred)
-    except torch.AcceleratorError:  # the machine's failure, not the row's
-        raise
     except Exception as error:
+        if isinstance(error, torch.AcceleratorError) and not _is_out_of_memory(error):  # the machine's failure, not the row's
+            raise
         # Out of memory too: a sampler that stopped half-way cannot be asked again.
         slot.error = _failed("the sampler failed", error)
 

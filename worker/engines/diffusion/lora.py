@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading as regroup
+from diffusers.hooks import group_offloading
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
 from diffusers.utils import peft_utils
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -22,6 +22,8 @@ from api_schemas.errors import EngineFailed
 logging.getLogger("transformers.integrations.peft").setLevel(logging.ERROR)
 _set_enabled: Callable[[Any, bool], None] = peft_utils.set_adapter_layers
 _set_weights: Callable[[Any, list[str], list[float]], None] = peft_utils.set_weights_and_activate_adapters
+regroup: Callable[[Any], None] = group_offloading._maybe_remove_and_reapply_group_offloading  # noqa: SLF001 - has no public name
+"""Where groups of a module's layers are offloaded, they must know of new ones; else it does nothing."""
 LoraUses = tuple[tuple[str, float], ...]
 """Names and weights, sorted by name; no name twice."""
 
@@ -111,7 +113,7 @@ class LoraAdapters:
                 continue
             if prefix == "unet":
                 StableDiffusionLoraLoaderMixin.load_lora_into_unet(state_dict, unet=model, **options)
-                regroup(model)  # where groups are offloaded, they must know the new layers; else it does nothing
+                regroup(model)
             else:
                 StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder(state_dict, text_encoder=model, prefix=prefix, **options)
             taken = sum(f".{adapter}." in name for name, _ in model.named_parameters())
@@ -125,6 +127,7 @@ class LoraAdapters:
                 if isinstance(module, BaseTunerLayer):
                     module.delete_adapter(adapter)
             getattr(model, "peft_config", {}).pop(adapter, None)
+        regroup(self._models["unet"])
 
 
 def _check_keys(state_dict: Mapping[str, torch.Tensor], models: Mapping[str, Any]) -> None:

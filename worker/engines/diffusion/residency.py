@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,7 @@ class UnetCall:
         self.module = unet
         self.config, self.dtype = unet.config, unet.dtype
         self._attention = tuning.attention
+        self._offloads = tuning.offload == "group"
         # Compiled, it would be a graph for each number of guided rows.
         self._common_start = () if tuning.compile else common_start(unet)
         # Not with CUDA graphs: their state belongs to the thread that recorded them, and the engine runs in another than it loads in.
@@ -173,8 +175,17 @@ class UnetCall:
         if self._compiled is not None and _shape(sample) in self._warmed:
             with torch.compiler.set_stance("eager_on_recompile"):
                 return self._call_padded(self._compiled, sample, timestep, inputs)
-        with attention_context(self._attention), computed_once(self._common_start, repeated):
+        with self._weights_may_move(), attention_context(self._attention), computed_once(self._common_start, repeated):
             return (self.module(sample, timestep, return_dict=False, **inputs)[0],)
+
+    @contextmanager
+    def _weights_may_move(self) -> Iterator[None]:
+        """What group offload moves in inference mode would be inference tensors from then on, and adapters of such cannot be switched."""
+        if not self._offloads:
+            yield
+            return
+        with torch.inference_mode(mode=False), torch.no_grad():
+            yield
 
     def warm(self, sample: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> tuple[torch.Tensor]:
         """Call, and have later calls of this shape with as many rows, or fewer of the same bucket, run compiled."""
