@@ -19,7 +19,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+FAULT = "field_fault"
+"""The type of pydantic's errors of ``_fault``; ``ctx["field"]`` is then the field, below the model that was validated."""
 MAX_SIDE = 16384
 METADATA_LIMIT = 2048
 
@@ -110,6 +113,11 @@ class MaskOptions(Body):
     invert: bool = Field(default=False, description="Swap edited and kept, after `polarity`.")
 
 
+def _fault(field: str, message: str) -> PydanticCustomError:
+    """Fields that do not go together: pydantic itself would name the model that holds them."""
+    return PydanticCustomError(FAULT, message, {"field": field})
+
+
 class OutputOptions(Body):
     """What the result is written as."""
 
@@ -126,7 +134,7 @@ class OutputOptions(Body):
     @model_validator(mode="after")
     def _quality_needs_a_lossy_format(self) -> Self:
         if self.quality is not None and self.format is ImageFormat.PNG:
-            raise ValueError("quality has no meaning for png")
+            raise _fault("quality", "quality has no meaning for png")
         return self
 
 
@@ -322,7 +330,7 @@ class OutpaintRequest(_Painted):
     @model_validator(mode="after")
     def _one_way_to_extend(self) -> Self:
         if (self.expand is None) == (self.canvas is None):
-            raise ValueError("give exactly one of expand and canvas")
+            raise _fault("expand", "give exactly one of expand and canvas")
         return self
 
 
@@ -341,11 +349,11 @@ class ReplaceBackgroundRequest(_Painted):
     @model_validator(mode="after")
     def _one_background(self) -> Self:
         if (self.prompt is None) == (self.background is None):
-            raise ValueError("give exactly one of prompt and background")
+            raise _fault("background", "give exactly one of prompt and background")
         if self.shadow is not None and self.background is None:
-            raise ValueError("shadow needs background")
+            raise _fault("shadow", "shadow needs background")
         if self.mask_options is not None and self.mask is None:
-            raise ValueError("mask_options needs mask")
+            raise _fault("mask_options", "mask_options needs mask")
         return self
 
 
@@ -357,9 +365,9 @@ class RemoveBackgroundRequest(_Request):
     @model_validator(mode="after")
     def _transparent_format(self) -> Self:
         if self.output.format is ImageFormat.JPEG:
-            raise ValueError("jpeg has no transparency; use png or webp")
+            raise _fault("output.format", "jpeg has no transparency; use png or webp")
         if self.output.layers:
-            raise ValueError("layers has no meaning here: the mask is always returned")
+            raise _fault("output.layers", "layers has no meaning here: the mask is always returned")
         return self
 
 

@@ -220,6 +220,7 @@ class LocalStack:
             "mini",
             f"-dir={self._data / 's3'}",
             "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
             *ports,
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",

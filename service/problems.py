@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from api_schemas.errors import Invalid, OutfillError, Problem, Unauthenticated, Unavailable
-from api_schemas.requests import Operation
+from api_schemas.requests import FAULT, Operation
 
 _log = structlog.get_logger(__name__)
 
@@ -37,6 +37,8 @@ def invalid(error: ValidationError | RequestValidationError) -> InvalidRequest:
     # A misspelt field explains a missing one, so it is told first.
     first: dict[str, Any] = dict(next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0]))
     parts = [part for index, part in enumerate(first["loc"]) if not (index < 2 and part in _TAGS) and not _is_union_member(part)]
+    if first["type"] == FAULT:  # of two fields that do not go together
+        parts.append(first["ctx"]["field"])
     if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         parts, first["msg"] = ["operation"], f"must be one of {', '.join(Operation)}"
     message = _MESSAGES.get(first["type"]) or str(first["msg"]).removeprefix("Value error, ")

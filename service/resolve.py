@@ -122,6 +122,9 @@ def _sampling(request: PaintedRequest, card: ModelCard) -> dict[str, object]:
         steps, strength = request.steps or defaults.steps, request.strength or defaults.strength
         if int(steps * strength) < 1:
             raise Invalid(f"strength {strength:g} of {steps} steps leaves no step to run", field="strength")
+        guidance_scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
+        if request.negative_prompt and guidance_scale <= 1:
+            raise Invalid("only with a guidance_scale above 1 is a negative prompt looked at", field="negative_prompt")
     return update
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -39,3 +42,24 @@ def is_up(stack: LocalStack) -> bool:
         return httpx.get(f"{stack.url}/readyz").status_code == 200
     except httpx.TransportError:
         return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nothing_of_it_listens_to_other_machines(stack: LocalStack) -> None:
+    """Every port of every part, asked for or not, is on the loopback interface."""
+    listening = {name: list(_listening(part.process.pid)) for name, part in stack.parts.items() if part.process is not None}
+    assert len(listening["s3"]) > 1
+    assert {address for addresses in listening.values() for address in addresses} == {"0100007F"}
+
+
+def _listening(pid: int) -> Iterator[str]:
+    """The local addresses, as the kernel writes them, of a process's listening sockets."""
+    sockets = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            sockets.add(str(descriptor.readlink()))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A" and f"socket:[{rest[5]}]" in sockets:
+                yield local.partition(":")[0]

@@ -104,3 +104,13 @@ def test_a_zero_is_a_value(field: str) -> None:
     with pytest.raises(ParameterNotSupported) as caught:
         resolve(job_request.validate_python(body), MODELS)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("guidance_scale", [0, 1])
+def test_a_negative_prompt_without_guidance_is_refused(guidance_scale: float) -> None:
+    """The model would not look at it."""
+    with pytest.raises(Invalid, match="guidance_scale above 1") as caught:
+        resolve(inpaint(negative_prompt="people", guidance_scale=guidance_scale), MODELS)
+    assert caught.value.field == "negative_prompt"
+    assert resolve(inpaint(negative_prompt="people", guidance_scale=1.5), MODELS)
+    assert resolve(inpaint(negative_prompt="", guidance_scale=guidance_scale), MODELS)
