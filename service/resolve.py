@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from api_schemas.errors import ImageTooLarge, Invalid, ModelNotFound, NoTextModel, ParameterNotSupported
 from api_schemas.models import BACKDROP, EXEMPLAR, U2NETP, ModelCard, ModelInfo
@@ -110,7 +111,7 @@ def _check_loras(request: PaintedRequest, card: ModelCard) -> None:
 
 
 def _sampling(request: PaintedRequest, card: ModelCard) -> dict[str, object]:
-    update: dict[str, object] = {}
+    update: dict[str, Any] = {}
     if "seed" in card.parameters and request.seed is None:
         # Seeds of one job are consecutive, so the last one must fit too.
         update["seed"] = secrets.randbelow(2**32 - request.num_images)
@@ -119,10 +120,9 @@ def _sampling(request: PaintedRequest, card: ModelCard) -> dict[str, object]:
     if card.sampling is not None:
         defaults = card.sampling
         update |= {name: value for name, value in defaults.model_dump().items() if getattr(request, name) is None}
-        steps, strength = request.steps or defaults.steps, request.strength or defaults.strength
+        steps, strength, guidance_scale = (update.get(name, getattr(request, name)) for name in ("steps", "strength", "guidance_scale"))
         if int(steps * strength) < 1:
             raise Invalid(f"strength {strength:g} of {steps} steps leaves no step to run", field="strength")
-        guidance_scale = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
         if request.negative_prompt and guidance_scale <= 1:
             raise Invalid("only with a guidance_scale above 1 is a negative prompt looked at", field="negative_prompt")
     return update

@@ -1,6 +1,7 @@
 """The paint worker: one process for one GPU (or one CPU host), whose models stay resident.
 
     claims ──► intake (pool) ──► painter (one thread) ──► outputs (pool)
+                    └────────────────────┴──────────────────┴──► ends (one thread): failed, canceled, given back
 
 A fourth thread beats: it extends leases, stores progress, hears of cancellations and watches the painter.
 """

@@ -22,7 +22,7 @@ from core.storage import Storage
 from service.local import LocalStack
 
 ENDLESS = """
-import sys
+import sys, threading
 from api_schemas.models import EngineKind
 from worker import __main__ as worker
 from worker.engines import registry
@@ -32,7 +32,6 @@ class Endless(BackdropEngine):
     def step(self, slots):
         threading.Event().wait(0.01)
 
-import threading
 registry.FACTORIES[EngineKind.BACKDROP] = lambda *_: Endless()
 sys.argv = ["worker", "paint"]
 sys.exit(worker.main())

@@ -9,10 +9,10 @@ Before a convolution that follows an enlargement to twice the sides, pixels come
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import MethodType
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from diffusers.models.upsampling import Upsample2D
@@ -29,11 +29,11 @@ _G_OF_PAIRS = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
 
 def use_winograd(module: torch.nn.Module) -> None:
     """Let the convolutions in ``module`` that gain by it run this way. Adapters around them, now or later, still count."""
-    for each in list(module.modules()):
-        if isinstance(each, Upsample2D) and _doubles(each) and _gains(each.conv):
-            weight = transformed_weight(each.conv.weight.detach(), _G_OF_PAIRS)
-            each.forward = MethodType(partial(_upsample, weight), each)  # type: ignore[method-assign]
-    doubled = {each.conv for each in module.modules() if isinstance(each, Upsample2D) and "forward" in vars(each)}
+    upsamples: list[Any] = [each for each in module.modules() if isinstance(each, Upsample2D) and _doubles(each)]
+    for upsample in upsamples:
+        weight = transformed_weight(upsample.conv.weight.detach(), _G_OF_PAIRS)
+        upsample.forward = MethodType(partial(_upsample, weight), upsample)
+    doubled = {each.conv for each in upsamples}
     for each in module.modules():
         if each not in doubled and _gains(each):
             # Not a class of its own: adapters build their layers by the class, and the dimensions, of the one that they are beside.
@@ -57,20 +57,9 @@ def winograd_conv(sample: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     ``sample (N, C, H, W)``, ``weight`` from ``transformed_weight``, to ``(N, O, H, W)`` in channels-last order.
     """
     height, width = sample.shape[2:]
-    tiles_high, tiles_wide = -(-height // 2), -(-width // 2)
     padded = functional.pad(sample.permute(0, 2, 3, 1), (0, 0, 1, 1 + width % 2, 1, 1 + height % 2))
-    result = sample.new_empty(sample.shape[0], tiles_high, 2, tiles_wide, 2, weight.shape[3])
-    for rows, lines in _blocks(result, weight):
-        first, last = 2 * lines.start, 2 * lines.stop
-        block, out = padded[rows, first : last + 2], result[rows, lines]
-        inputs = block.new_empty(4, 4, *out.shape[:2], tiles_wide, block.shape[3])
-        down = _input_transform([block[:, start : start + last - first : 2] for start in range(4)])
-        for target, line in zip(inputs, down, strict=True):
-            _input_transform([line[:, :, start : start + 2 * tiles_wide : 2] for start in range(4)], out=target)
-        for row, products in enumerate(_output_transform(*_products(inputs, weight))):
-            for column, value in enumerate(_output_transform(*products)):
-                out[:, :, row, :, column] = value if bias is None else value.add_(bias)
-    return _picture(result)[..., :height, :width].contiguous(memory_format=torch.channels_last)
+    result = _tiled_conv(padded, weight, bias, -(-height // 2), -(-width // 2), _PIXELS)
+    return result[..., :height, :width].contiguous(memory_format=torch.channels_last)
 
 
 def winograd_upsample(sample: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -78,19 +67,36 @@ def winograd_upsample(sample: torch.Tensor, weight: torch.Tensor, bias: torch.Te
 
     ``weight`` is ``(3, 3, C, O)`` from ``transformed_weight`` of pairs; to ``(N, O, 2 H, 2 W)`` in channels-last order.
     """
-    height, width = sample.shape[2:]
     padded = functional.pad(sample.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-    result = sample.new_empty(sample.shape[0], height, 2, width, 2, weight.shape[3])
+    return _tiled_conv(padded, weight, bias, sample.shape[2], sample.shape[3], _PAIRS)
+
+
+class _Transforms(NamedTuple):
+    """How tiles become products and products tiles, along one side."""
+
+    stride: int
+    """From one tile of the input to the next."""
+    before: Callable[[Sequence[torch.Tensor], torch.Tensor | None], torch.Tensor]
+    after: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+
+def _tiled_conv(
+    padded: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, high: int, wide: int, transforms: _Transforms
+) -> torch.Tensor:
+    """``padded (N, H, W, C)``, of which ``high × wide`` tiles are taken, to ``(N, O, 2 high, 2 wide)``."""
+    taps, stride = len(weight), transforms.stride
+    result = padded.new_empty(padded.shape[0], high, 2, wide, 2, weight.shape[3])
     for rows, lines in _blocks(result, weight):
-        block, out = padded[rows, lines.start : lines.stop + 2], result[rows, lines]
-        inputs = block.new_empty(3, 3, *out.shape[:2], width, block.shape[3])
-        down = _input_transform_of_pairs([block[:, start : start + out.shape[1]] for start in range(3)])
+        out, span = result[rows, lines], stride * (lines.stop - lines.start)
+        block = padded[rows, stride * lines.start :]
+        inputs = block.new_empty(taps, taps, *out.shape[:2], wide, block.shape[3])
+        down = transforms.before([block[:, start : start + span : stride] for start in range(taps)], None)
         for target, line in zip(inputs, down, strict=True):
-            _input_transform_of_pairs([line[:, :, start : start + width] for start in range(3)], out=target)
-        for row, products in enumerate(_output_transform_of_pairs(*_products(inputs, weight))):
-            for column, value in enumerate(_output_transform_of_pairs(*products)):
+            transforms.before([line[:, :, start : start + stride * wide : stride] for start in range(taps)], target)
+        for row, products in enumerate(transforms.after(*_products(inputs, weight))):
+            for column, value in enumerate(transforms.after(*products)):
                 out[:, :, row, :, column] = value if bias is None else value.add_(bias)
-    return _picture(result)
+    return result.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def _blocks(result: torch.Tensor, weight: torch.Tensor) -> Iterator[tuple[slice, slice]]:
@@ -109,12 +115,7 @@ def _products(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return torch.bmm(inputs.flatten(2, 4).flatten(0, 1), weight.flatten(0, 1)).view(*inputs.shape[:-1], weight.shape[3])
 
 
-def _picture(tiles: torch.Tensor) -> torch.Tensor:
-    """``(N, h, 2, w, 2, O)`` to ``(N, O, 2 h, 2 w)``."""
-    return tiles.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
-
-
-def _input_transform(lines: Sequence[torch.Tensor], out: torch.Tensor | None = None) -> torch.Tensor:
+def _input_transform(lines: Sequence[torch.Tensor], out: torch.Tensor | None) -> torch.Tensor:
     """``Bᵀ d`` for the four ``lines`` of ``d``, stacked along a new first dimension; into ``out`` where it is given."""
     first, second, third, fourth = lines
     out = first.new_empty(4, *first.shape) if out is None else out
@@ -132,7 +133,7 @@ def _output_transform(
     return (second + third).add_(first), (second - third).sub_(fourth)
 
 
-def _input_transform_of_pairs(lines: Sequence[torch.Tensor], out: torch.Tensor | None = None) -> torch.Tensor:
+def _input_transform_of_pairs(lines: Sequence[torch.Tensor], out: torch.Tensor | None) -> torch.Tensor:
     """``Bᵀ d`` for the four lines of ``d`` of which the two in the middle are equal, without the zero; see ``_G_OF_PAIRS``."""
     above, here, below = lines
     out = here.new_empty(3, *here.shape) if out is None else out
@@ -147,6 +148,10 @@ def _output_transform_of_pairs(first: torch.Tensor, second: torch.Tensor, fourth
     return first + second, second - fourth
 
 
+_PIXELS = _Transforms(2, _input_transform, _output_transform)
+_PAIRS = _Transforms(1, _input_transform_of_pairs, _output_transform_of_pairs)
+
+
 def _gains(module: Any) -> TypeGuard[torch.nn.Conv2d]:
     """Whether it is a 3×3 convolution with stride 1 and a border of one zero, and large enough."""
     return (
@@ -159,7 +164,8 @@ def _gains(module: Any) -> TypeGuard[torch.nn.Conv2d]:
 
 
 def _doubles(module: Upsample2D) -> bool:
-    return bool(module.interpolate and module.name == "conv" and module.norm is None)
+    """Whether it repeats pixels and then runs a convolution that gains."""
+    return bool(module.interpolate and module.name == "conv" and module.norm is None and _gains(module.conv))
 
 
 def _conv(self: torch.nn.Conv2d, sample: torch.Tensor) -> torch.Tensor:
