@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # torch: the CPU build of the pinned version. CPU machines need no CUDA wheels; see CONTRIBUTING.md for GPU machines.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo up check format test test-gpu bench bench-path bench-engine bench-gpu load studio clean
+.PHONY: setup demo up check format test test-gpu bench bench-path bench-engine bench-studio bench-gpu load studio clean
 
 setup: $(VENV)/.installed
 
@@ -41,7 +41,7 @@ test: check
 test-gpu: setup
 	$(BIN)/python -m pytest tests/gpu -m gpu
 
-bench: bench-path bench-engine
+bench: bench-path bench-engine bench-studio
 
 # What the path costs around the model: one table of ratios, and build/bench/path.json.
 bench-path: setup
@@ -50,6 +50,10 @@ bench-path: setup
 # What continuous batching and the CPU profile are worth, against the stock diffusers pipeline: about ten minutes on two cores.
 bench-engine: setup
 	$(BIN)/python -W ignore -m scripts.bench_engine
+
+# How fast the model that ships with Outfill answers through the API.
+bench-studio: setup
+	$(BIN)/python -m scripts.bench_studio
 
 # Against the stock diffusers pipelines, with weights of true size, and build/bench/gpu.json. Without a GPU: a rehearsal.
 bench-gpu: setup
@@ -61,7 +65,7 @@ load: setup
 
 # Trains the Studio model on this machine's CPU: many hours, in checkpoints; run it again to go on.
 studio: setup
-	nice -n 19 env OMP_NUM_THREADS=1 $(BIN)/python -m training.studio all --work build/studio
+	nice -n 19 $(BIN)/python -W ignore -m training.studio all --work build/studio --threads 2 $(ARGS)
 
 clean:
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

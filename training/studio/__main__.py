@@ -2,8 +2,8 @@
 
     python -m training.studio all --work build/studio
 
-Stages: render, autoencoder, latents, unet, export, sample; ``all`` runs the first five. Each goes on where it was stopped: SIGTERM
-saves and ends, SIGSTOP and SIGCONT pause.
+Stages: render, autoencoder, latents, unet, export, judge, evaluate; ``all`` runs them in this order, and ``sample`` shows what the newest
+checkpoint paints. Each goes on where it was stopped: SIGTERM saves and ends, SIGSTOP and SIGCONT pause.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from pathlib import Path
 
 import torch
 
-from training.studio import autoencoder, checkpoint, diffusion, export, latents, sampling, store
+from training.studio import autoencoder, checkpoint, diffusion, evaluation, export, judge, latents, sampling, store
 from training.studio.recipe import Recipe
 
-STAGES = ("render", "autoencoder", "latents", "unet", "export")
+STAGES = ("render", "autoencoder", "latents", "unet", "export", "judge", "evaluate")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=[*STAGES, "sample", "all"])
     parser.add_argument("--work", type=Path, default=Path("build/studio"))
-    parser.add_argument("--out", type=Path, help="where export writes (default: WORK/pipeline)")
+    parser.add_argument("--out", type=Path, help="the pipeline directory that is exported and evaluated (default: WORK/pipeline)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--unet-steps", type=int, default=Recipe.unet_steps)
     arguments = parser.parse_args()
@@ -49,6 +49,8 @@ def _run(stage: str, recipe: Recipe, work: Path, out: Path) -> bool:
         "latents": lambda: latents.compute(recipe, work, _log),
         "unet": lambda: diffusion.train(recipe, work, _log),
         "export": lambda: export.export(recipe, work, out),
+        "judge": lambda: judge.train(recipe, work, _log),
+        "evaluate": lambda: evaluation.evaluate(recipe, work, out, _log),
         "sample": lambda: _sample(recipe, work),
     }
     _log(f"{stage}:")

@@ -135,10 +135,12 @@ def words() -> list[str]:
     return sorted(found | {"bricks"})
 
 
-def caption(rng: Rng, facts: Facts) -> str:
-    """One of the many ways to ask for a scene like this."""
-    core = {"paper": _paper, "gradient": _gradient, "podium": _podium, "room": _room, "flat": _flat}[facts.kind](rng, facts)
-    parts = [core, *_moods(rng, facts)]
+def caption(rng: Rng, facts: Facts, *, complete: bool = False) -> str:
+    """One of the many ways to ask for a scene like this. A ``complete`` one names every wall, surface, colour and light."""
+    plain = {"paper": _paper, "gradient": _gradient}.get(facts.kind)
+    varied = {"podium": _podium, "room": _room, "flat": _flat}
+    core = plain(rng, facts) if plain else varied[facts.kind](rng, facts, complete=complete)
+    parts = [core, *_moods(rng, facts, complete=complete)]
     if rng.random() < 0.25:
         rng.shuffle(parts)
     if rng.random() < 0.35:
@@ -162,18 +164,18 @@ def _gradient(rng: Rng, facts: Facts) -> str:
     return _one(rng, GRADIENTS).format(first, second)
 
 
-def _podium(rng: Rng, facts: Facts) -> str:
+def _podium(rng: Rng, facts: Facts, *, complete: bool) -> str:
     stone = "concrete" if facts.surface and facts.surface.material == "concrete" else ""
-    podium = " ".join(_one(rng, PODIUMS).format(f"{_tone(rng, facts.surface)} {stone}").split())
-    if rng.random() < 0.15:
+    podium = " ".join(_one(rng, PODIUMS).format(f"{_tone(rng, facts.surface, complete=complete)} {stone}").split())
+    if rng.random() < 0.15 and not complete:
         return _one(rng, ONLY_SURFACE).format(podium)
     return _one(rng, BESIDE).format(podium=podium, wall=_paper(rng, facts))
 
 
-def _room(rng: Rng, facts: Facts) -> str:
-    wall = _named(rng, WALLS, facts.wall)
-    surface = _named(rng, SURFACES, facts.surface)
-    draw = rng.random()
+def _room(rng: Rng, facts: Facts, *, complete: bool) -> str:
+    wall = _named(rng, WALLS, facts.wall, complete=complete)
+    surface = _named(rng, SURFACES, facts.surface, complete=complete)
+    draw = 1.0 if complete else rng.random()
     if draw < 0.12:
         return _one(rng, ONLY_SURFACE).format(surface)
     if draw < 0.22:
@@ -181,29 +183,30 @@ def _room(rng: Rng, facts: Facts) -> str:
     return _one(rng, ROOMS).format(surface=surface, wall=wall)
 
 
-def _flat(rng: Rng, facts: Facts) -> str:
-    return _one(rng, FLATS).format(_named(rng, SURFACES, facts.surface))
+def _flat(rng: Rng, facts: Facts, *, complete: bool) -> str:
+    return _one(rng, FLATS).format(_named(rng, SURFACES, facts.surface, complete=complete))
 
 
-def _moods(rng: Rng, facts: Facts) -> Iterator[str]:
-    if rng.random() < (0.2 if facts.light == "soft" else 0.7):
+def _moods(rng: Rng, facts: Facts, *, complete: bool) -> Iterator[str]:
+    often = 1.0 if complete else 0.7
+    if rng.random() < (0.2 if facts.light == "soft" else often):
         yield _one(rng, LIGHTS[facts.light])
-    if facts.warmth and rng.random() < 0.7:
+    if facts.warmth and rng.random() < often:
         yield _one(rng, WARMTHS[facts.warmth])
 
 
-def _named(rng: Rng, table: dict[str, tuple[str, ...]], part: Part | None) -> str:
+def _named(rng: Rng, table: dict[str, tuple[str, ...]], part: Part | None, *, complete: bool) -> str:
     if part is None:
         return ""
-    return " ".join(_one(rng, table[part.material]).format(_tone(rng, part)).split())
+    return " ".join(_one(rng, table[part.material]).format(_tone(rng, part, complete=complete)).split())
 
 
-def _tone(rng: Rng, part: Part | None) -> str:
-    """The tone of a material in words; now and then without it."""
+def _tone(rng: Rng, part: Part | None, *, complete: bool) -> str:
+    """The tone of a material in words; now and then without it, unless ``complete``."""
     if part is None:
         return ""
     tones = {"wood": WOOD_TONES, "marble": MARBLE_TONES, "brick": BRICK_TONES}.get(part.material)
-    plain = rng.random() < 0.1
+    plain = rng.random() < 0.1 and not complete
     if tones is not None:
         return {"wood": "wooden", "marble": "marble", "brick": "brick"}[part.material] if plain else _one(rng, tones[part.tone])
     if plain and part.material in ("concrete", "terrazzo", "linen", "tiles", "curtain"):

@@ -30,14 +30,22 @@ class Recipe:
     text_width: int = 192
     text_layers: int = 3
     tokens: int = 32
-    unet_steps: int = 20_000
+    unet_steps: int = 16_000
     unet_batch: int = 16
     unet_rate: float = 4e-4
     warm_up: int = 400
+    unet_decay: int = 3_000
+    """Last steps, over which the rate falls."""
     ema: float = 0.9995
     drop_caption: float = 0.10
     kept_weight: float = 0.08
     """Of the loss on what is kept, which the service puts back anyway."""
+
+    judge_steps: int = 1_500
+    judge_batch: int = 24
+    judge_rate: float = 2e-3
+    held_out: int = 1_000
+    """Last scenes, which the judge does not learn from: its accuracy is measured on them."""
 
     checkpoint_every: int = 250
     sheet_every: int = 500

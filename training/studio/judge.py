@@ -1,0 +1,273 @@
+"""A judge made without the model: it tells from a picture which backdrop it shows, and in which colours.
+
+The backdrop by a small convolutional network that learns from rendered scenes; the colour by statistics of theirs. What is kept is blanked
+before either looks, so only what was painted counts. Its own accuracy on rendered scenes that it has not seen is the ceiling of what it can say
+about a model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+from training.studio import checkpoint
+from training.studio.facts import Facts, Part
+from training.studio.recipe import Recipe
+from training.studio.schedule import warm_cosine
+from training.studio.store import Bytes, Scenes
+
+STAGE = 4
+WALLS = ("plain", "gradient", "brick", "wood", "concrete", "marble", "tiles", "curtain", "garden", "bokeh", "sea", "none")
+SURFACES = ("plain", "wood", "marble", "concrete", "linen", "terrazzo", "tiles", "slate", "sand", "grass")
+HEADS = {"wall": WALLS, "surface": SURFACES, "podium": ("no", "yes")}
+COLOURS: dict[str, tuple[str, ...]] = {
+    "white": ("white", "light grey"),
+    "grey": ("grey",),
+    "black": ("black", "dark grey"),
+    "beige": ("beige", "cream", "peach"),
+    "brown": ("brown",),
+    "red": ("red", "burgundy", "coral"),
+    "orange": ("orange",),
+    "yellow": ("yellow", "mustard"),
+    "green": ("green", "olive", "sage"),
+    "teal": ("teal", "turquoise", "mint"),
+    "blue": ("blue", "light blue", "navy"),
+    "purple": ("purple", "lavender"),
+    "pink": ("pink", "magenta"),
+}
+"""Colour terms (after Berlin and Kay 1969, with teal and beige) and the names of ``colours.NAMED`` that they cover."""
+_TERMS = {name: term for term, names in COLOURS.items() for name in names}
+_WOODS = {"light": "beige", "brown": "brown", "dark": "brown", "white": "white", "grey": "grey"}
+_UNNAMED = {"slate": "black", "sand": "beige", "grass": "green", "garden": "green", "bokeh": "black", "sea": "blue"}
+_TOP, _BOTTOM = slice(0, 40), slice(-40, None)
+"""Rows of 256 in which the renderer has wall and surface, wherever they meet."""
+_SPREAD = (6.0, 4.0, 4.0)
+"""Widths of the kernel in L, a, b."""
+_OTHER_LIGHT = 0.05
+_LEAST = 300
+"""Pixels that a colour is read from."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge sees: a member of ``HEADS`` for each head."""
+
+    wall: str
+    surface: str
+    podium: str
+
+    def agrees(self, wanted: Verdict) -> bool:
+        """Whether this is the ``wanted`` backdrop. What is asked for from above has no wall to be judged: captions seldom say that it is."""
+        return self.surface == wanted.surface and self.podium == wanted.podium and wanted.wall in ("none", self.wall)
+
+
+def backdrop_of(facts: Facts) -> Verdict:
+    """The backdrop that ``facts`` tell of, in the judge's words."""
+    wall, surface = facts.wall.material if facts.wall else "none", facts.surface.material if facts.surface else "plain"
+    if facts.kind == "gradient":
+        return Verdict("gradient", "plain", "no")
+    plain = {"paper": "plain", "paint": "plain", "gloss": "plain"}
+    return Verdict(plain.get(wall, wall), plain.get(surface, surface), "yes" if facts.kind == "podium" else "no")
+
+
+def colour_of(part: Part) -> str:
+    """The colour term of a wall or a surface."""
+    if part.material == "wood":
+        return _WOODS[part.tone]
+    return _TERMS[part.tone] if part.tone else _UNNAMED[part.material]
+
+
+def parts_of(facts: Facts) -> dict[str, Part]:
+    """The walls and surfaces of a scene whose colour can be read at its upper (``wall``) or lower border (``surface``)."""
+    parts = {"wall": facts.wall, "surface": facts.surface}
+    if facts.kind in ("podium", "gradient"):  # a plinth need not reach the border; a gradient has two colours anywhere
+        parts.pop("surface")
+    if facts.kind == "gradient":
+        parts.pop("wall")
+    return {role: part for role, part in parts.items() if part is not None}
+
+
+def build(width: int = 24) -> nn.Module:
+    """``(N, 4, 256, 256)``, RGB and what is judged, to a dictionary of scores ``(N, classes)``."""
+    return _Network(width)
+
+
+class _Network(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        widths = [width, 2 * width, 3 * width, 4 * width, 5 * width]
+        layers: list[nn.Module] = []
+        for before, after in zip([4, *widths[:-1]], widths, strict=True):
+            layers += [_convolution(before, after, 2), _convolution(after, after, 1)]
+        self.layers = nn.Sequential(*layers)
+        self.heads = nn.ModuleDict({name: nn.Linear(3 * 2 * widths[-1], len(classes)) for name, classes in HEADS.items()})
+
+    def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = self.layers(pictures)
+        # Where it is tells a wall from a table: three strips, each by its mean and its strongest answer.
+        flat = torch.cat([pool(found, (3, 1)) for pool in (functional.adaptive_avg_pool2d, functional.adaptive_max_pool2d)], dim=1).flatten(
+            1
+        )
+        return {name: head(flat) for name, head in self.heads.items()}
+
+
+def _convolution(before: int, after: int, stride: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+
+
+def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
+    """Train to ``recipe.judge_steps`` or go on from a checkpoint. False if it was told to stop."""
+    folder = work / "judge"
+    torch.manual_seed(recipe.seed + STAGE)
+    model = build()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.judge_rate, weight_decay=0.02)
+    start = 0
+    if state := checkpoint.newest(folder):
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        start = state["step"]
+    scenes, stopper = Scenes(work), checkpoint.Stopper()
+    losses: list[float] = []
+    since = time.monotonic()
+    for step in range(start, recipe.judge_steps):
+        for group in optimiser.param_groups:
+            group["lr"] = warm_cosine(step, steps=recipe.judge_steps, warm_up=min(100, recipe.judge_steps), peak=recipe.judge_rate)
+        losses.append(_step(recipe, model, optimiser, scenes, step))
+        if (step + 1) % recipe.log_every == 0:
+            log(f"judge {step + 1} of {recipe.judge_steps}: loss {np.mean(losses):.3f}, {(time.monotonic() - since) / len(losses):.2f} s")
+            losses, since = [], time.monotonic()
+        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.judge_steps or stopper.stopped:
+            checkpoint.save(folder, step + 1, {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
+        if stopper.stopped:
+            return False
+    return True
+
+
+def _step(recipe: Recipe, model: nn.Module, optimiser: torch.optim.Optimizer, scenes: Scenes, step: int) -> float:
+    rng, _ = checkpoint.step_rngs(recipe.seed, STAGE, step)
+    chosen = rng.integers(recipe.scenes - recipe.held_out, size=recipe.judge_batch)
+    pictures = np.stack([_varied(rng, scenes.pixels(int(index))) for index in chosen])
+    wanted = [backdrop_of(scenes.facts[int(index)]) for index in chosen]
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = model(to_tensor(pictures[..., :3], pictures[..., 3] < 128))
+    loss = torch.stack(
+        [
+            functional.cross_entropy(scores[head].float(), torch.tensor([classes.index(getattr(each, head)) for each in wanted]))
+            for head, classes in HEADS.items()
+        ]
+    ).sum()
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    return float(loss.detach())
+
+
+def _varied(rng: np.random.Generator, scene: Bytes) -> Bytes:
+    """A scene as any painter might have painted it: mirrored, softer, a little lighter or darker."""
+    varied = np.array(scene[:, ::-1] if rng.random() < 0.5 else scene)
+    rgb: npt.NDArray[Any] = varied[..., :3].astype(np.float32)
+    if rng.random() < 0.7:
+        rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.3, 2.0))
+    rgb = rgb * rng.uniform(0.92, 1.08) + rng.normal(0, rng.uniform(0, 4), rgb.shape)
+    varied[..., :3] = np.clip(rgb, 0, 255)
+    return varied
+
+
+def to_tensor(pictures: Bytes, judged: npt.NDArray[np.bool_]) -> torch.Tensor:
+    """``(N, H, W, 3)`` and ``(N, H, W)``, true where the judge may look, to what the network takes."""
+    seen = torch.from_numpy(judged).float()[:, None]
+    pixels = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.cat([pixels * seen, seen], dim=1)
+
+
+class Judge:
+    """Sees pictures of 256×256."""
+
+    def __init__(self, model: nn.Module, colours: ColourStatistics) -> None:
+        self._model = model.eval()
+        self.colours = colours
+
+    @classmethod
+    def load(cls, recipe: Recipe, work: Path) -> Judge:
+        """Raises ``FileNotFoundError`` before the stage ``judge`` was run."""
+        state = checkpoint.newest(work / "judge")
+        if state is None or state["step"] < recipe.judge_steps:
+            raise FileNotFoundError(f"no finished judge in {work}: run the stage `judge` first")
+        model = build()
+        model.load_state_dict(state["model"])
+        return cls(model, ColourStatistics.of(Scenes(work), recipe.scenes - recipe.held_out))
+
+    @torch.inference_mode()
+    def backdrops(self, pictures: Bytes, judged: npt.NDArray[np.bool_]) -> list[Verdict]:
+        """What stands behind in each of ``(N, 256, 256, 3)``, seen where ``judged (N, 256, 256)``."""
+        found: list[Verdict] = []
+        for start in range(0, len(pictures), 16):
+            scores: dict[str, Any] = self._model(to_tensor(pictures[start : start + 16], judged[start : start + 16]))
+            best = {head: scores[head].argmax(dim=1).tolist() for head in HEADS}
+            found += [
+                Verdict(**{head: HEADS[head][index] for head, index in zip(best, row, strict=True)})
+                for row in zip(*best.values(), strict=True)
+            ]
+        return found
+
+
+class ColourStatistics:
+    """Which colour term a wall or a surface has, by the rendered ones that look most like it under the same light.
+
+    A kernel density over the median CIELAB of the strip, each tone of a term counted alike.
+    """
+
+    def __init__(self, lab: npt.NDArray[np.float32], terms: list[str], tones: list[str], lights: list[str]) -> None:
+        self._lab, self._lights = lab, np.array(lights)
+        frequency = {tone: tones.count(tone) for tone in set(tones)}
+        self._weights = np.array([1 / frequency[tone] for tone in tones])
+        self._members = {term: np.array([each == term for each in terms]) for term in COLOURS}
+
+    @classmethod
+    def of(cls, scenes: Scenes, count: int) -> ColourStatistics:
+        """From the first ``count`` scenes."""
+        lab, terms, tones, lights = [], [], [], []
+        for index in range(count):
+            facts = scenes.facts[index]
+            pixels = scenes.pixels(index)
+            for role, part in parts_of(facts).items():
+                value = strip_lab(pixels[..., :3], pixels[..., 3] < 128, role)
+                if value is not None:
+                    lab.append(value)
+                    terms.append(colour_of(part))
+                    tones.append(f"{part.material} {part.tone} {part.shade}")
+                    lights.append(_light(facts))
+        return cls(np.array(lab, np.float32), terms, tones, lights)
+
+    def term(self, picture: Bytes, judged: npt.NDArray[np.bool_], role: str, facts: Facts) -> str | None:
+        """The likeliest of ``COLOURS`` at the border of ``role`` under the light of ``facts``; ``None`` where too little is to be seen."""
+        lab = strip_lab(picture, judged, role)
+        if lab is None:
+            return None
+        near = np.exp(-(((self._lab - lab) / np.array(_SPREAD)) ** 2).sum(axis=1) / 2)
+        near = (near + 1e-12) * self._weights * np.where(self._lights == _light(facts), 1.0, _OTHER_LIGHT)
+        return max(self._members, key=lambda term: float(near[self._members[term]].sum()))
+
+
+def strip_lab(picture: Bytes, judged: npt.NDArray[np.bool_], role: str) -> npt.NDArray[np.float32] | None:
+    """The median CIELAB colour of what may be looked at, at the upper border for a wall, at the lower for a surface."""
+    rows = _TOP if role == "wall" else _BOTTOM
+    pixels = picture[rows][judged[rows]]
+    if len(pixels) < _LEAST:
+        return None
+    lab = cv2.cvtColor((pixels[None] / np.float32(255)).astype(np.float32), cv2.COLOR_RGB2LAB)[0]
+    return np.asarray(np.median(lab, axis=0), np.float32)
+
+
+def _light(facts: Facts) -> str:
+    return f"{facts.light} {facts.warmth}"
