@@ -31,6 +31,7 @@
       ├─ JobFailure                      (ends a job; never an HTTP answer by itself)
       │    ├─ SubjectNotFound            subject_not_found
       │    ├─ EngineFailed               engine_failed
+      │    ├─ ChecksNotMet               checks_not_met
       │    ├─ AttemptsExhausted          attempts_exhausted
       │    └─ DeadlineExceeded           deadline_exceeded
       └─ Unavailable                503  unavailable
@@ -228,6 +229,12 @@ class EngineFailed(JobFailure):
     """The model raised, or its result is not a picture."""
 
     code, title = "engine_failed", "Painting failed"
+
+
+class ChecksNotMet(JobFailure):
+    """The best of all attempts is worse than the request's ``checks.min_verdict``."""
+
+    code, title = "checks_not_met", "No attempt was good enough"
 
 
 class AttemptsExhausted(JobFailure):

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ulid import ULID
 
 from api_schemas.errors import ErrorInfo
-from api_schemas.requests import ImageFormat, JobRequest, Operation
+from api_schemas.requests import ImageFormat, JobRequest, Level, Operation
 
 
 class JobStatus(StrEnum):
@@ -94,11 +94,36 @@ class Preserved(_Frozen):
     sha256: str = Field(description="Of the kept pixels' bytes, row by row.")
 
 
+class Subject(_Frozen):
+    """The product, found in the output as it was found in the input."""
+
+    iou: float = Field(description="Intersection over union of the two, 0 to 1.")
+    growth: float = Field(description="Area that the product has gained, as a share of its own.")
+
+
+class Verdict(_Frozen):
+    """What the measures say together. The limits are settings of the service."""
+
+    level: Level
+    reasons: tuple[str, ...] = Field(default=(), description="Which measures are beyond which limit; none for `pass`.")
+
+
 class Report(_Frozen):
     """What was measured on one output before it was encoded."""
 
     preserved: Preserved
     coverage: float = Field(description="Share of the output that the edit region covers, 0 to 1.")
+    seam: float | None = Field(
+        default=None,
+        description="Gradient across the border of the edit over the gradient beside it: 1 is invisible. Null where the border is the product's own "
+        "edge, or too short.",
+    )
+    colour_shift: float | None = Field(
+        default=None, description="ΔE2000 by which the fill is off its surroundings along the border; photos that nobody edited have about 1. Null as `seam` is."
+    )
+    subject: Subject | None = Field(default=None, description="For `replace_background` from a prompt. Null where it was not found again.")
+    attempts: int = Field(default=1, description="Seeds that were tried for this output; see `checks`.")
+    verdict: Verdict = Verdict(level=Level.PASS)
 
 
 class StoredOutput(_Frozen):
@@ -112,7 +137,7 @@ class StoredOutput(_Frozen):
     sha256: str
     seed: int | None = None
     layers: dict[str, str] = Field(default_factory=dict)
-    """Layer name to object key: ``mask``, ``fill``."""
+    """Layer name to object key: ``mask``, ``fill``, ``cutout``."""
     report: Report
 
 
@@ -126,7 +151,9 @@ class JobOutput(BaseModel):
     bytes: int
     sha256: str
     seed: int | None = None
-    layers: dict[str, str] | None = Field(default=None, description="URLs of the `mask` (white is edited) and the `fill` (RGBA), as PNG.")
+    layers: dict[str, str] | None = Field(
+        default=None, description="URLs of PNG files: the `mask` (white is edited), the `fill` and the `cutout` (RGBA)."
+    )
     report: Report
 
 

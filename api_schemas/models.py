@@ -51,6 +51,9 @@ class ModelCard(BaseModel):
     licence: Licence
     revision: str = Field(description="Pins the weights or the code: a version or a content hash.")
     native_size: int | None = Field(default=None, description="Pixels of the square that the model paints best; null: any size.")
+    min_size: int | None = Field(
+        default=None, description="Pixels of the smallest square that it is shown, where the picture has more; null: the native size."
+    )
     size_multiple: int = Field(default=1, description="Both sides of what the model is given are multiples of this.")
     memory_bytes: int | None = Field(
         default=None, description="Bytes of the weights at half precision; a step needs more. Null: embedded, next to nothing."
@@ -70,7 +73,7 @@ class ModelCard(BaseModel):
 
 
 SAMPLING_PARAMETERS = frozenset(
-    {"prompt", "negative_prompt", "steps", "guidance_scale", "strength", "scheduler", "seed", "num_images", "previews"}
+    {"prompt", "negative_prompt", "steps", "guidance_scale", "strength", "scheduler", "seed", "num_images", "previews", "shadow"}
 )
 
 EXEMPLAR = ModelCard(
@@ -81,6 +84,7 @@ EXEMPLAR = ModelCard(
     licence=Licence(id="BSD-3-Clause", url="https://github.com/Teriks/patchmatch-cython", commercial_use=True),
     revision="patchmatch-cython-0.2.1",
     native_size=512,
+    min_size=256,
     max_upscale=1.0,
     parameters=frozenset({"seed", "num_images"}),
 )

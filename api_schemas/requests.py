@@ -252,6 +252,33 @@ class LoraUse(Body):
     weight: float = Field(default=1.0, gt=0, le=2, description="How strongly it acts; 1 is as it was trained.")
 
 
+class Level(StrEnum):
+    """How good a result is, from best to worst."""
+
+    PASS = "pass"  # noqa: S105 - no password
+    WARN = "warn"
+    FAIL = "fail"
+
+    @property
+    def rank(self) -> int:
+        """0 is the best."""
+        return list(Level).index(self)
+
+
+class Checks(Body):
+    """What a result must be, and how often it is tried."""
+
+    max_attempts: int = Field(
+        default=1,
+        ge=1,
+        le=8,
+        description="Where a result is worse than `min_verdict` (or than `pass`), other seeds are tried; the best is kept.",
+    )
+    min_verdict: Literal[Level.PASS, Level.WARN] | None = Field(
+        default=None, description="Where the best is still worse, the job fails with `checks_not_met`. Default: it never does."
+    )
+
+
 class _Request(Body):
     image: ImageSource
     model: str | None = Field(default=None, max_length=128, description="Default: by operation; see `GET /v1/models`.")
@@ -289,6 +316,7 @@ class _Painted(_Request):
     strength: float | None = Field(default=None, gt=0, le=1, description="1 repaints from noise; less starts from what is there.")
     scheduler: Scheduler | None = None
     loras: tuple[LoraUse, ...] = Field(default=(), max_length=4, description="Adapters of the model, by the names in its `loras`.")
+    checks: Checks = Checks()
     previews: bool = Field(default=False, description="Small pictures while it is painted: `progress.preview_url` of the running job.")
 
     @field_validator("loras")
@@ -344,14 +372,12 @@ class ReplaceBackgroundRequest(_Painted):
     mask_options: MaskOptions | None = Field(default=None, description="Only with `mask`.")
     prompt: Prompt | None = None
     background: Background | None = None
-    shadow: Shadow | None = Field(default=None, description="Only with `background`.")
+    shadow: Shadow | None = Field(default=None, description="Grounds the product. Default: none is drawn.")
 
     @model_validator(mode="after")
     def _one_background(self) -> Self:
         if (self.prompt is None) == (self.background is None):
             raise _fault("background", "give exactly one of prompt and background")
-        if self.shadow is not None and self.background is None:
-            raise _fault("shadow", "shadow needs background")
         if self.mask_options is not None and self.mask is None:
             raise _fault("mask_options", "mask_options needs mask")
         return self

@@ -150,6 +150,17 @@ class Worker(_Section):
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+class Quality(_Section):
+    """Limits of the report's verdict."""
+
+    seam_warn: float = Field(default=1.5, gt=1, description="`warn` from this `seam` on.")
+    seam_fail: float = Field(default=3.0, gt=1, description="`fail` from this `seam` on.")
+    colour_shift_warn: float = Field(default=6.0, gt=0, description="`warn` from this `colour_shift` (ΔE2000) on.")
+    colour_shift_fail: float = Field(default=15.0, gt=0, description="`fail` from this `colour_shift` on.")
+    growth_warn: float = Field(default=0.05, gt=0, description="`warn` from this growth of the product on, as a share of its area.")
+    growth_fail: float = Field(default=0.25, gt=0, description="`fail` from this growth on.")
+
+
 class Steward(_Section):
     """The housekeeper."""
 
@@ -194,6 +205,7 @@ class Settings(BaseSettings):
     webhooks: Webhooks = Webhooks()
     models: Models = Models()
     worker: Worker = Worker()
+    quality: Quality = Quality()
     steward: Steward = Steward()
     retention: Retention = Retention()
     metrics: Metrics = Metrics()

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.resources import files
 from io import BytesIO
 from itertools import cycle
@@ -28,14 +29,15 @@ from PIL import Image
 from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
 from api_schemas.models import BACKDROP, EXEMPLAR, U2NETP, ModelCard
 from api_schemas.requests import Scheduler, job_request
-from core.settings import Settings
+from core.settings import Quality, Settings
 from scripts.tiny_pipeline import build
 from worker.engines.base import Engine, PaintRequest, Sampling
 from worker.engines.registry import build_engine, discover
 from worker.images.subject import Segmenter
 from worker.intake import prepare
-from worker.outputs import render
 from worker.paint import POOL, quiet_pool
+from worker.report import Examiner
+from worker.rounds import Rounds
 
 THREADS = 2 * POOL
 SIDE, ROWS = 256, 4
@@ -165,8 +167,10 @@ def _job(card: ModelCard, request: dict[str, Any], inputs: dict[str, bytes], seg
     )
     plan = prepare(spec, card, inputs.__getitem__, segmenter, max_pixels=10**8)
     yield
-    for _ in render(spec, plan, [each.image for each in plan.requests]):
-        yield
+    rounds = Rounds(spec, plan, partial(Examiner(segmenter, Quality()).report, spec.request))
+    while rounds.requests:
+        rounds.take([each.image for each in rounds.requests])
+    yield
 
 
 def _inputs() -> dict[str, bytes]:

@@ -12,6 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -31,7 +32,8 @@ from service.local import LocalStack, StackOptions
 from worker.engines.backdrop import BackdropEngine
 from worker.images.subject import Segmenter
 from worker.intake import prepare
-from worker.outputs import render
+from worker.report import Examiner
+from worker.rounds import Rounds
 
 JOBS = 30
 ACCEPTS = 60
@@ -75,9 +77,10 @@ def _in_process(settings: Settings, photo: bytes, jobs: int) -> float:
 
     def one() -> None:
         plan = prepare(spec, BACKDROP, lambda _: photo, segmenter, max_pixels=10**8)
-        slots = [engine.prepare(request) for request in plan.requests]
+        rounds = Rounds(spec, plan, partial(Examiner(segmenter, settings.quality).report, spec.request))
+        slots = [engine.prepare(request) for request in rounds.requests]
         engine.step(slots)
-        list(render(spec, plan, engine.finish(slots)))
+        rounds.take(engine.finish(slots))
 
     one()
 

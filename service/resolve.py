@@ -58,6 +58,8 @@ def resolve(request: JobRequest, models: Sequence[ModelInfo]) -> tuple[JobReques
     _refuse_ignored(request, card)
     if isinstance(request, RemoveBackgroundRequest):
         return request.model_copy(update={"model": card.id}), card
+    if request.checks.max_attempts > 1 and "seed" not in card.parameters:
+        raise ParameterNotSupported(f"the model {card.id} takes no seed: it would paint the same again", field="checks.max_attempts")
     _check_scheduler(request, card)
     _check_loras(request, card)
     update: dict[str, object] = {"model": card.id, **_sampling(request, card)}
@@ -114,9 +116,9 @@ def _sampling(request: PaintedRequest, card: ModelCard) -> dict[str, object]:
     update: dict[str, Any] = {}
     if "seed" in card.parameters and request.seed is None:
         # Seeds of one job are consecutive, so the last one must fit too.
-        update["seed"] = secrets.randbelow(2**32 - request.num_images)
-    elif request.seed is not None and request.seed + request.num_images > 2**32:
-        raise Invalid("seed + num_images must not pass 2**32", field="seed")
+        update["seed"] = secrets.randbelow(2**32 - request.num_images * request.checks.max_attempts)
+    elif request.seed is not None and request.seed + request.num_images * request.checks.max_attempts > 2**32:
+        raise Invalid("seed + num_images × checks.max_attempts must not pass 2**32", field="seed")
     if card.sampling is not None:
         defaults = card.sampling
         update |= {name: value for name, value in defaults.model_dump().items() if getattr(request, name) is None}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +26,16 @@ from worker.engines.base import Backdrop, Mask, PaintRequest, Pixels, Sampling
 from worker.images.blend import composite, estimate_foreground
 from worker.images.canvas import extend, place
 from worker.images.codec import Frame, decode, decode_mask
-from worker.images.crop import Crop, plan_crop, take, take_mask
-from worker.images.mask import edit_alpha
+from worker.images.crop import Crop, Region, plan_crop, plan_regions, take, take_mask
+from worker.images.mask import Box, edit_alpha
 from worker.images.subject import Segmenter, subject_of
 
 OUTPAINT_FEATHER_PX = 2
 """More would blend in the prefill, which shows as a line along the old border."""
+
+KNOWN_SHARE = 0.4
+"""Of what a pass of an outpainting leaves: at least so much was there before it, so that the model sees what to continue."""
+_LEAST_GROWTH_PX = 64
 
 Fetch = Callable[[str], bytes]
 """The bytes of an input by its name."""
@@ -54,10 +60,36 @@ class Plan:
     """A job that is ready to be painted."""
 
     edit: Edit
-    crop: Crop | None
-    """Where the model's pictures go; ``None`` where nothing is painted."""
-    requests: tuple[PaintRequest, ...]
-    """One for each output; none where nothing is painted."""
+    passes: tuple[tuple[Region, ...], ...] = ()
+    """Painted in turn, each on what those before it left; the regions of one at once. None where nothing is painted."""
+    recipe: Sampling | Backdrop | None = None
+    hard_mask: bool = True
+    """Whether the engine is shown what is painted at all, rather than how much of it is pasted."""
+    known: tuple[Box, ...] = ()
+    """Of an outpainting: what is there before each pass."""
+
+    def request(self, region: Region, frame: Frame, passed: int, seed: int) -> PaintRequest:
+        """``region`` of the pass after ``passed``, on ``frame`` as it is by then."""
+        mask = take_mask(self.unknown(passed), region.crop)
+        return PaintRequest(_as_seen(frame, region.crop), mask, seed, self.recipe)
+
+    def unknown(self, passed: int) -> Mask:
+        """``uint8 (H, W)``: what is not there before the pass after ``passed``: 255, or the strength of the edit for soft masks."""
+        if not self.known:
+            return (self.edit.alpha > 0).astype(np.uint8) * 255 if self.hard_mask else self.edit.alpha
+        mask = np.full(self.edit.alpha.shape, 255, np.uint8)
+        mask[self.known[passed].slices] = 0
+        return mask
+
+    def next_canvas(self, frame: Frame, passed: int) -> Frame:
+        """``frame`` for the pass after ``passed``: what is not there yet is carried on from what is."""
+        box = self.known[passed]
+        known = Frame(
+            np.ascontiguousarray(frame.pixels[box.slices]),
+            None if frame.alpha is None else np.ascontiguousarray(frame.alpha[box.slices]),
+            frame.icc,
+        )
+        return extend(known, box.left, frame.width - box.right, box.top, frame.height - box.bottom)[0]
 
 
 def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, *, max_pixels: int) -> Plan:
@@ -79,18 +111,20 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
     source, request = read("image"), spec.request
     match request:
         case RemoveBackgroundRequest():
-            return Plan(_cut_out(source, subject_of(source, segmenter)), None, ())
+            return Plan(_cut_out(source, subject_of(source, segmenter)))
         case InpaintRequest() | EraseRequest():
             edit = Edit(source, (0, 0), source, read_mask(request.mask_options))
         case OutpaintRequest():
-            edit = _outpaint(source, request)
+            return _outpaint(source, request, card)
         case ReplaceBackgroundRequest():
             given = request.mask is not None
             alpha = read_mask(request.mask_options) if given else 255 - subject_of(source, segmenter)
             edit = _behind_product(source, alpha)
     picture = read("background.image").pixels if "background.image" in spec.inputs else None
-    crop = plan_crop(edit.alpha, native_size=card.native_size, multiple=card.size_multiple, max_upscale=card.max_upscale)
-    return Plan(edit, crop, _paint_requests(request, card, edit, crop, picture))
+    # The background behind a product is one thing, however the product parts it.
+    apart = plan_regions if isinstance(request, InpaintRequest | EraseRequest) else _whole
+    regions = apart(edit.alpha, **_sizes(card))
+    return Plan(edit, (regions,), _recipe(request, picture), hard_mask=card.native_size is not None)
 
 
 class _blaming:  # noqa: N801 - reads as a statement
@@ -118,21 +152,52 @@ def _behind_product(source: Frame, alpha: Mask) -> Edit:
     return Edit(source, (0, 0), frame, alpha)
 
 
-def _outpaint(source: Frame, request: OutpaintRequest) -> Edit:
+def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard) -> Plan:
     if request.expand is not None:
         sides = (request.expand.left, request.expand.right, request.expand.top, request.expand.bottom)
     elif request.canvas is not None:
         sides = place((source.width, source.height), request.canvas)
     frame, mask = extend(source, *sides)
-    return Edit(source, (sides[0], sides[2]), frame, edit_alpha(mask, 0, OUTPAINT_FEATHER_PX))
+    edit = Edit(source, (sides[0], sides[2]), frame, edit_alpha(mask, 0, OUTPAINT_FEATHER_PX))
+    known = [Box(sides[0], sides[2], sides[0] + source.width, sides[2] + source.height)]
+    passes = []
+    while known[-1] != Box(0, 0, frame.width, frame.height):
+        grown = _grown(known[-1], mask.shape)
+        new = np.zeros(mask.shape, np.uint8)
+        new[grown.slices] = 255
+        new[known[-1].slices] = 0
+        alpha = edit_alpha(new, 0, OUTPAINT_FEATHER_PX)
+        # Of the canvas the model sees no more than this pass paints: beyond it there is nothing to go by.
+        crop = plan_crop(alpha[grown.slices], **_sizes(card)).moved(grown.left, grown.top)
+        passes.append((Region(crop, alpha[crop.box.slices]),))
+        known.append(grown)
+    return Plan(edit, tuple(passes), _recipe(request, None), known=tuple(known))
 
 
-def _paint_requests(request: PaintedRequest, card: ModelCard, edit: Edit, crop: Crop, picture: Pixels | None) -> tuple[PaintRequest, ...]:
-    painted = (edit.alpha > 0).astype(np.uint8) * 255
-    # A product's mask is soft at its edge; what is seen through it belongs to the new background.
-    mask = take_mask(edit.alpha if card.native_size is None else painted, crop)
-    first = PaintRequest(_as_seen(edit.frame, crop), mask, request.seed or 0, _recipe(request, picture))
-    return tuple(replace(first, seed=first.seed + n) for n in range(request.num_images))
+def _grown(known: Box, shape: tuple[int, ...]) -> Box:
+    """What is there after the next pass: on all sides the same part of what is missing, as much as leaves ``KNOWN_SHARE`` known."""
+    missing = (known.left, known.top, shape[1] - known.right, shape[0] - known.bottom)
+    x, y = missing[0] + missing[2], missing[1] + missing[3]
+    # (width + part x)(height + part y) = width height / share, solved for the part.
+    square, linear = x * y, known.width * y + known.height * x
+    constant = known.width * known.height * (1 - 1 / KNOWN_SHARE)
+    part = (math.sqrt(linear**2 - 4 * square * constant) - linear) / (2 * square) if square else -constant / linear
+    left, top, right, bottom = (min(side, max(_LEAST_GROWTH_PX, math.ceil(side * part))) for side in missing)
+    return Box(known.left - left, known.top - top, known.right + right, known.bottom + bottom)
+
+
+def _whole(alpha: Mask, **sizes: Any) -> tuple[Region, ...]:
+    crop = plan_crop(alpha, **sizes)
+    return (Region(crop, alpha[crop.box.slices]),)
+
+
+def _sizes(card: ModelCard) -> dict[str, Any]:
+    return {
+        "native_size": card.native_size,
+        "min_size": card.min_size,
+        "multiple": card.size_multiple,
+        "max_upscale": card.max_upscale,
+    }
 
 
 def _as_seen(frame: Frame, crop: Crop) -> Pixels:

@@ -41,6 +41,33 @@ class WorkerMetrics:
         self.finished = Counter("outfill_jobs_finished", "Jobs ended by this worker.", ["operation", "model", "status"], registry=registry)
         self.failures = Counter("outfill_job_failures", "Failed jobs by error code.", ["code"], registry=registry)
         self.images = Counter("outfill_images", "Images committed.", ["operation", "model"], registry=registry)
+        self.verdicts = Counter(
+            "outfill_verdicts", "Images committed, by the verdict of their report.", ["operation", "model", "verdict"], registry=registry
+        )
+        self.retries = Counter(
+            "outfill_image_retries", "Images painted again because a check was not met.", ["operation", "model"], registry=registry
+        )
+        self.seam = Histogram(
+            "outfill_seam",
+            "Gradient across the border of an edit over that beside it; 1 is invisible.",
+            ["operation", "model"],
+            registry=registry,
+            buckets=(0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2, 3, 5),
+        )
+        self.colour_shift = Histogram(
+            "outfill_colour_shift_delta_e",
+            "ΔE2000 by which a fill is off its surroundings along the border.",
+            ["operation", "model"],
+            registry=registry,
+            buckets=(0.25, 0.5, 1, 2, 3, 5, 8, 15, 30),
+        )
+        self.growth = Histogram(
+            "outfill_subject_growth_ratio",
+            "Area that the product gained, as a share of its own.",
+            ["operation", "model"],
+            registry=registry,
+            buckets=(0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1),
+        )
         self.fence_rejected = Counter("outfill_fence_rejected", "Results dropped because the lease was lost.", registry=registry)
         self.handed_back = Counter("outfill_jobs_handed_back", "Jobs given back on shutdown.", registry=registry)
         self.in_flight = Gauge("outfill_jobs_in_flight", "Jobs that this worker holds.", registry=registry)

@@ -1,20 +1,19 @@
-"""From painted pixels to stored outputs: compose, measure, encode, put."""
+"""From finished pictures to stored outputs: encode, put."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from api_schemas.jobs import JobSpec, Report, StoredOutput
-from api_schemas.requests import ImageFormat, OutputOptions, RemoveBackgroundRequest
+from api_schemas.requests import ImageFormat, OutputOptions, RemoveBackgroundRequest, ReplaceBackgroundRequest
 from core.storage import Storage, output_prefix
 from worker.engines.base import Pixels
-from worker.images.blend import fill_layer, paste
 from worker.images.codec import Frame, encode, encode_mask
-from worker.images.crop import restore
-from worker.intake import Plan
-from worker.report import measure
+from worker.intake import Edit
 
 _PNG = OutputOptions(format=ImageFormat.PNG)
 _PREVIEW = OutputOptions(format=ImageFormat.JPEG, quality=85)
@@ -25,38 +24,41 @@ _EXTENSIONS = {ImageFormat.PNG: "png", ImageFormat.JPEG: "jpg", ImageFormat.WEBP
 class Rendered:
     """One output, encoded."""
 
-    frame: Frame
+    width: int
+    height: int
     data: bytes
     seed: int | None
     report: Report
     layers: dict[str, bytes]
     """PNG files by layer name."""
 
-
-def render(spec: JobSpec, plan: Plan, painted: Sequence[Pixels]) -> Iterator[Rendered]:
-    """Compose, measure and encode each output of a job, in the order of ``plan.requests``."""
-    options = spec.request.output
-    if isinstance(spec.request, RemoveBackgroundRequest):
-        frame = plan.edit.frame
-        report = measure(plan.edit, frame)
-        yield Rendered(frame, encode(frame, options), None, report, {"mask": encode_mask(plan.edit.alpha)})
-        return
-    for request, pixels in zip(plan.requests, painted, strict=True):
-        frame, layers = _compose(plan, pixels, with_layers=options.layers)
-        seed = request.seed if spec.request.seed is not None else None
-        yield Rendered(frame, encode(frame, options), seed, measure(plan.edit, frame), layers)
+    def tried(self, attempts: int) -> Rendered:
+        """The same, as the best of ``attempts``."""
+        return replace(self, report=self.report.model_copy(update={"attempts": attempts}))
 
 
-def _compose(plan: Plan, pixels: Pixels, *, with_layers: bool) -> tuple[Frame, dict[str, bytes]]:
-    edit, crop = plan.edit, plan.crop
-    if crop is None:
-        raise ValueError("a painted job has a crop")
-    window, alpha = restore(pixels, crop), edit.alpha[crop.box.slices]
-    frame = paste(edit.frame, window, alpha, crop.box)
-    if not with_layers:
-        return frame, {}
-    fill = fill_layer(edit.frame, window, alpha, crop.box)
-    return frame, {"fill": encode(fill, _PNG), "mask": encode_mask(edit.alpha)}
+def encode_output(spec: JobSpec, edit: Edit, frame: Frame, seed: int | None, report: Report, fill: Frame | None) -> Rendered:
+    """``frame`` as the file that was asked for. ``fill`` is what was pasted, where layers are wanted."""
+    request, layers = spec.request, {}
+    if isinstance(request, RemoveBackgroundRequest):
+        layers = {"mask": encode_mask(edit.alpha)}
+    elif fill is not None:
+        layers = {"fill": encode(_exact(edit, frame, fill), _PNG), "mask": encode_mask(edit.alpha)}
+        if isinstance(request, ReplaceBackgroundRequest):
+            layers["cutout"] = encode(Frame(edit.frame.pixels, 255 - edit.alpha, frame.icc), _PNG)
+    return Rendered(frame.width, frame.height, encode(frame, request.output), seed, report, layers)
+
+
+def _exact(edit: Edit, frame: Frame, fill: Frame) -> Frame:
+    """A layer that, composited over the input, gives the output.
+
+    Where the fill was pasted onto the input itself that is the fill. Elsewhere (behind a product freed of its old background, over an
+    extended canvas) it is the output's own pixels, opaque.
+    """
+    if edit.frame is edit.source:
+        return fill
+    painted = edit.alpha > 0
+    return Frame(np.where(painted[..., None], frame.pixels, 0).astype(np.uint8), painted.astype(np.uint8) * 255, frame.icc)
 
 
 def store_preview(storage: Storage, spec: JobSpec, execution_id: str, pixels: Pixels) -> str:
@@ -80,8 +82,8 @@ def store(storage: Storage, spec: JobSpec, execution_id: str, outputs: Sequence[
         stored.append(
             StoredOutput(
                 key=key,
-                width=output.frame.width,
-                height=output.frame.height,
+                width=output.width,
+                height=output.height,
                 format=image_format,
                 bytes=len(output.data),
                 sha256=hashlib.sha256(output.data).hexdigest(),

@@ -1,7 +1,7 @@
 """The paint worker: one process for one GPU (or one CPU host), whose models stay resident.
 
-    claims ──► intake (pool) ──► painter (one thread) ──► outputs (pool)
-                    └────────────────────┴──────────────────┴──► ends (one thread): failed, canceled, given back
+    claims ──► intake (pool) ──► painter (one thread) ◄──► outputs (pool): composed, painted on, or encoded and stored
+                    └────────────────────┴───────────────────┴──► ends (one thread): failed, canceled, given back
 
 A fourth thread beats: it extends leases, stores progress, hears of cancellations and watches the painter.
 """
@@ -12,9 +12,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import cv2
@@ -23,7 +24,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from api_schemas.errors import DeadlineExceeded, ErrorInfo, OutfillError, Unavailable
-from api_schemas.jobs import JobStatus, utc_now
+from api_schemas.jobs import JobStatus, StoredOutput, utc_now
 from api_schemas.models import ModelCard
 from core.catalogue import Catalogue
 from core.jobs import JobRecords, Outcome
@@ -35,6 +36,8 @@ from worker.engines.base import Engine, Pixels
 from worker.images.subject import Segmenter
 from worker.metrics import WorkerMetrics
 from worker.painter import Ends, Painter
+from worker.report import Examiner
+from worker.rounds import Rounds
 from worker.work import Work
 
 T = TypeVar("T")
@@ -73,6 +76,7 @@ class PaintWorker:
         self._metrics, self._runtime = metrics, runtime
         ends = Ends(painted=self._painted, failed=self._failed, canceled=self._canceled, given_back=self._given_back)
         self._painter = Painter(engines, ends, metrics, previewed=self._previewed)
+        self._examiner = Examiner(segmenter, settings.quality)
         self._works: dict[str, Work] = {}
         self._lock = threading.Lock()
         self._stopping = self._drained = False
@@ -174,32 +178,56 @@ class PaintWorker:
             return self._patiently(lambda: self._storage.get(inputs[name].key), work)
 
         limit = self._settings.limits.max_image_pixels
-        work.plan = intake.prepare(work.spec, self._cards[work.spec.model], fetch, self._segmenter, max_pixels=limit)
+        plan = intake.prepare(work.spec, self._cards[work.spec.model], fetch, self._segmenter, max_pixels=limit)
+        work.rounds = Rounds(work.spec, plan, partial(self._examiner.report, work.spec.request))
         self._lap(work, "intake")
-        if work.plan.requests:
+        if work.requests:
             self._painter.inbox.put(work)
         else:
-            self._painted(work)
+            self._outputs.submit(self._guarded, self._deliver, work)
 
     # -- outputs ------------------------------------------------------------------------------------------------------------------
 
     def _painted(self, work: Work) -> None:
         self._lap(work, "paint")
-        self._outputs.submit(self._guarded, self._deliver, work)
+        self._outputs.submit(self._guarded, self._compose, work)
+
+    def _compose(self, work: Work) -> None:
+        """Take in what was painted; paint on, or deliver."""
+        self._check_wanted(work)
+        if work.rounds is None:
+            raise ValueError("a job is planned before it is composed")
+        work.rounds.take(work.take_painted())
+        self._lap(work, "compose")
+        if work.requests:
+            self._painter.inbox.put(work)
+        else:
+            self._deliver(work)
 
     def _deliver(self, work: Work) -> None:
-        if work.plan is None:
-            raise ValueError("a job is planned before it is delivered")
         self._check_wanted(work)
-        painted = [work.painted[index] for index in range(len(work.plan.requests))]
-        rendered = list(outputs.render(work.spec, work.plan, painted))
-        self._lap(work, "compose")
+        rendered = work.rounds.rendered if work.rounds else ()
         stored = self._patiently(lambda: outputs.store(self._storage, work.spec, work.lease.execution.id, rendered), work)
         self._lap(work, "store")
         self._check_wanted(work)
         runtime = {**self._runtime[work.spec.model], "worker": self._claims.name}
         if self._end(work, Outcome(JobStatus.SUCCEEDED, outputs=stored, runtime=runtime, steps=work.progress()[1])):
-            self._metrics.images.labels(work.spec.request.operation, work.spec.model).inc(len(stored))
+            self._count(work, stored)
+
+    def _count(self, work: Work, stored: Sequence[StoredOutput]) -> None:
+        operation, model = work.spec.request.operation, work.spec.model
+        self._metrics.images.labels(operation, model).inc(len(stored))
+        for output in stored:
+            report = output.report
+            self._metrics.verdicts.labels(operation, model, report.verdict.level).inc()
+            self._metrics.retries.labels(operation, model).inc(report.attempts - 1)
+            for histogram, value in (
+                (self._metrics.seam, report.seam),
+                (self._metrics.colour_shift, report.colour_shift),
+                (self._metrics.growth, report.subject.growth if report.subject else None),
+            ):
+                if value is not None:
+                    histogram.labels(operation, model).observe(value)
 
     def _previewed(self, work: Work, pixels: Pixels) -> None:
         work.preview_under_way = True

@@ -64,7 +64,7 @@ class Painter:
     # -- told by other threads ----------------------------------------------------------------------------------------------------
 
     def drain(self, *, abandon: bool) -> None:
-        """Begin no more jobs; with ``abandon`` give back those that are being painted too."""
+        """Begin no more jobs; with ``abandon`` give back those that were begun too."""
         self._draining = True
         self._abandoning |= abandon
 
@@ -111,7 +111,7 @@ class Painter:
                 self._leave(work, self._ends.canceled)
             elif work.overdue:
                 self._leave(work, lambda work: self._ends.failed(work, _too_late()))
-            elif self._abandoning or (self._draining and work.key not in self._painting):
+            elif self._abandoning or (self._draining and work.key not in self._painting and not work.begun):
                 self._leave(work, self._ends.given_back)
 
     def _leave(self, work: Work, end: Callable[[Work], None]) -> None:
@@ -129,19 +129,17 @@ class Painter:
             self._begin(self._waiting[0])
 
     def _begin(self, work: Work) -> None:
-        engine, plan = self._engines[work.spec.model], work.plan
-        if plan is None:
-            raise ValueError("a job is planned before it is painted")
+        engine, requests = self._engines[work.spec.model], work.requests
         try:
             with self._watched():
-                slots = [engine.prepare(request) for request in plan.requests]
+                slots = [engine.prepare(request) for request in requests]
         except OutOfMemory:
             self._metrics.out_of_memory.labels(work.spec.model).inc()
             _log.warning("prepare_out_of_memory", job=work.spec.id, model=work.spec.model, alone=not self._painting)
             if self._painting:
                 self._crowded = work
             else:
-                self._leave(work, lambda work: self._ends.failed(work, _no_room(plan.requests[0])))
+                self._leave(work, lambda work: self._ends.failed(work, _no_room(requests[0])))
             return
         except Exception as error:
             _log.exception("prepare_failed", job=work.spec.id, model=work.spec.model)

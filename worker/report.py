@@ -6,15 +6,70 @@ import hashlib
 
 import numpy as np
 
-from api_schemas.errors import EngineFailed
-from api_schemas.jobs import Preserved, Report
+from api_schemas.errors import EngineFailed, SubjectNotFound
+from api_schemas.jobs import Preserved, Report, Subject, Verdict
+from api_schemas.requests import JobRequest, Level, RemoveBackgroundRequest, ReplaceBackgroundRequest
+from core.settings import Quality
+from worker.images import measures
 from worker.images.codec import Frame
 from worker.images.mask import coverage
+from worker.images.subject import Segmenter
 from worker.intake import Edit
 
+_NOT_FOUND = "the product was not found in the output"
 
-def measure(edit: Edit, output: Frame) -> Report:
-    """Compare ``output`` with the decoded input. Raises ``EngineFailed`` if a kept pixel changed: such a result must not leave."""
+
+class Examiner:
+    """Measures outputs and judges them by ``limits``."""
+
+    def __init__(self, segmenter: Segmenter, limits: Quality) -> None:
+        self._segmenter = segmenter
+        self._limits = limits
+
+    def report(self, request: JobRequest, edit: Edit, output: Frame) -> Report:
+        """What can be measured on ``output`` of ``request``. Raises ``EngineFailed`` if a kept pixel changed: such a result must not leave."""
+        preserved = prove(edit, output)
+        found = seam = shift = None
+        reasons: list[tuple[Level, str]] = []
+        if isinstance(request, ReplaceBackgroundRequest):
+            if request.background is None:  # a colour, a gradient or a picture adds nothing to the product
+                found = self._subject(edit, output)
+                growth = found.growth if found else None
+                reasons += [(Level.WARN, _NOT_FOUND)] if found is None else self._beyond("growth", growth)
+        elif not isinstance(request, RemoveBackgroundRequest):
+            seam, shift = measures.seam(output.pixels, edit.alpha), measures.colour_shift(output.pixels, edit.alpha)
+            reasons += self._beyond("seam", seam) + self._beyond("colour_shift", shift)
+        level = max((level for level, _ in reasons), key=lambda level: level.rank, default=Level.PASS)
+        return Report(
+            preserved=preserved,
+            coverage=coverage(edit.alpha),
+            seam=seam,
+            colour_shift=shift,
+            subject=found,
+            verdict=Verdict(level=level, reasons=tuple(reason for _, reason in reasons)),
+        )
+
+    def _beyond(self, name: str, value: float | None) -> list[tuple[Level, str]]:
+        for level in (Level.FAIL, Level.WARN):
+            limit: float = getattr(self._limits, f"{name}_{level}")
+            if value is not None and value >= limit:
+                return [(level, f"{name} {value:.2f} is {limit:g} or more")]
+        return []
+
+    def _subject(self, edit: Edit, output: Frame) -> Subject | None:
+        before = edit.alpha < 128
+        try:
+            after = self._segmenter.matte(output.pixels) > 127
+        except SubjectNotFound:
+            return None
+        area, both = np.count_nonzero(before), np.count_nonzero(before | after)
+        if not area:
+            return None
+        return Subject(iou=np.count_nonzero(before & after) / both, growth=both / area - 1)
+
+
+def prove(edit: Edit, output: Frame) -> Preserved:
+    """Compare ``output`` with the decoded input. Raises ``EngineFailed`` if a kept pixel changed."""
     left, top = edit.origin
     height, width = edit.source.pixels.shape[:2]
     window = (slice(top, top + height), slice(left, left + width))
@@ -29,4 +84,4 @@ def measure(edit: Edit, output: Frame) -> Report:
     )
     if preserved.changed_pixels:
         raise EngineFailed(f"{preserved.changed_pixels} pixels outside the edit region changed; the result was withheld")
-    return Report(preserved=preserved, coverage=coverage(edit.alpha))
+    return preserved

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from api_schemas.jobs import JobSpec, utc_now
 from worker.claims import Lease
-from worker.engines.base import Pixels, Slot
-from worker.intake import Plan
+from worker.engines.base import PaintRequest, Pixels, Slot
+from worker.rounds import Rounds
 
 
 @dataclass(eq=False)
@@ -19,9 +19,10 @@ class Work:
     lease: Lease
     canceled: threading.Event = field(default_factory=threading.Event)
     """Set when the owner asked to cancel."""
-    plan: Plan | None = None
+    rounds: Rounds | None = None
+    """What is painted, once it is planned."""
     slots: list[Slot] = field(default_factory=list)
-    """One for each request of the plan, while it is painted."""
+    """One for each request of the round, while it is painted."""
     painted: dict[int, Pixels] = field(default_factory=dict)
     """Finished pictures by their place in ``slots``."""
     ending: bool = False
@@ -34,8 +35,8 @@ class Work:
     """The object that holds the newest of them, once there is one."""
     storing_preview: threading.Lock = field(default_factory=threading.Lock)
     """Held while one is being stored and while ``ending`` is set, so that none arrives after the job has ended."""
-    _progress: tuple[int, int] = (0, 0)
-    """How far it came, once its slots are gone."""
+    _done: int = 0
+    """Steps of the rounds before."""
     stage_began: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
@@ -52,6 +53,11 @@ class Work:
         return self.lease.member
 
     @property
+    def begun(self) -> bool:
+        """Whether a step of it was run."""
+        return self.progress()[0] > 0
+
+    @property
     def overdue(self) -> bool:
         """Whether its deadline is over."""
         return self.spec.deadline_at is not None and utc_now() > self.spec.deadline_at
@@ -61,14 +67,28 @@ class Work:
         """The first of its pictures that has a step left to run."""
         return next((slot for slot in self.slots if not slot.done), None)
 
+    @property
+    def requests(self) -> tuple[PaintRequest, ...]:
+        """What is to be painted now."""
+        return self.rounds.requests if self.rounds else ()
+
     def progress(self) -> tuple[int, int]:
-        """Steps done and to do, over all pictures; (0, 0) before painting."""
-        slots = self.slots  # another thread may replace the list, but nobody changes it
-        return (sum(slot.position for slot in slots), sum(slot.steps for slot in slots)) if slots else self._progress
+        """Steps done and to do, over all pictures and passes; (0, 0) before painting. What has to be tried again adds to both."""
+        slots, rounds = self.slots, self.rounds  # another thread may replace the list, but nobody changes it
+        if not slots:
+            return self._done, self._done
+        each = max(slot.steps for slot in slots)
+        later = rounds.later * each if rounds else 0
+        return self._done + sum(slot.position for slot in slots), self._done + sum(slot.steps for slot in slots) + later
+
+    def take_painted(self) -> list[Pixels]:
+        """The pictures of the round that was painted, in the order of its requests. The next one may begin."""
+        painted, self.painted = [self.painted[index] for index in range(len(self.requests))], {}
+        return painted
 
     def release(self) -> None:
         """It has left the engine: let go of its slots, and so of what they have on the device."""
-        self._progress = self.progress()
+        self._done, _ = self.progress()
         self.slots = []
 
     def end(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ from api_schemas.errors import EngineFailed, MaskFull, OutfillError
 from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
 from api_schemas.models import BACKDROP, EXEMPLAR, U2NETP, ModelCard
 from api_schemas.requests import job_request
+from core.settings import Quality
 from worker.images.codec import Frame
 from worker.images.subject import Segmenter
 from worker.intake import Plan, prepare
-from worker.outputs import Rendered, render
-from worker.report import measure
+from worker.outputs import Rendered
+from worker.report import Examiner, prove
+from worker.rounds import Rounds
 
 Array = np.ndarray[Any, Any]
 SEGMENTER = Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx")
+EXAMINER = Examiner(SEGMENTER, Quality())
 MODES = {"L": 1, "RGB": 3, "RGBA": 4}
 sides = st.integers(1, 70)
 
@@ -45,11 +49,16 @@ def plan_of(request: dict[str, Any], card: ModelCard, inputs: dict[str, bytes]) 
     return spec, prepare(spec, card, inputs.__getitem__, SEGMENTER, max_pixels=10**7)
 
 
+def rounds_of(spec: JobSpec, plan: Plan) -> Rounds:
+    return Rounds(spec, plan, partial(EXAMINER.report, spec.request))
+
+
 def painted_with_noise(spec: JobSpec, plan: Plan) -> Rendered:
     """Render with a model that repaints every pixel of what it was shown."""
-    noise = np.random.default_rng(0)
-    pictures = [noise.integers(0, 256, request.image.shape, dtype=np.uint8) for request in plan.requests]
-    (rendered,) = render(spec, plan, pictures)
+    noise, rounds = np.random.default_rng(0), rounds_of(spec, plan)
+    while rounds.requests:
+        rounds.take([noise.integers(0, 256, request.image.shape, dtype=np.uint8) for request in rounds.requests])
+    (rendered,) = rounds.rendered
     return rendered
 
 
@@ -139,7 +148,9 @@ def test_a_transparent_product_photo_brings_its_own_mask() -> None:
     spec, plan = plan_of(request, BACKDROP, {"image": png(picture)})
     pixels = np.zeros((30, 40, 3), np.uint8)
     pixels[:] = (0, 255, 0)
-    (rendered,) = render(spec, plan, [pixels])
+    rounds = rounds_of(spec, plan)
+    rounds.take([pixels])
+    (rendered,) = rounds.rendered
     output = as_rgb(rendered.data, "RGB")
     np.testing.assert_array_equal(output[10:20, 10:30], picture[10:20, 10:30, :3])
     assert (output[0, 0] == (0, 255, 0)).all()
@@ -170,8 +181,8 @@ def test_a_changed_kept_pixel_is_withheld() -> None:
     mask[5:9, 5:9] = 255
     request = {"operation": "erase", "image": "image", "mask": "mask", "mask_options": {"grow_px": 0, "feather_px": 0}}
     _, plan = plan_of(request, EXEMPLAR, {"image": png(picture), "mask": png(mask)})
-    assert measure(plan.edit, plan.edit.source).preserved.max_delta == 0
+    assert prove(plan.edit, plan.edit.source).max_delta == 0
     changed = picture.copy()
     changed[0, 0, 0] ^= 1
     with pytest.raises(EngineFailed, match="1 pixels outside"):
-        measure(plan.edit, Frame(changed))
+        prove(plan.edit, Frame(changed))

@@ -6,12 +6,12 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -26,10 +26,9 @@ from worker import scheduler
 from worker.claims import Lease
 from worker.engines.base import DeviceBroken, OutOfMemory, PaintRequest, Pixels, Sampling, Slot, WarmUp
 from worker.engines.registry import build_engine, discover
-from worker.images.codec import Frame
-from worker.intake import Edit, Plan
 from worker.metrics import WorkerMetrics
 from worker.painter import Ends, Painter
+from worker.rounds import Rounds
 from worker.work import Work
 
 EXECUTIONS = count()
@@ -127,12 +126,16 @@ def work_of(*seeds: int, previews: bool = False, **spec: Any) -> Work:
     pixels = np.zeros((4, 4, 3), np.uint8)
     mask = np.full((4, 4), 255, np.uint8)
     requests = tuple(PaintRequest(pixels, mask, seed) for seed in seeds)
-    edit = Edit(Frame(pixels), (0, 0), Frame(pixels), mask)
     job = spec_of(**spec)
     job = job.model_copy(update={"request": job.request.model_copy(update={"previews": previews})})
     member = SimpleNamespace(composite_key=f"{job.id}:{next(EXECUTIONS)}")
     lease = Lease(job, 1, None, member)  # type: ignore[arg-type]  # of RQ's side the painter sees only this name
-    return Work(lease, plan=Plan(edit, None, requests))
+    return Work(lease, rounds=one_round(requests))
+
+
+def one_round(requests: tuple[PaintRequest, ...]) -> Rounds:
+    """Of a job's rounds the painter sees only what is to be painted now, and how much will follow."""
+    return cast("Rounds", SimpleNamespace(requests=requests, later=0))
 
 
 @pytest.fixture
@@ -377,8 +380,7 @@ def test_neighbours_of_a_canceled_job_are_painted_as_if_alone(tiny_model: Path, 
     def diffused(seed: int) -> Work:
         work = work_of(seed)
         image, mask = np.full((64, 64, 3), 90, np.uint8), np.full((64, 64), 255, np.uint8)
-        assert work.plan is not None
-        work.plan = replace(work.plan, requests=(PaintRequest(image, mask, seed, recipe),))
+        work.rounds = one_round((PaintRequest(image, mask, seed, recipe),))
         return work
 
     alone, beside, canceled = diffused(1), diffused(1), diffused(2)

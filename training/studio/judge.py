@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,13 @@ def build(width: int = 24) -> nn.Module:
 
 
 class _Network(nn.Module):
+    """Textures tell materials: wide filters first, whose answers are then pooled."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
-        widths = [width, 2 * width, 3 * width, 4 * width, 5 * width]
-        layers: list[nn.Module] = []
-        for before, after in zip([4, *widths[:-1]], widths, strict=True):
-            layers += [_convolution(before, after, 2), _convolution(after, after, 1)]
+        widths = [2 * width, 3 * width, 5 * width, 8 * width]
+        layers = [_convolution(4, widths[0], kernel=8, stride=4), _convolution(widths[0], widths[0], kernel=1, stride=1)]
+        layers += [_convolution(before, after, kernel=3, stride=2) for before, after in pairwise(widths)]
         self.layers = nn.Sequential(*layers)
         self.heads = nn.ModuleDict({name: nn.Linear(3 * 2 * widths[-1], len(classes)) for name, classes in HEADS.items()})
 
@@ -121,8 +123,9 @@ class _Network(nn.Module):
         return {name: head(flat) for name, head in self.heads.items()}
 
 
-def _convolution(before: int, after: int, stride: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+def _convolution(before: int, after: int, *, kernel: int, stride: int) -> nn.Module:
+    convolution = nn.Conv2d(before, after, kernel, stride, (kernel - stride + 1) // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU())
 
 
 def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
@@ -130,7 +133,7 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
     folder = work / "judge"
     torch.manual_seed(recipe.seed + STAGE)
     model = build()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.judge_rate, weight_decay=0.02)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.judge_rate, weight_decay=0.05)
     start = 0
     if state := checkpoint.newest(folder):
         model.load_state_dict(state["model"])
@@ -177,7 +180,7 @@ def _varied(rng: np.random.Generator, scene: Bytes) -> Bytes:
     varied = np.array(scene[:, ::-1] if rng.random() < 0.5 else scene)
     rgb: npt.NDArray[Any] = varied[..., :3].astype(np.float32)
     if rng.random() < 0.7:
-        rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.3, 2.0))
+        rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.3, 1.3))
     rgb = rgb * rng.uniform(0.92, 1.08) + rng.normal(0, rng.uniform(0, 4), rgb.shape)
     varied[..., :3] = np.clip(rgb, 0, 255)
     return varied

@@ -54,18 +54,6 @@ def paste(frame: Frame, window_pixels: npt.NDArray[np.uint8], window_alpha: npt.
     return Frame(pixels, alpha, frame.icc)
 
 
-def fill_layer(frame: Frame, window_pixels: npt.NDArray[np.uint8], window_alpha: npt.NDArray[np.uint8], box: Box) -> Frame:
-    """The fill alone, as large as ``frame``: ``composite(frame.pixels, layer.pixels, layer.alpha)`` gives the pixels of ``paste``.
-
-    Pixels that the fill does not touch are transparent black.
-    """
-    pixels = np.zeros_like(frame.pixels)
-    alpha = np.zeros(pixels.shape[:2], np.uint8)
-    pixels[box.slices] = np.where(window_alpha[..., None] > 0, window_pixels, 0)
-    alpha[box.slices] = window_alpha
-    return Frame(pixels, alpha, frame.icc)
-
-
 def estimate_foreground(pixels: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The colours of the subject without the old background that shines through its soft edge: ``uint8 (H, W, 3)``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -17,6 +18,8 @@ CONTEXT = 0.5
 MIN_CONTEXT = 64
 """Pixels on each side of the edit, where the frame has them."""
 MAX_UPSCALE = 2.0
+_MOST_PARTS = 24
+"""An edit in more parts than these is taken for one texture."""
 
 
 @dataclass(frozen=True)
@@ -27,30 +30,104 @@ class Crop:
     size: tuple[int, int]
     """(width, height) of what the model is given; both are multiples of the model's ``size_multiple``."""
 
+    @property
+    def pixels(self) -> int:
+        """What it costs the model."""
+        return self.size[0] * self.size[1]
+
+    def moved(self, x: int, y: int) -> Crop:
+        """The same window ``x`` pixels further right and ``y`` further down."""
+        box = self.box
+        return Crop(Box(box.left + x, box.top + y, box.right + x, box.bottom + y), self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A part of the edit that a model paints by itself."""
+
+    crop: Crop
+    alpha: npt.NDArray[np.uint8]
+    """``uint8 (h, w)``, the size of the window: how much of the fill is pasted; 0 where another region pastes."""
+
+
+def plan_regions(
+    alpha: npt.NDArray[np.uint8],
+    *,
+    native_size: int | None,
+    min_size: int | None = None,
+    multiple: int = 1,
+    max_upscale: float = MAX_UPSCALE,
+) -> tuple[Region, ...]:
+    """The edit ``alpha (H, W)`` as regions to be painted apart, where the model then has fewer pixels to paint than in one window.
+
+    Separate parts of the edit come together as long as one window is no dearer than two. Raises ``MaskEmpty``.
+    """
+
+    def plan(box: Box | None) -> Crop:
+        return _window(box, alpha.shape, native_size, min_size, multiple, CONTEXT, max_upscale)
+
+    whole = bounding_box(alpha)
+    joint = plan(whole)
+    single = (Region(joint, alpha[joint.box.slices]),)
+    if whole is None or native_size is None:
+        return single
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((alpha[whole.slices] > 0).astype(np.uint8), connectivity=8)
+    if not 2 <= count - 1 <= _MOST_PARTS:
+        return single
+    groups = [(frozenset({part}), _box_of(stats[part], whole)) for part in range(1, count)]
+    while len(groups) > 1:
+        pairs = ((_saving(plan, a[1], b[1]), i, j) for i, a in enumerate(groups) for j, b in enumerate(groups[:i]))
+        saving, i, j = max(pairs)
+        if saving < 0:
+            break
+        (first, box), (second, other) = groups.pop(i), groups.pop(j)
+        groups.append((first | second, _around(box, other)))
+    if len(groups) == 1 or sum(plan(box).pixels for _, box in groups) >= joint.pixels:
+        return single
+    regions = []
+    for parts, box in sorted(groups, key=lambda group: (group[1].top, group[1].left)):
+        crop = plan(box)
+        own = np.zeros(alpha.shape, np.bool_)
+        own[whole.slices] = np.isin(labels, list(parts))
+        regions.append(Region(crop, np.where(own[crop.box.slices], alpha[crop.box.slices], 0).astype(np.uint8)))
+    return tuple(regions)
+
 
 def plan_crop(
     mask: npt.NDArray[np.uint8],
     *,
     native_size: int | None,
+    min_size: int | None = None,
     multiple: int = 1,
     context: float = CONTEXT,
     max_upscale: float = MAX_UPSCALE,
 ) -> Crop:
     """The window for the edit ``mask (H, W)``.
 
-    It holds the edit with ``context`` around it and is widened to at least ``native_size / max_upscale`` where the frame allows. The
+    It holds the edit with ``context`` around it and is widened to at least ``min_size`` (default ``native_size``) ``/ max_upscale`` where the frame allows. The
     model's size has about ``native_size ** 2`` pixels, is at most ``max_upscale`` times the window and ``2 × native_size`` on a side, and
     keeps the aspect to within the rounding to ``multiple``. With ``native_size`` ``None`` it is the whole frame at its own size.
     Raises ``MaskEmpty``.
     """
-    height, width = mask.shape
+    return _window(bounding_box(mask), mask.shape, native_size, min_size, multiple, context, max_upscale)
+
+
+def _window(
+    edit: Box | None,
+    shape: tuple[int, ...],
+    native_size: int | None,
+    min_size: int | None,
+    multiple: int,
+    context: float,
+    max_upscale: float,
+) -> Crop:
+    height, width = shape[:2]
     if native_size is None:
         return Crop(Box(0, 0, width, height), (_up(width, multiple), _up(height, multiple)))
-    edit = bounding_box(mask)
     if edit is None:
         raise MaskEmpty("The mask marks nothing.")
     pad = max(MIN_CONTEXT, round(context * max(edit.width, edit.height)))
-    least = math.ceil(native_size / max_upscale)
+    least = math.ceil((min_size or native_size) / max_upscale)
     want_w = min(width, max(edit.width + 2 * pad, least))
     want_h = min(height, max(edit.height + 2 * pad, least))
     scale = min(native_size / math.sqrt(want_w * want_h), max_upscale, 2 * native_size / max(want_w, want_h))
@@ -105,3 +182,17 @@ def _span(start: int, end: int, length: int, limit: int) -> tuple[int, int]:
     length = min(length, limit)
     first = min(max(0, (start + end - length) // 2), limit - length)
     return first, first + length
+
+
+def _box_of(stats: npt.NDArray[np.int32], whole: Box) -> Box:
+    left, top = whole.left + int(stats[cv2.CC_STAT_LEFT]), whole.top + int(stats[cv2.CC_STAT_TOP])
+    return Box(left, top, left + int(stats[cv2.CC_STAT_WIDTH]), top + int(stats[cv2.CC_STAT_HEIGHT]))
+
+
+def _around(a: Box, b: Box) -> Box:
+    return Box(min(a.left, b.left), min(a.top, b.top), max(a.right, b.right), max(a.bottom, b.bottom))
+
+
+def _saving(plan: Callable[[Box], Crop], a: Box, b: Box) -> int:
+    """Pixels that one window for both spares the model."""
+    return plan(a).pixels + plan(b).pixels - plan(_around(a, b)).pixels

@@ -1,0 +1,142 @@
+"""What the report measures, and what holds a fill's colours: planted faults are found, and mended where that can be."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from worker.images.colour import close_seam, hold_colours
+from worker.images.mask import edit_alpha
+from worker.images.measures import colour_shift, delta_e_2000, from_lab, seam, to_lab
+
+Array = npt.NDArray[np.uint8]
+PHOTOS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rocket.jpg", "gravel.png")
+
+
+def photo(name: str) -> Array:
+    with Image.open(str(files("skimage.data") / name)) as image:
+        return np.array(image.convert("RGB"), np.uint8)
+
+
+def ellipse(shape: tuple[int, ...], feather: int = 4) -> Array:
+    mask = np.zeros(shape[:2], np.uint8)
+    cv2.ellipse(mask, (shape[1] // 2, shape[0] // 2), (shape[1] // 6, shape[0] // 5), 20, 0, 360, 255, -1)
+    return edit_alpha(mask, 0, feather)
+
+
+def pasted(base: Array, fill: npt.NDArray[Any], alpha: Array) -> Array:
+    return np.rint(base + (np.clip(fill, 0, 255) - base) * (alpha[..., None] / 255)).astype(np.uint8)
+
+
+# Of the table of Sharma, Wu and Dalal (2005): pairs in which hue, rotation and small chroma each matter.
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
+        ((50, -1.3802, -84.2814), (50, 0, -82.7485), 1.0000),
+        ((50, 0, 0), (50, -1, 2), 2.3669),
+        ((50, 2.49, -0.001), (50, -2.49, 0.0009), 7.1792),
+        ((50, 2.49, -0.001), (50, -2.49, 0.0011), 7.2195),
+        ((50, 2.5, 0), (73, 25, -18), 27.1492),
+        ((50, 2.5, 0), (56, -27, -3), 31.9030),
+        ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+        ((22.7233, 20.0904, -46.6940), (23.0331, 14.9730, -42.5619), 2.0373),
+        ((2.0776, 0.0795, -1.1350), (0.9033, -0.0636, -0.5514), 0.9082),
+    ],
+)
+def test_delta_e_is_the_published_one(first: tuple[float, ...], second: tuple[float, ...], expected: float) -> None:
+    """CIEDE2000 is that of its authors' test data, to all four digits, in both directions."""
+    assert delta_e_2000(first, second) == pytest.approx(expected, abs=5e-5)
+    assert delta_e_2000(second, first) == pytest.approx(expected, abs=5e-5)
+
+
+def test_lab_goes_there_and_back() -> None:
+    """Every 8-bit colour survives the way through CIELAB, to one level."""
+    steps = np.arange(0, 256, 15, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3)
+    assert np.abs(from_lab(to_lab(colours)).astype(int) - colours).max() <= 1
+
+
+def test_a_photo_that_nobody_edited_has_no_seam() -> None:
+    """Around any ellipse in real photos the seam is about 1, and the colour shift is small."""
+    found = [(seam(picture, alpha), colour_shift(picture, alpha)) for picture in map(photo, PHOTOS) for alpha in [ellipse(picture.shape)]]
+    seams, shifts = ([value for value in values if value is not None] for values in zip(*found, strict=True))
+    assert len(seams) == len(shifts) == len(PHOTOS)
+    assert 0.8 < float(np.median(seams)) < 1.2
+    assert float(np.median(shifts)) < 3
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_a_hard_paste_shows_as_a_seam(name: str) -> None:
+    """A fill that is lighter by 40 levels, pasted without a feather, has a larger seam than the photo, and is seen as one."""
+    picture = photo(name)
+    alpha = ellipse(picture.shape, feather=0)
+    spoilt = pasted(picture, picture.astype(int) // 2 + 100, alpha)
+    before, after = seam(picture, alpha), seam(spoilt, alpha)
+    assert before is not None
+    assert after is not None
+    assert after > 1.15 * before
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_a_tinted_fill_shows_as_a_colour_shift(name: str) -> None:
+    """A fill with a cast of 40 levels is off its surroundings by more than 6, however softly it is pasted."""
+    picture = photo(name)
+    alpha = ellipse(picture.shape, feather=8)
+    shift = colour_shift(pasted(picture, picture + np.array([40, 0, -40]), alpha), alpha)
+    assert shift is not None
+    assert shift > 6
+
+
+def test_where_there_is_no_border_nothing_is_said() -> None:
+    """An empty edit, one of everything, and one of a single pixel have no figures."""
+    picture = photo("coffee.png")
+    for alpha in (np.zeros(picture.shape[:2], np.uint8), np.full(picture.shape[:2], 255, np.uint8)):
+        assert seam(picture, alpha) is None
+        assert colour_shift(picture, alpha) is None
+    dot = np.zeros(picture.shape[:2], np.uint8)
+    dot[50, 50] = 255
+    assert seam(picture, dot) is None
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_a_shift_that_the_surroundings_show_is_taken_back(name: str) -> None:
+    """Where a model paints all of its window lighter and tinted, the fill has the photo's colours again, to two levels on average."""
+    picture = photo(name)
+    kept = ellipse(picture.shape) == 0
+    shifted = from_lab(to_lab(picture) * np.float32(0.97) + np.array([4, 3, -5], np.float32))
+    held = hold_colours(shifted, picture, kept)
+    off = np.abs(held[~kept].astype(int) - picture[~kept]).mean()
+    assert off < 2.5
+    assert off < 0.5 * np.abs(shifted[~kept].astype(int) - picture[~kept]).mean()
+
+
+def test_a_fill_whose_surroundings_are_true_is_left_alone() -> None:
+    """An engine that returns the kept pixels as they are has no shift to take back, whatever it fills in."""
+    picture = photo("coffee.png")
+    alpha = ellipse(picture.shape)
+    fill = np.where((alpha > 0)[..., None], 255 - picture, picture).astype(np.uint8)
+    assert hold_colours(fill, picture, alpha == 0) is fill
+    assert close_seam(fill, picture, alpha == 0, alpha) is fill
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_the_poisson_blend_never_makes_a_seam_worse(name: str) -> None:
+    """A fill with a slope of brightness across it has, after the blend, no larger seam than before; on a smooth sky a much smaller one."""
+    picture = photo(name)
+    alpha = ellipse(picture.shape, feather=2)
+    slope = np.linspace(-40, 40, picture.shape[1])[None, :, None]
+    fill = np.clip(picture + slope, 0, 255).astype(np.uint8)
+    closed = close_seam(fill, picture, alpha == 0, alpha)
+    before, after = seam(pasted(picture, fill, alpha), alpha), seam(pasted(picture, closed, alpha), alpha)
+    assert before is not None
+    assert after is not None
+    assert after <= before
+    if name == "rocket.jpg":
+        assert after < 0.7 * before

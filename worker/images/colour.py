@@ -1,0 +1,81 @@
+"""Holds the colours of a fill to those of its surroundings, where a model painted the surroundings too and so shows its shift."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from worker.images.measures import from_lab, seam, to_lab
+
+_RING_PX = 24
+_LEAST = 256
+"""Pixels of the ring below which it tells nothing."""
+_GAIN = 0.1
+"""Most that a channel's spread is changed: a model that paints softer is not to be sharpened."""
+_SHIFT = 15.0
+"""Most, in units of CIELAB, that a mean is moved: beyond it the model painted something else there."""
+_TOUCH_PX = 3
+_GOOD_SEAM = 1.05
+
+
+def hold_colours(fill: npt.NDArray[np.uint8], source: npt.NDArray[np.uint8], kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """``fill`` with mean and spread in CIELAB as on the ring of kept pixels around the edit, where both pictures show the same.
+
+    All of one window: ``fill`` and ``source`` ``uint8 (h, w, 3)``, ``kept (h, w)``. A fill that is the source on the ring stays as it is.
+    """
+    ring = _ring(kept, _RING_PX)
+    if np.count_nonzero(ring) < _LEAST or np.array_equal(fill[ring], source[ring]):
+        return fill
+    painted, true = to_lab(fill[ring][None])[0], to_lab(source[ring][None])[0]
+    spread, wanted = painted.std(axis=0), true.std(axis=0)
+    gain = np.clip(wanted / np.maximum(spread, 1e-3), 1 - _GAIN, 1 + _GAIN)
+    gain = np.where(spread < 1, 1.0, gain)  # what is flat has no spread to match
+    shift = np.clip(true.mean(axis=0) - painted.mean(axis=0), -_SHIFT, _SHIFT)
+    lab = (to_lab(fill) - painted.mean(axis=0)) * gain + painted.mean(axis=0) + shift
+    return from_lab(lab.astype(np.float32))
+
+
+def close_seam(
+    fill: npt.NDArray[np.uint8], source: npt.NDArray[np.uint8], kept: npt.NDArray[np.bool_], alpha: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
+    """``fill``, or its Poisson blend with ``source`` where that leaves less of a seam once it is pasted by ``alpha (h, w)``.
+
+    The blend keeps the fill's gradients and takes the source's values at the border (Pérez et al., "Poisson Image Editing", 2003): to the fill
+    is added the difference at the border, carried inwards by a membrane, here by push-pull over an image pyramid (Gortler et al., 1996).
+    """
+    touch = _ring(kept, _TOUCH_PX)
+    if np.count_nonzero(touch) < _LEAST // 4 or np.array_equal(fill[touch], source[touch]):
+        return fill
+    before = _seam(fill, source, alpha)
+    if before is None or before <= _GOOD_SEAM:
+        return fill
+    difference = (source.astype(np.float32) - fill) * touch[..., None]
+    blended = np.asarray(np.clip(np.rint(fill + _membrane(difference, touch.astype(np.float32))), 0, 255), np.uint8)
+    after = _seam(blended, source, alpha)
+    return blended if after is not None and after < before else fill
+
+
+def _seam(fill: npt.NDArray[np.uint8], source: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> float | None:
+    weight = alpha[..., None] / np.float32(255)
+    return seam(np.rint(source + (fill.astype(np.float32) - source) * weight).astype(np.uint8), alpha)
+
+
+def _ring(kept: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:
+    """Kept pixels within ``reach`` of the edit."""
+    side = 2 * reach + 1
+    near = cv2.dilate((~kept).astype(np.uint8), np.ones((1, side), np.uint8))
+    return np.asarray((cv2.dilate(near, np.ones((side, 1), np.uint8)) > 0) & kept)
+
+
+def _membrane(values: npt.NDArray[np.float32], known: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """``values (h, w, 3)`` where ``known (h, w)`` is 1, and what lies smoothly between elsewhere. ``values`` are 0 where they are not known."""
+    if min(known.shape) <= 2 or known.all():
+        return values
+    size = (known.shape[1] + 1) // 2, (known.shape[0] + 1) // 2
+    total, weight = (cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in (values, known))
+    there = weight > 0
+    coarse = np.where(there[..., None], total / np.maximum(weight, 1e-6)[..., None], 0).astype(np.float32)
+    filled = _membrane(coarse, there.astype(np.float32))
+    smooth = cv2.resize(filled, known.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(np.where(known[..., None] > 0, values, smooth), np.float32)
