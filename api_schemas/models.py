@@ -80,7 +80,7 @@ EXEMPLAR = ModelCard(
     id="exemplar",
     engine=EngineKind.EXEMPLAR,
     operations=(Operation.ERASE, Operation.OUTPAINT),
-    description="PatchMatch: continues the textures of the picture itself. No weights, no prompt.",
+    description="PatchMatch fills from the rest of the picture; extensions are its reflection. No weights, no prompt.",
     licence=Licence(id="BSD-3-Clause", url="https://github.com/Teriks/patchmatch-cython", commercial_use=True),
     revision="patchmatch-cython-0.2.1",
     native_size=512,

@@ -11,7 +11,7 @@ import numpy as np
 
 from api_schemas.errors import MaskFull, OutfillError
 from api_schemas.jobs import JobSpec
-from api_schemas.models import ModelCard
+from api_schemas.models import EngineKind, ModelCard
 from api_schemas.requests import (
     EraseRequest,
     InpaintRequest,
@@ -160,6 +160,8 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard) -> Plan:
     frame, mask = extend(source, *sides)
     edit = Edit(source, (sides[0], sides[2]), frame, edit_alpha(mask, 0, OUTPAINT_FEATHER_PX))
     known = [Box(sides[0], sides[2], sides[0] + source.width, sides[2] + source.height)]
+    # The exemplar engine reflects what it is shown: that it can do at full size, and shrinking would cost texture.
+    sizes = _sizes(card) | ({"native_size": None} if card.engine is EngineKind.EXEMPLAR else {})
     passes = []
     while known[-1] != Box(0, 0, frame.width, frame.height):
         grown = _grown(known[-1], mask.shape)
@@ -168,7 +170,7 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard) -> Plan:
         new[known[-1].slices] = 0
         alpha = edit_alpha(new, 0, OUTPAINT_FEATHER_PX)
         # Of the canvas the model sees no more than this pass paints: beyond it there is nothing to go by.
-        crop = plan_crop(alpha[grown.slices], **_sizes(card)).moved(grown.left, grown.top)
+        crop = plan_crop(alpha[grown.slices], **sizes).moved(grown.left, grown.top)
         passes.append((Region(crop, alpha[crop.box.slices]),))
         known.append(grown)
     return Plan(edit, tuple(passes), _recipe(request, None), known=tuple(known))

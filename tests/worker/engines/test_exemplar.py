@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib.resources import files
+from io import BytesIO
+
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from api_schemas.errors import EngineFailed
 from worker.engines.base import Engine, PaintRequest, Slot
 from worker.engines.exemplar import ExemplarEngine
+from worker.images.blend import composite
+from worker.images.canvas import extend
+from worker.images.codec import Frame
+from worker.images.mask import edit_alpha
+from worker.intake import OUTPAINT_FEATHER_PX
 
 Array = npt.NDArray[np.uint8]
 
@@ -33,6 +44,70 @@ def stripes(height: int = 96, width: int = 128) -> Array:
     """Vertical stripes, four pixels wide: a patch sees a whole period."""
     row = np.where(np.arange(width) // 4 % 2, 200, 40).astype(np.uint8)
     return np.repeat(np.tile(row, (height, 1))[..., None], 3, axis=2)
+
+
+def photo(name: str) -> Array:
+    """A real photo, at most 320 pixels wide."""
+    with Image.open(BytesIO((files("skimage.data") / name).read_bytes())) as opened:
+        picture = opened.convert("RGB")
+    if name in TEXTURES:
+        # Shrinking would average what makes it a texture.
+        return np.asarray(picture)[:240, :320]
+    picture.thumbnail((320, 320))
+    return np.asarray(picture)
+
+
+def outpainted(engine: Engine, picture: Array, px: int) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """``picture`` extended by ``px`` on all sides, pasted as a job does; each side turned so that its new pixels are the first columns."""
+    frame, mask = extend(Frame(picture), px, px, px, px)
+    out = composite(frame.pixels, fill(engine, frame.pixels, mask), edit_alpha(mask, 0, OUTPAINT_FEATHER_PX)).astype(np.float32)
+    rows, columns = out[px:-px], out[:, px:-px].transpose(1, 0, 2)
+    yield from {"left": rows, "right": rows[:, ::-1], "top": columns, "bottom": columns[:, ::-1]}.items()
+
+
+def seam(side: npt.NDArray[np.float32], px: int) -> float:
+    """The mean step across the old border, over that across the lines 3 to 10 pixels on both sides of it; 1 is invisible."""
+    steps = np.abs(np.diff(side, axis=1)).mean(axis=(0, 2))
+    border = px - 1
+    return float(steps[border] / np.concatenate([steps[border - 10 : border - 2], steps[border + 3 : border + 11]]).mean())
+
+
+def texture(side: npt.NDArray[np.float32], px: int) -> float:
+    """The mean local deviation in the 40 new pixels beside the border, over that in the 40 old ones."""
+    grey = side.mean(axis=2)
+    mean = cv2.blur(grey, (7, 7))
+    deviation = np.sqrt(np.maximum(cv2.blur(grey * grey, (7, 7)) - mean * mean, 0))
+    return float(deviation[:, px - 40 : px - 4].mean() / deviation[:, px + 4 : px + 40].mean())
+
+
+TEXTURES = ("hubble_deep_field.jpg", "gravel.png", "grass.png")
+PHOTOS = ("chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "astronaut.png", *TEXTURES)
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_no_line_at_the_old_border(engine: ExemplarEngine, name: str) -> None:
+    """In photos extended on all sides the step across the old border is like those beside it: at most 1.6 times as large."""
+    seams = {which: seam(side, 60) for which, side in outpainted(engine, photo(name), 60)}
+    assert {which: value for which, value in seams.items() if value > 1.6} == {}
+
+
+@pytest.mark.parametrize("name", TEXTURES)
+def test_new_sides_have_the_texture_of_the_old(engine: ExemplarEngine, name: str) -> None:
+    """Star fields, gravel and grass are continued as lively as they are, to within a fifth."""
+    textures = {which: texture(side, 60) for which, side in outpainted(engine, photo(name), 60)}
+    assert {which: value for which, value in textures.items() if not 0.8 < value < 1.2} == {}
+
+
+@pytest.mark.parametrize("scale", [1, 6])
+def test_a_thing_is_not_seen_twice(engine: ExemplarEngine, scale: int) -> None:
+    """A thing near the border of a quiet picture does not appear again beyond it, and what is kept stays, whatever the size."""
+    picture = np.random.default_rng(4).integers(100, 120, (160 * scale, 200 * scale, 3), np.uint8)
+    picture[60 * scale : 100 * scale, 24 * scale : 64 * scale] = (220, 40, 40)
+    new = 80 * scale
+    frame, mask = extend(Frame(picture), new, 0, 0, 0)
+    out = fill(engine, frame.pixels, mask)
+    assert (np.abs(out[:, :new].astype(int) - (220, 40, 40)).max(axis=2) < 60).sum() == 0
+    assert np.array_equal(out[:, new:], picture)
 
 
 def test_one_step(engine: ExemplarEngine) -> None:

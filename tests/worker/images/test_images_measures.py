@@ -21,7 +21,8 @@ PHOTOS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rocket.jp
 
 def photo(name: str) -> Array:
     with Image.open(str(files("skimage.data") / name)) as image:
-        return np.array(image.convert("RGB"), np.uint8)
+        pixels: Array = np.array(image.convert("RGB"), np.uint8)
+        return pixels
 
 
 def ellipse(shape: tuple[int, ...], feather: int = 4) -> Array:

@@ -212,6 +212,15 @@ def test_extend_keeps_the_input(shape: tuple[int, int], margins: tuple[int, int,
         assert (larger.alpha[mask == 255] == 255).all()
 
 
+def test_extend_continues_the_picture_at_its_edge() -> None:
+    """Right beside the input the new area is its reflection, so that a paste that fades there blends with what continues it."""
+    picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    larger, _ = extend(Frame(picture), 50, 2, 9, 0)
+    assert np.array_equal(larger.pixels[9:, 46:50], picture[:, 4:0:-1])
+    assert np.array_equal(larger.pixels[9:, 90:92], picture[:, 38:36:-1])
+    assert np.array_equal(larger.pixels[5:9, 50:90], picture[4:0:-1])
+
+
 @pytest.mark.parametrize("anchor", list(Anchor))
 def test_place(anchor: Anchor) -> None:
     """Each anchor puts the input where its name says, and the sides add up to the canvas."""
