@@ -104,9 +104,10 @@ def plan_crop(
 ) -> Crop:
     """The window for the edit ``mask (H, W)``.
 
-    It holds the edit with ``context`` around it and is widened to at least ``min_size`` (default ``native_size``) ``/ max_upscale`` where the frame allows. The
-    model's size has about ``native_size ** 2`` pixels, is at most ``max_upscale`` times the window and ``2 × native_size`` on a side, and
-    keeps the aspect to within the rounding to ``multiple``. With ``native_size`` ``None`` it is the whole frame at its own size.
+    It holds the edit with ``context`` around it and is widened to at least ``min_size`` (default ``native_size``) ``/ max_upscale`` where the
+    frame allows. The model's size has about ``native_size ** 2`` pixels, is at most ``max_upscale`` times the window and ``2 × native_size``
+    on a side, and keeps the aspect to within the rounding to ``multiple``; for models (``multiple`` above 1) it is one of a few shapes where the
+    frame has room for that. With ``native_size`` ``None`` it is the whole frame at its own size.
     Raises ``MaskEmpty``.
     """
     return _window(bounding_box(mask), mask.shape, native_size, min_size, multiple, context, max_upscale)
@@ -133,10 +134,33 @@ def _window(
     scale = min(native_size / math.sqrt(want_w * want_h), max_upscale, 2 * native_size / max(want_w, want_h))
     longest = max(multiple, 2 * native_size // multiple * multiple)
     size_w, size_h = (min(longest, _up(side * scale, multiple)) for side in (want_w, want_h))
+    if multiple > 1:
+        bucket = _bucket((want_w, want_h), (width, height), native_size, multiple, max_upscale)
+        if bucket is not None:
+            (size_w, size_h), scale = bucket
     # Where rounding made the model's side larger, show it more of the frame rather than a stretched window.
     left, right = _span(edit.left, edit.right, max(want_w, round(size_w / scale)), width)
     top, bottom = _span(edit.top, edit.bottom, max(want_h, round(size_h / scale)), height)
     return Crop(Box(left, top, right, bottom), (size_w, size_h))
+
+
+def _bucket(
+    want: tuple[int, int], frame: tuple[int, int], native_size: int, multiple: int, max_upscale: float
+) -> tuple[tuple[int, int], float] | None:
+    """A shape (width, height) that many jobs share, so that they can be painted in one batch, and the scale at which ``want`` fits into it.
+
+    About ``native_size ** 2`` pixels in steps of an eighth of it, at most 64; of these the one that shows least besides what is wanted.
+    ``None`` where the frame is too small for the window that it needs.
+    """
+    step = max(multiple, min(64, native_size // 8 // multiple * multiple))
+    found = None
+    for width in range(max(step, native_size // 2), 2 * native_size + 1, step):
+        height = max(step, round(native_size**2 / width / step) * step)
+        scale = min(width / want[0], height / want[1], max_upscale)
+        shown = round(width / scale), round(height / scale)
+        if shown[0] <= frame[0] and shown[1] <= frame[1] and (found is None or scale > found[1]):
+            found = (width, height), scale
+    return found
 
 
 def take(image: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from odd_files import Refused, odd_files, private_files
 from PIL import Image, ImageCms
 
 from api_schemas.errors import ImageCorrupt, ImageError, ImageTooLarge, Invalid, MaskHasNoAlpha, UnsupportedFormat
 from api_schemas.requests import ImageFormat, MaskOptions, OutputOptions, Polarity
-from worker.images.codec import Frame, decode, decode_mask, encode
+from worker.images.codec import MAX_SIDE, Frame, decode, decode_mask, encode, encode_mask
 
 LIMIT = 10**6
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -261,8 +262,57 @@ def test_quality_is_honoured() -> None:
         assert low < high
 
 
-def test_webp_too_wide() -> None:
-    """A side that WebP cannot hold is refused with the field to change."""
+@pytest.mark.parametrize("kind", ImageFormat)
+def test_too_wide(kind: ImageFormat) -> None:
+    """A side that a format cannot hold is refused with the field to change; the longest that it can hold is written."""
+    limit = MAX_SIDE[kind]
     with pytest.raises(Invalid) as caught:
-        encode(Frame(np.zeros((1, 16384, 3), np.uint8)), OutputOptions(format=ImageFormat.WEBP))
+        encode(Frame(np.zeros((1, limit + 1, 3), np.uint8)), OutputOptions(format=kind))
     assert caught.value.field == "output.format"
+    assert decode(encode(Frame(np.zeros((1, limit, 3), np.uint8)), OutputOptions(format=kind)), max_pixels=10**7).width == limit
+
+
+ODD = odd_files()
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of broken metadata, which is dropped
+@pytest.mark.parametrize("name", ODD)
+def test_odd_files(name: str) -> None:
+    """Every odd file is decoded to its documented pixels, alpha and profile, or is an ``ImageError``."""
+    file = ODD[name]
+    if isinstance(file.outcome, Refused):
+        if file.outcome.by == "job":
+            with pytest.raises(ImageError) as caught:
+                decode(file.data, max_pixels=80_000_000)
+            assert caught.value.code == file.outcome.code
+            return
+        with contextlib.suppress(ImageError):  # what the service refuses before: some of it decodes, of several frames the first
+            decode(file.data, max_pixels=80_000_000)
+        return
+    frame = decode(file.data, max_pixels=80_000_000)
+    assert frame.pixels.shape == file.outcome.pixels.shape
+    assert int(np.abs(frame.pixels.astype(int) - file.outcome.pixels).max()) <= file.outcome.off_by
+    assert (frame.alpha is None) == (file.outcome.alpha is None)
+    if frame.alpha is not None and file.outcome.alpha is not None:
+        assert np.array_equal(frame.alpha, file.outcome.alpha)
+    assert frame.icc == file.outcome.icc
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "webp", "avif", "tiff"])
+def test_png_holds_pixels_and_profile_alone(name: str) -> None:
+    """A PNG that is written has no chunk but those of the pixels and the profile."""
+    frame = decode(private_files()[name], max_pixels=LIMIT)
+    data, at, kinds = encode(frame, OutputOptions(format=ImageFormat.PNG)), 8, set()
+    while at < len(data):
+        kinds.add(data[at + 4 : at + 8])
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    assert kinds == {b"IHDR", b"iCCP", b"IDAT", b"IEND"}
+
+
+@few
+@given(mask=hnp.arrays(np.uint8, sizes))
+def test_mask_round_trip(mask: npt.NDArray[np.uint8]) -> None:
+    """A mask is written exactly, as a grey PNG."""
+    with Image.open(BytesIO(encode_mask(mask))) as picture:
+        assert picture.mode == "L"
+        assert np.array_equal(np.asarray(picture), mask)

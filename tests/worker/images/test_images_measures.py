@@ -32,7 +32,8 @@ def ellipse(shape: tuple[int, ...], feather: int = 4) -> Array:
 
 
 def pasted(base: Array, fill: npt.NDArray[Any], alpha: Array) -> Array:
-    return np.rint(base + (np.clip(fill, 0, 255) - base) * (alpha[..., None] / 255)).astype(np.uint8)
+    mixed: Array = np.rint(base + (np.clip(fill, 0, 255) - base) * (alpha[..., None] / 255)).astype(np.uint8)
+    return mixed
 
 
 # Of the table of Sharma, Wu and Dalal (2005): pairs in which hue, rotation and small chroma each matter.

@@ -135,6 +135,25 @@ def test_crop_keeps_the_aspect(mask: MaskArray) -> None:
     assert abs(scale_x - scale_y) <= 1.5 / min(crop.box.width, crop.box.height) * max(1, scale_x, scale_y)
 
 
+def test_edits_of_all_kinds_share_a_few_shapes() -> None:
+    """Of two hundred edits of any size and aspect in a large photo, a model of 512 pixels sees at most twenty shapes, so that it can batch them."""
+    rng = np.random.default_rng(0)
+    shapes = set()
+    for _ in range(200):
+        mask = np.zeros((3000, 4000), np.uint8)
+        height, width = rng.integers(20, 900, 2)
+        top, left = rng.integers(0, 3000 - height), rng.integers(0, 4000 - width)
+        mask[top : top + height, left : left + width] = 255
+        crop = plan_crop(mask, native_size=512, multiple=8)
+        shapes.add(crop.size)
+        assert 0.75 < crop.pixels / 512**2 < 1.3
+        stretch = crop.size[0] / crop.box.width / (crop.size[1] / crop.box.height)
+        assert 0.98 < stretch < 1.02
+        assert crop.box.left <= left
+        assert crop.box.right >= left + width
+    assert len(shapes) <= 20
+
+
 def test_crop_has_context() -> None:
     """Around an edit in the middle of a large frame there is at least half its size on each side."""
     mask = np.zeros((3000, 4000), np.uint8)
