@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # torch: the CPU build of the pinned version. CPU machines need no CUDA wheels; see CONTRIBUTING.md for GPU machines.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo up check format test test-gpu bench bench-path bench-engine bench-studio bench-gpu load studio clean
+.PHONY: setup demo up check format test test-gpu bench bench-path bench-engine bench-studio bench-codecs bench-gpu load studio clean
 
 setup: $(VENV)/.installed
 
@@ -58,6 +58,10 @@ bench-studio: setup
 # Against the stock diffusers pipelines, with weights of true size, and build/bench/gpu.json. Without a GPU: a rehearsal.
 bench-gpu: setup
 	$(BIN)/python -m scripts.bench_gpu
+
+# Files of 24 megapixels: what decoders and encoders cost.
+bench-codecs: setup
+	$(BIN)/python -m scripts.bench_codecs
 
 # Needs a running stack: OUTFILL_URL and OUTFILL_KEY as `make up` prints them.
 load: setup

@@ -10,7 +10,7 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from PIL import Image, UnidentifiedImageError
 
@@ -32,8 +32,18 @@ from api_schemas.requests import MaskOptions, Polarity
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")
 # Known well enough to say what is wrong with them; anything else is "not an image".
 _REFUSED_FORMATS = ("GIF", "ICO", "PSD", "PPM", "JPEG2000")
+# What such a file begins with is enough to say that it is one, where Pillow cannot tell.
+_BEGINNINGS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
+_TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_JPEG_XL_BEGINNINGS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
+_AVIF_BRANDS, _HEIF_BRANDS = (b"avif", b"avis"), (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_FLOAT = "F"  # the mode of floating-point pixels, which have no agreed white
+_MAX_PROFILE = 2**20  # bytes of an RGB profile, which the output would have to hold
+_KEY_SCALE = {"L;2": 85, "L;4": 17}  # PNG's transparent grey in eight bits, where Pillow leaves it in the file's depth
+_GREY_MODES = ("1", "L", "LA", "La")
 _PHONE_JPEG = "MPO"  # a JPEG with a depth or gain map behind it, as phones write them; the first picture is the photo
 _EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # of a TIFF
 _NOISE, _SOLID = 16, 239
 
 # The cap below is ours and has a code; Pillow's own would warn or raise first.
@@ -59,11 +69,28 @@ def read_header(data: bytes, max_pixels: int) -> Header:
         with Image.open(io.BytesIO(data), formats=(*FORMATS, *_REFUSED_FORMATS)) as image:
             return _header_of(image, max_pixels)
     except UnidentifiedImageError as error:
-        raise NotAnImage("the bytes are not an image") from error
+        raise _unidentified(data) from error
     except OutfillError:
         raise
     except Exception as error:  # Pillow's format readers raise whatever a broken header makes them trip over
         raise ImageCorrupt("the image's header is broken") from error
+
+
+def _unidentified(data: bytes) -> OutfillError:
+    """What is wrong with a file that Pillow does not know."""
+    kind = next((kind for beginning, kind in _BEGINNINGS.items() if data.startswith(beginning)), None)
+    brand = data[8:12] if data[4:8] == b"ftyp" else b""
+    if brand in _AVIF_BRANDS:
+        kind = "AVIF"
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        kind = "WebP"
+    if kind is not None:
+        return ImageCorrupt(f"the {kind} file's header is broken")
+    if data.startswith(_TIFF_BEGINNINGS):
+        return UnsupportedFormat("this TIFF is broken, or of a kind that is not accepted; send 8 or 16 bits a channel: grey, RGB or CMYK")
+    if brand in _HEIF_BRANDS or data.startswith(_JPEG_XL_BEGINNINGS):
+        return UnsupportedFormat(f"{'HEIC' if brand else 'JPEG XL'} is not accepted; send PNG, JPEG, WebP, AVIF, TIFF or BMP")
+    return NotAnImage("the bytes are not an image")
 
 
 def _header_of(image: Image.Image, max_pixels: int) -> Header:
@@ -75,11 +102,23 @@ def _header_of(image: Image.Image, max_pixels: int) -> Header:
     width, height = image.size
     if width * height > max_pixels:
         raise ImageTooLarge(f"{width}×{height} pixels are more than {max_pixels}")
-    # The base class's method: PNG's own decodes all pixels to look for EXIF behind them (where we do not honour it).
-    # Pillow turns TIFF itself.
-    if image.format != "TIFF" and Image.Image.getexif(image).get(_EXIF_ORIENTATION) in _TURNED:
+    if image.mode == _FLOAT:
+        raise UnsupportedFormat("floating-point pixels have no agreed white; send 8 or 16 bits a channel")
+    profile = image.info.get("icc_profile") or b""
+    if len(profile) > _MAX_PROFILE and profile[16:20] == b"RGB " and image.mode not in _GREY_MODES:
+        raise UnsupportedFormat(f"the ICC profile has {len(profile)} bytes, more than {_MAX_PROFILE}; convert the image to sRGB")
+    if image.format != "TIFF" and _orientation(image) in _TURNED:  # Pillow turns TIFF itself
         width, height = height, width
     return Header(file_format.lower(), width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """As the worker reads it: what cannot be read is upright."""
+    try:
+        # The base class's method: PNG's own decodes all pixels to look for EXIF behind them (where we do not honour it).
+        return int(Image.Image.getexif(image).get(_EXIF_ORIENTATION, 1))
+    except Exception:
+        return 1
 
 
 def _has_second_frame(image: Image.Image) -> bool:
@@ -100,6 +139,8 @@ def check_mask_pixels(data: bytes, options: MaskOptions) -> None:
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
+                image.info["transparency"] *= _KEY_SCALE.get(str(image.tile[0].args), 1)
             image.load()
             lowest, highest = _strength_range(image, options)
     except OutfillError:
@@ -117,6 +158,17 @@ def _extrema(channel: Image.Image) -> tuple[int, int]:
     return int(lowest), int(highest)
 
 
+def _deep_extrema(image: Image.Image) -> tuple[int, int]:
+    """The lowest and highest of integers of more than 8 bits, on the scale of 16, 0 = black, as the worker reads them."""
+    lowest, highest = _extrema(image)
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    if tags.get(_BITS, (16,))[0] == 12:
+        lowest, highest = lowest << 4, highest << 4
+    if lowest < 0 and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1:  # Pillow's are signed: these are the largest
+        lowest, highest = (65535 if highest < 0 else 0), 65535
+    return (65535 - highest, 65535 - lowest) if tags.get(_PHOTOMETRIC) == 0 else (lowest, highest)
+
+
 def _strength_range(image: Image.Image, options: MaskOptions) -> tuple[int, int]:
     """The lowest and highest strength of the edit, 0 to 255."""
     if options.polarity is Polarity.ALPHA:
@@ -124,7 +176,7 @@ def _strength_range(image: Image.Image, options: MaskOptions) -> tuple[int, int]
             raise MaskHasNoAlpha("the mask has no alpha channel; see mask_options.polarity")
         highest, lowest = (255 - value for value in _extrema(image.convert("RGBA").getchannel("A")))
     elif image.mode.startswith("I"):  # 16 bit: the high byte counts
-        lowest, highest = (value >> 8 for value in _extrema(image))
+        lowest, highest = (min(max(value, 0), 65535) >> 8 for value in _deep_extrema(image))
     else:
         lowest, highest = _extrema(image.convert("RGB").convert("L"))
     if (options.polarity is Polarity.BLACK_EDITS) != options.invert:
