@@ -253,13 +253,14 @@ def _figures(measured: Mapping[str, list[Measured]], ratio: float, drift: int) -
 
 def _report(measured: Mapping[str, list[Measured]], figures: Mapping[str, Mapping[str, Any]], peak: int) -> None:
     table = Table("median of " + str(len(next(iter(measured.values())))) + " photos", *measured)
-    for name, shown in (
+    rows: tuple[tuple[str, Callable[[list[Any]], str]], ...] = (
         ("kept", lambda values: f"{min(values):.1%} … {max(values):.1%}"),
         ("seam", lambda values: f"{np.nanmedian(values):.2f}"),
         ("colour_shift", lambda values: f"{np.nanmedian(values):.2f}"),
         ("size_kept", lambda values: "yes" if all(values) else "no"),
         ("seconds", lambda values: f"{np.median(values):.2f}"),
-    ):
+    )
+    for name, shown in rows:
         table.add_row(name, *(shown([getattr(each, name) for each in column]) for column in measured.values()))
     console = Console(width=140)
     console.print(table)

@@ -23,9 +23,10 @@ from api_schemas.requests import (
     ReplaceBackgroundRequest,
 )
 from worker.engines.base import Backdrop, Mask, PaintRequest, Pixels, Sampling
+from worker.images.backdrop import recoloured
 from worker.images.blend import composite, estimate_foreground
 from worker.images.canvas import extend, place
-from worker.images.codec import Frame, decode, decode_mask
+from worker.images.codec import Frame, decode, decode_mask, into_space
 from worker.images.crop import Crop, Region, plan_crop, plan_regions, take, take_mask
 from worker.images.mask import Box, edit_alpha
 from worker.images.subject import Segmenter, subject_of
@@ -120,11 +121,12 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
             given = request.mask is not None
             alpha = read_mask(request.mask_options) if given else 255 - subject_of(source, segmenter)
             edit = _behind_product(source, alpha)
-    picture = read("background.image").pixels if "background.image" in spec.inputs else None
+    backdrop = read("background.image") if "background.image" in spec.inputs else None
+    picture = into_space(backdrop.pixels, backdrop.icc, source.icc) if backdrop else None
     # The background behind a product is one thing, however the product parts it.
     apart = plan_regions if isinstance(request, InpaintRequest | EraseRequest) else _whole
     regions = apart(edit.alpha, **_sizes(card))
-    return Plan(edit, (regions,), _recipe(request, picture), hard_mask=card.native_size is not None)
+    return Plan(edit, (regions,), _recipe(request, source, picture), hard_mask=card.native_size is not None)
 
 
 class _blaming:  # noqa: N801 - reads as a statement
@@ -173,7 +175,7 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard) -> Plan:
         crop = plan_crop(alpha[grown.slices], **sizes).moved(grown.left, grown.top)
         passes.append((Region(crop, alpha[crop.box.slices]),))
         known.append(grown)
-    return Plan(edit, tuple(passes), _recipe(request, None), known=tuple(known))
+    return Plan(edit, tuple(passes), _recipe(request, source), known=tuple(known))
 
 
 def _grown(known: Box, shape: tuple[int, ...]) -> Box:
@@ -210,9 +212,11 @@ def _as_seen(frame: Frame, crop: Crop) -> Pixels:
     return composite(np.full_like(pixels, 255), pixels, take(frame.alpha, crop))
 
 
-def _recipe(request: PaintedRequest, picture: Pixels | None) -> Sampling | Backdrop | None:
+def _recipe(request: PaintedRequest, source: Frame, picture: Pixels | None = None) -> Sampling | Backdrop | None:
     if isinstance(request, ReplaceBackgroundRequest) and request.background is not None:
-        return Backdrop(request.background, request.shadow, picture if isinstance(request.background, PictureBackground) else None)
+        # The output is in the photo's colour space, and colours are asked for in sRGB.
+        background = recoloured(request.background, lambda pixels: into_space(pixels, None, source.icc))
+        return Backdrop(background, request.shadow, picture if isinstance(background, PictureBackground) else None)
     settings = (request.steps, request.guidance_scale, request.strength, request.scheduler)
     match settings:
         case (int(steps), float(guidance_scale), float(strength), scheduler) if scheduler is not None:

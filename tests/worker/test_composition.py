@@ -13,6 +13,7 @@ import pytest
 from conftest import pixels_of, png
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
+from odd_files import DISPLAY_P3, saved
 from PIL import Image
 
 from api_schemas.errors import EngineFailed, MaskFull, OutfillError
@@ -20,7 +21,8 @@ from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
 from api_schemas.models import BACKDROP, EXEMPLAR, U2NETP, ModelCard
 from api_schemas.requests import job_request
 from core.settings import Quality
-from worker.images.codec import Frame
+from worker.engines.backdrop import BackdropEngine
+from worker.images.codec import Frame, into_space
 from worker.images.subject import Segmenter
 from worker.intake import Plan, prepare
 from worker.outputs import Rendered
@@ -154,6 +156,34 @@ def test_a_transparent_product_photo_brings_its_own_mask() -> None:
     output = as_rgb(rendered.data, "RGB")
     np.testing.assert_array_equal(output[10:20, 10:30], picture[10:20, 10:30, :3])
     assert (output[0, 0] == (0, 255, 0)).all()
+
+
+@pytest.mark.parametrize("kind", ["color", "gradient", "picture"])
+def test_a_background_has_its_colours_in_the_space_of_the_photo(kind: str) -> None:
+    """On a photo in Display P3 a colour, a gradient and a picture look as asked for: taken back to sRGB they are the same, to two levels."""
+    photo = random_picture(2, 40, 30, "RGBA")
+    photo[..., 3] = 0
+    photo[10:20, 10:30, 3] = 255
+    wide = saved(photo, icc_profile=DISPLAY_P3)
+    asked = (32, 96, 192)
+    plain = np.full((30, 40, 3), asked, np.uint8)
+    background = {
+        "color": {"color": "#2060c0"},
+        "gradient": {"gradient": {"start": "#2060c0", "end": "#2060c0"}},
+        "picture": {"image": "background.image"},
+    }[kind]
+    request = {"operation": "replace_background", "image": "image", "background": background}
+    spec, plan = plan_of(request, BACKDROP, {"image": wide, **({"background.image": png(plain)} if kind == "picture" else {})})
+    engine, rounds = BackdropEngine(), rounds_of(spec, plan)
+    slots = [engine.prepare(each) for each in rounds.requests]
+    engine.step(slots)
+    rounds.take(engine.finish(slots))
+    output = Image.open(io.BytesIO(rounds.rendered[0].data))
+    assert output.info["icc_profile"] == DISPLAY_P3
+    pixels = np.asarray(output.convert("RGB"))
+    assert not np.array_equal(pixels[0, 0], asked)
+    back = into_space(np.ascontiguousarray(pixels[:1, :1]), DISPLAY_P3, None)
+    assert np.abs(back[0, 0].astype(int) - asked).max() <= 2
 
 
 def test_a_photo_without_a_subject_fails_with_a_code() -> None:

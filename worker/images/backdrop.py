@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -37,6 +38,21 @@ def render(size: tuple[int, int], background: Background, picture: npt.NDArray[n
     if picture is None:
         raise ValueError("the background is a picture, and its pixels were not given")
     return _cover(width, height, picture)
+
+
+def recoloured(background: Background, convert: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]) -> Background:
+    """``background`` with its colours, which are sRGB, as ``convert`` makes of pixels ``(1, 1, 3)``; a picture is none of its business."""
+
+    def turned(color: str) -> str:
+        red, green, blue = convert(np.array([[_rgb(color)]], np.uint8))[0, 0]
+        return f"#{red:02x}{green:02x}{blue:02x}"
+
+    if isinstance(background, ColorBackground):
+        return ColorBackground(color=turned(background.color))
+    if isinstance(background, GradientBackground):
+        stops = background.gradient
+        return GradientBackground(gradient=stops.model_copy(update={"start": turned(stops.start), "end": turned(stops.end)}))
+    return background
 
 
 def contact_shadow(matte: npt.NDArray[np.uint8], shadow: Shadow) -> npt.NDArray[np.uint8]:

@@ -168,6 +168,18 @@ def encode(frame: Frame, output: OutputOptions) -> bytes:
     return buffer.getvalue()
 
 
+def into_space(pixels: npt.NDArray[np.uint8], profile: bytes | None, wanted: bytes | None) -> npt.NDArray[np.uint8]:
+    """``pixels (H, W, 3)`` of the space of ``profile`` in that of ``wanted``, both RGB profiles as of ``Frame.icc`` (``None``: sRGB).
+
+    Relative colorimetric, so that white stays white.
+    """
+    if profile == wanted:
+        return pixels
+    first, second = (ImageCms.ImageCmsProfile(BytesIO(icc) if icc else ImageCms.createProfile("sRGB")) for icc in (profile, wanted))
+    transform = ImageCms.buildTransform(first, second, "RGB", "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC)
+    return np.array(ImageCms.applyTransform(Image.fromarray(pixels), transform), np.uint8)
+
+
 def encode_mask(mask: npt.NDArray[np.uint8]) -> bytes:
     """A mask ``(H, W)`` as a grey PNG: white is edited."""
     return _png(mask, None)
