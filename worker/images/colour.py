@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from worker.images.measures import from_lab, seam, to_lab
+from worker.images.measures import colour_shift, from_lab, seam, to_lab
 
 _RING_PX = 24
 _LEAST = 256
@@ -16,7 +16,9 @@ _GAIN = 0.1
 _SHIFT = 15.0
 """Most, in units of CIELAB, that a mean is moved: beyond it the model painted something else there."""
 _TOUCH_PX = 3
-_GOOD_SEAM = 1.05
+_EASE_PX = 16
+_SHIFT_OF_A_SEAM = 10.0
+"""ΔE2000 that show as much as a seam of e."""
 
 
 def hold_colours(fill: npt.NDArray[np.uint8], source: npt.NDArray[np.uint8], kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
@@ -39,26 +41,28 @@ def hold_colours(fill: npt.NDArray[np.uint8], source: npt.NDArray[np.uint8], kep
 def close_seam(
     fill: npt.NDArray[np.uint8], source: npt.NDArray[np.uint8], kept: npt.NDArray[np.bool_], alpha: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.uint8]:
-    """``fill``, or its Poisson blend with ``source`` where that leaves less of a seam once it is pasted by ``alpha (h, w)``.
+    """``fill``, or its Poisson blend with ``source``, or one that fades into the fill: what shows least once it is pasted by ``alpha (h, w)``.
 
     The blend keeps the fill's gradients and takes the source's values at the border (Pérez et al., "Poisson Image Editing", 2003): to the fill
-    is added the difference at the border, carried inwards by a membrane, here by push-pull over an image pyramid (Gortler et al., 1996).
+    is added the difference at the border, carried inwards by a membrane, here by push-pull over an image pyramid (Gortler et al., 1996). Where
+    the fill does not go on with what ends at the border, that would smear; faded out over ``_EASE_PX`` it does not.
     """
     touch = _ring(kept, _TOUCH_PX)
     if np.count_nonzero(touch) < _LEAST // 4 or np.array_equal(fill[touch], source[touch]):
         return fill
-    before = _seam(fill, source, alpha)
-    if before is None or before <= _GOOD_SEAM:
-        return fill
-    difference = (source.astype(np.float32) - fill) * touch[..., None]
-    blended = np.asarray(np.clip(np.rint(fill + _membrane(difference, touch.astype(np.float32))), 0, 255), np.uint8)
-    after = _seam(blended, source, alpha)
-    return blended if after is not None and after < before else fill
+    membrane = _membrane((source.astype(np.float32) - fill) * touch[..., None], touch.astype(np.float32))
+    depth = cv2.distanceTransform((~kept).astype(np.uint8), cv2.DIST_L2, 5)
+    weights = (1.0, np.exp(-depth / np.float32(_EASE_PX))[..., None])
+    blends = (np.asarray(np.clip(np.rint(fill + membrane * weight), 0, 255), np.uint8) for weight in weights)
+    return min((fill, *blends), key=lambda candidate: _shows(candidate, source, alpha))
 
 
-def _seam(fill: npt.NDArray[np.uint8], source: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> float | None:
+def _shows(fill: npt.NDArray[np.uint8], source: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> float:
+    """How much the edit's border is seen: 0 where it is not."""
     weight = alpha[..., None] / np.float32(255)
-    return seam(np.rint(source + (fill.astype(np.float32) - source) * weight).astype(np.uint8), alpha)
+    pasted = np.rint(source + (fill.astype(np.float32) - source) * weight).astype(np.uint8)
+    found, shift = seam(pasted, alpha), colour_shift(pasted, alpha)
+    return (max(0.0, np.log(found)) if found else 0.0) + (shift or 0.0) / _SHIFT_OF_A_SEAM
 
 
 def _ring(kept: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:
