@@ -119,7 +119,8 @@ class Report(_Frozen):
         "edge, or too short.",
     )
     colour_shift: float | None = Field(
-        default=None, description="ΔE2000 by which the fill is off its surroundings along the border; photos that nobody edited have about 1. Null as `seam` is."
+        default=None,
+        description="ΔE2000 by which the fill is off its surroundings along the border; photos that nobody edited have about 1. Null as `seam` is.",
     )
     subject: Subject | None = Field(default=None, description="For `replace_background` from a prompt. Null where it was not found again.")
     attempts: int = Field(default=1, description="Seeds that were tried for this output; see `checks`.")
