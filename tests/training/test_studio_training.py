@@ -16,13 +16,13 @@ pytest.importorskip("torch")
 
 import torch
 
-from training.studio import autoencoder, checkpoint, diffusion, export, latents, sampling, store
+from training.studio import autoencoder, checkpoint, diffusion, export, judge, latents, sampling, store, text
 from training.studio.recipe import Recipe
 
 TINY = replace(
     Recipe(),
     scenes=4, shard=2, vae_channels=8, vae_encoder_blocks=(0, 0, 0, 1), vae_decoder_blocks=(1, 0, 0, 0), vae_steps=4, vae_batch=2,
-    unet_channels=(32, 64), text_width=32, text_layers=1, unet_steps=4, unet_batch=2, warm_up=2, checkpoint_every=1, sheet_every=1000,
+    unet_channels=(32, 64), text_width=32, text_layers=1, text_steps=4, text_batch=2, unet_steps=4, unet_batch=2, warm_up=2, judge_steps=2, judge_batch=2, held_out=1, checkpoint_every=1, sheet_every=1000,
 )  # fmt: skip
 
 
@@ -41,6 +41,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.render(TINY, directory, quiet)
     assert autoencoder.train(TINY, directory, quiet)
     latents.compute(TINY, directory, quiet)
+    assert text.train(TINY, directory, quiet)
     return directory
 
 
@@ -99,7 +100,7 @@ def test_the_export_loads_in_the_stock_pipeline_and_paints(work: Path, tmp_path:
     from diffusers import StableDiffusionInpaintPipeline
 
     if checkpoint.newest(work / "unet") is None:
-        checkpoint.save(work / "unet", 4, diffusion.Learner(TINY, diffusion.tokenizer_for(TINY, work)).state())
+        checkpoint.save(work / "unet", 4, diffusion.Learner(TINY, text.tokenizer_for(TINY, work)).state())
     directory = export.export(TINY, work, tmp_path / "pipeline")
     assert not [file for file in directory.rglob("*") if file.suffix in (".bin", ".pt", ".pth", ".ckpt")]
     pipeline: Any = StableDiffusionInpaintPipeline.from_pretrained(directory, local_files_only=True)  # type: ignore[no-untyped-call]
@@ -110,3 +111,39 @@ def test_the_export_loads_in_the_stock_pipeline_and_paints(work: Path, tmp_path:
     ).images
     assert painted.shape == (1, 256, 256, 3)
     assert np.isfinite(painted).all()
+
+
+@pytest.mark.parametrize(("stage", "run"), [("text", text.train), ("judge", judge.train)])
+def test_a_small_stage_that_was_stopped_ends_as_one_that_was_not(work: Path, tmp_path: Path, stage: str, run: Any) -> None:
+    recipe = replace(TINY, judge_steps=2)
+    assert run(recipe, work, quiet)
+    stopped = copied(work, tmp_path, "scenes", "tokenizer", stage)
+    max((stopped / stage).glob("step-*.pt")).unlink()
+    assert run(recipe, stopped, quiet)
+    assert same(weights(work, stage, "model"), weights(stopped, stage, "model"))
+
+
+def test_the_unet_starts_from_a_text_encoder_that_can_read(work: Path) -> None:
+    learner = diffusion.Learner(TINY, text.tokenizer_for(TINY, work))
+    learner.begin(text.load(TINY, work))
+    learned = weights(work, "text", "model")
+    for name, value in learner.networks["text_encoder"].state_dict().items():
+        assert torch.equal(value, learned[f"encoder.{name}"])
+        assert torch.equal(learner.ema[f"text_encoder.{name}"], value)
+
+
+def test_colours_of_rendered_scenes_are_told_by_their_statistics(tmp_path: Path) -> None:
+    """Of scenes that the statistics have not seen, most walls and surfaces get their colour's name, from 100 that they have."""
+    recipe = replace(TINY, scenes=120, shard=60)
+    store.render(recipe, tmp_path, quiet)
+    scenes = store.Scenes(tmp_path)
+    colours = judge.ColourStatistics.of(scenes, 100)
+    right = []
+    for index in range(100, 120):
+        pixels, facts = scenes.pixels(index), scenes.facts[index]
+        for role, part in judge.parts_of(facts).items():
+            term = colours.term(np.asarray(pixels[..., :3]), pixels[..., 3] < 128, role, facts)
+            if term is not None:
+                right.append(term == judge.colour_of(part))
+    assert len(right) > 15
+    assert np.mean(right) > 0.6

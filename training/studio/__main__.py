@@ -2,7 +2,7 @@
 
     python -m training.studio all --work build/studio
 
-Stages: render, autoencoder, latents, unet, export, judge, evaluate; ``all`` runs them in this order, and ``sample`` shows what the newest
+Stages: render, autoencoder, latents, text, unet, export, judge, evaluate; ``all`` runs them in this order, and ``sample`` shows what the newest
 checkpoint paints. Each goes on where it was stopped: SIGTERM saves and ends, SIGSTOP and SIGCONT pause.
 """
 
@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from training.studio import autoencoder, checkpoint, diffusion, evaluation, export, judge, latents, sampling, store
+from training.studio import autoencoder, checkpoint, diffusion, evaluation, export, judge, latents, sampling, store, text
 from training.studio.recipe import Recipe
 
-STAGES = ("render", "autoencoder", "latents", "unet", "export", "judge", "evaluate")
+STAGES = ("render", "autoencoder", "latents", "text", "unet", "export", "judge", "evaluate")
 
 
 def main() -> int:
@@ -47,6 +47,7 @@ def _run(stage: str, recipe: Recipe, work: Path, out: Path) -> bool:
         "render": lambda: store.render(recipe, work, _log),
         "autoencoder": lambda: autoencoder.train(recipe, work, _log),
         "latents": lambda: latents.compute(recipe, work, _log),
+        "text": lambda: text.train(recipe, work, _log),
         "unet": lambda: diffusion.train(recipe, work, _log),
         "export": lambda: export.export(recipe, work, out),
         "judge": lambda: judge.train(recipe, work, _log),
@@ -59,7 +60,7 @@ def _run(stage: str, recipe: Recipe, work: Path, out: Path) -> bool:
 
 def _sample(recipe: Recipe, work: Path) -> None:
     """A sheet of prompts from the newest checkpoint."""
-    learner = diffusion.Learner(recipe, diffusion.tokenizer_for(recipe, work))
+    learner = diffusion.Learner(recipe, text.tokenizer_for(recipe, work))
     state = checkpoint.newest(work / "unet")
     if state is None:
         raise FileNotFoundError(f"no UNet in {work}")

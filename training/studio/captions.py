@@ -136,7 +136,7 @@ def words() -> list[str]:
 
 
 def caption(rng: Rng, facts: Facts, *, complete: bool = False) -> str:
-    """One of the many ways to ask for a scene like this. A ``complete`` one names every wall, surface, colour and light."""
+    """One of the many ways to ask for a scene like this. A ``complete`` one names every wall, surface, colour and light, and nothing unknown."""
     plain = {"paper": _paper, "gradient": _gradient}.get(facts.kind)
     varied = {"podium": _podium, "room": _room, "flat": _flat}
     core = plain(rng, facts) if plain else varied[facts.kind](rng, facts, complete=complete)
@@ -148,7 +148,7 @@ def caption(rng: Rng, facts: Facts, *, complete: bool = False) -> str:
     if rng.random() < 0.12:
         parts.append(_one(rng, ENDINGS))
     text = (", " if rng.random() < 0.75 else " ").join(parts)
-    if rng.random() < 0.10:
+    if rng.random() < 0.10 and not complete:
         text = _with_strangers(rng, text)
     return text.replace(",", "") if rng.random() < 0.15 else text
 

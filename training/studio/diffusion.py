@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from transformers import CLIPTextConfig, CLIPTextModel
 
-from training.studio import checkpoint, latents, sampling
+from training.studio import checkpoint, latents, sampling, text
 from training.studio.captions import caption
 from training.studio.recipe import LATENT_CHANNELS, VAE_FACTOR, Recipe
 from training.studio.schedule import warm_plateau
 from training.studio.store import sheet
-from training.studio.vocabulary import load_tokenizer, tokenize, write_tokenizer
+from training.studio.vocabulary import tokenize
 
 STAGE = 3
 TRAIN_STEPS = 1000
@@ -46,29 +45,6 @@ def build_unet(recipe: Recipe) -> Any:
     )
 
 
-def build_text_encoder(recipe: Recipe, tokenizer: Any) -> Any:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.text_width,
-            intermediate_size=4 * recipe.text_width,
-            num_attention_heads=max(1, recipe.text_width // 32),
-            num_hidden_layers=recipe.text_layers,
-            max_position_embeddings=recipe.tokens,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def tokenizer_for(recipe: Recipe, work: Path) -> Any:
-    """The tokenizer in ``work``, made at the first call."""
-    if not (work / "tokenizer" / "tokenizer_config.json").exists():
-        write_tokenizer(work / "tokenizer", recipe.tokens)
-    return load_tokenizer(work / "tokenizer")
-
-
 class Learner:
     """The two networks, their optimiser and their slow-moving averages."""
 
@@ -76,7 +52,7 @@ class Learner:
         torch.manual_seed(recipe.seed + STAGE)
         self.recipe = recipe
         self.tokenizer = tokenizer
-        unet, text_encoder = build_unet(recipe), build_text_encoder(recipe, tokenizer)
+        unet, text_encoder = build_unet(recipe), text.build(recipe, tokenizer)
         # On a CPU torch's fused attention spends a quarter of a step going backwards; plain products and softmax do not.
         unet.set_attn_processor(AttnProcessor())
         text_encoder.set_attn_implementation("eager")
@@ -87,6 +63,11 @@ class Learner:
         )
         self.step = 0
         self._alphas_cumprod = sampling.alphas_cumprod()
+
+    def begin(self, text_encoder: dict[str, torch.Tensor]) -> None:
+        """Start from a text encoder that can read."""
+        self.networks["text_encoder"].load_state_dict(text_encoder)
+        self.ema |= {f"text_encoder.{name}": value.detach().clone() for name, value in text_encoder.items()}
 
     def state(self) -> dict[str, Any]:
         return {"networks": self.networks.state_dict(), "ema": self.ema, "optimiser": self.optimiser.state_dict()}
@@ -99,7 +80,7 @@ class Learner:
 
     def averaged(self) -> torch.nn.ModuleDict:
         """New networks with the averaged weights."""
-        networks = torch.nn.ModuleDict({"unet": build_unet(self.recipe), "text_encoder": build_text_encoder(self.recipe, self.tokenizer)})
+        networks = torch.nn.ModuleDict({"unet": build_unet(self.recipe), "text_encoder": text.build(self.recipe, self.tokenizer)})
         networks.load_state_dict(self.ema)
         return networks.eval()
 
@@ -145,8 +126,8 @@ class Learner:
         return loss
 
     def _caption(self, data: latents.Latents, rng: np.random.Generator, scene: int) -> str:
-        text = caption(rng, data.facts[scene])
-        return "" if rng.random() < self.recipe.drop_caption else text
+        worded = caption(rng, data.facts[scene])
+        return "" if rng.random() < self.recipe.drop_caption else worded
 
     def _average(self) -> None:
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
@@ -157,9 +138,11 @@ class Learner:
 def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
     """Train to ``recipe.unet_steps`` or go on from a checkpoint. False if it was told to stop."""
     folder = work / "unet"
-    learner = Learner(recipe, tokenizer_for(recipe, work))
+    learner = Learner(recipe, text.tokenizer_for(recipe, work))
     if state := checkpoint.newest(folder):
         learner.restore(state)
+    else:
+        learner.begin(text.load(recipe, work))
     if learner.step >= recipe.unet_steps:
         return True
     data, stopper = latents.load(work), checkpoint.Stopper()

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from training.studio import autoencoder, checkpoint, latents, sampling
+from training.studio import autoencoder, checkpoint, latents, sampling, text
 from training.studio.captions import words
-from training.studio.diffusion import SIDE, Learner, tokenizer_for
+from training.studio.diffusion import SIDE, Learner
 from training.studio.recipe import Recipe
 
 _VERSION = "0.42.1"
@@ -80,7 +80,7 @@ def export(recipe: Recipe, work: Path, directory: Path) -> Path:
 
     Raises ``FileNotFoundError`` if nothing has been trained yet.
     """
-    tokenizer = tokenizer_for(recipe, work)
+    tokenizer = text.tokenizer_for(recipe, work)
     state = checkpoint.newest(work / "unet")
     if state is None:
         raise FileNotFoundError(f"no UNet in {work}: run the stage `unet` first")

@@ -30,6 +30,9 @@ class Recipe:
     text_width: int = 192
     text_layers: int = 3
     tokens: int = 32
+    text_steps: int = 2_000
+    text_batch: int = 64
+    text_rate: float = 1e-3
     unet_steps: int = 16_000
     unet_batch: int = 16
     unet_rate: float = 4e-4
