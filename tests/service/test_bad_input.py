@@ -76,13 +76,14 @@ CASES: dict[str, Case] = {
     "two_backgrounds": ({**REPLACE, "prompt": "x"}, {"photo": PHOTO}, 422, "invalid_request", "background"),
     "bad_color": ({**REPLACE, "background": {"color": "white"}}, {"photo": PHOTO}, 422, "invalid_request", "background.color"),
     "quality_of_png": ({**REPLACE, "output": {"quality": 5}}, {"photo": PHOTO}, 422, "invalid_request", "output.quality"),
-    "shadow_without_background": (
-        {"operation": "replace_background", "image": "file:photo", "prompt": "x", "shadow": {}},
+    "attempts_without_a_seed": (
+        {**REPLACE, "checks": {"max_attempts": 2}},
         {"photo": PHOTO},
         422,
-        "invalid_request",
-        "shadow",
+        "parameter_not_supported",
+        "checks.max_attempts",
     ),
+    "unknown_verdict": ({**REPLACE, "checks": {"min_verdict": "fail"}}, {"photo": PHOTO}, 422, "invalid_request", "checks.min_verdict"),
     "expand_and_canvas": (
         {**OUTPAINT, "canvas": {"width": 32, "height": 32}},
         {"photo": PHOTO},

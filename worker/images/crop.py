@@ -154,8 +154,8 @@ def _bucket(
     """
     step = max(multiple, min(64, native_size // 8 // multiple * multiple))
     found = None
-    for width in range(max(step, native_size // 2), 2 * native_size + 1, step):
-        height = max(step, round(native_size**2 / width / step) * step)
+    for width in range(_up(native_size / 2, step), 2 * native_size + 1, step):
+        height = max(step, native_size**2 // width // step * step)
         scale = min(width / want[0], height / want[1], max_upscale)
         shown = round(width / scale), round(height / scale)
         if shown[0] <= frame[0] and shown[1] <= frame[1] and (found is None or scale > found[1]):
