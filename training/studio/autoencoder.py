@@ -6,7 +6,6 @@ a diffusion model draws, which is never quite a latent, still decodes well.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import nn
 from torch.nn import functional
 
-from training.studio import checkpoint
+from training.studio import checkpoint, loop
 from training.studio.recipe import LATENT_CHANNELS, Recipe
 from training.studio.scene import contact_sheet
-from training.studio.schedule import warm_cosine
 from training.studio.store import Bytes, Scenes, sheet
 
 STAGE = 1
@@ -82,32 +80,18 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
     torch.manual_seed(recipe.seed)
     model = build(recipe)
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.vae_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    start = 0
-    if state := checkpoint.newest(folder):
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
-    if start >= recipe.vae_steps:
-        return True
-    scenes, stopper = Scenes(work), checkpoint.Stopper()
-    losses: list[tuple[float, float]] = []
-    since = time.monotonic()
-    for step in range(start, recipe.vae_steps):
-        for group in optimiser.param_groups:
-            group["lr"] = warm_cosine(step, steps=recipe.vae_steps, warm_up=min(200, recipe.vae_steps), peak=recipe.vae_rate)
-        losses.append(_step(recipe, model, optimiser, scenes, step))
-        if (step + 1) % recipe.log_every == 0:
-            absolute, loss = np.mean(losses, axis=0)
-            each = (time.monotonic() - since) / len(losses)
-            log(f"autoencoder {step + 1} of {recipe.vae_steps}: L1 {absolute:.4f}, loss {loss:.4f}, {each:.3f} s")
-            losses, since = [], time.monotonic()
-        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.vae_steps or stopper.stopped:
-            checkpoint.save(folder, step + 1, {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
-        if (step + 1) % (4 * recipe.sheet_every) == 0 or step + 1 == recipe.vae_steps:
-            sheet(folder / f"sheet-{step + 1:07d}.png", _sheet(model, scenes))
-        if stopper.stopped:
-            return False
-    return True
+    scenes = Scenes(work)
+
+    def learn(step: int) -> dict[str, float]:
+        absolute, loss = _step(recipe, model, optimiser, scenes, step)
+        return {"L1": absolute, "loss": loss}
+
+    def show(done: int) -> None:
+        if done % (4 * recipe.sheet_every) == 0 or done == recipe.vae_steps:
+            sheet(folder / f"sheet-{done:07d}.png", _sheet(model, scenes))
+
+    run = loop.Run("autoencoder", folder, model, optimiser, recipe.vae_steps, recipe.vae_rate, warm_up=200)
+    return loop.train(run, recipe, log, learn, show)
 
 
 def load(recipe: Recipe, work: Path) -> Any:

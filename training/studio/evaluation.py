@@ -21,6 +21,7 @@ from training.studio.scene import contact_sheet, draw_scene
 from training.studio.store import Bytes, Scenes, sheet
 from worker.engines.base import Engine, PaintRequest, Sampling
 from worker.engines.registry import build_engine, discover
+from worker.images.blend import composite
 
 PAIRS = 200
 _SERIES = 1_000_003
@@ -73,8 +74,7 @@ def paint(engine: Engine, pairs: Sequence[Pair]) -> Bytes:
         while unfinished := [slot for slot in slots if not slot.done]:
             engine.step(unfinished)
         for pair, pixels in zip(some, engine.finish(slots), strict=True):
-            alpha = pair.cutout[..., 3:] / np.float32(255)
-            painted.append(np.rint(pair.cutout[..., :3] * alpha + pixels * (1 - alpha)).astype(np.uint8))
+            painted.append(composite(pixels, pair.cutout[..., :3], pair.cutout[..., 3]))
     return np.stack(painted)
 
 

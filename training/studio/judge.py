@@ -7,7 +7,6 @@ about a model.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,11 +20,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.studio import checkpoint
+from training.studio import autoencoder, checkpoint, loop
 from training.studio.facts import Facts, Part
 from training.studio.recipe import Recipe
-from training.studio.schedule import warm_cosine
 from training.studio.store import Bytes, Scenes
+from worker.images.measures import to_lab
 
 STAGE = 4
 WALLS = ("plain", "gradient", "brick", "wood", "concrete", "marble", "tiles", "curtain", "garden", "bokeh", "sea", "none")
@@ -117,9 +116,8 @@ class _Network(nn.Module):
     def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
         found = self.layers(pictures)
         # Where it is tells a wall from a table: three strips, each by its mean and its strongest answer.
-        flat = torch.cat([pool(found, (3, 1)) for pool in (functional.adaptive_avg_pool2d, functional.adaptive_max_pool2d)], dim=1).flatten(
-            1
-        )
+        pools = functional.adaptive_avg_pool2d(found, (3, 1)), functional.adaptive_max_pool2d(found, (3, 1))
+        flat = torch.cat(pools, dim=1).flatten(1)
         return {name: head(flat) for name, head in self.heads.items()}
 
 
@@ -130,30 +128,12 @@ def _convolution(before: int, after: int, *, kernel: int, stride: int) -> nn.Mod
 
 def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
     """Train to ``recipe.judge_steps`` or go on from a checkpoint. False if it was told to stop."""
-    folder = work / "judge"
     torch.manual_seed(recipe.seed + STAGE)
     model = build()
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.judge_rate, weight_decay=0.05)
-    start = 0
-    if state := checkpoint.newest(folder):
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
-    scenes, stopper = Scenes(work), checkpoint.Stopper()
-    losses: list[float] = []
-    since = time.monotonic()
-    for step in range(start, recipe.judge_steps):
-        for group in optimiser.param_groups:
-            group["lr"] = warm_cosine(step, steps=recipe.judge_steps, warm_up=min(100, recipe.judge_steps), peak=recipe.judge_rate)
-        losses.append(_step(recipe, model, optimiser, scenes, step))
-        if (step + 1) % recipe.log_every == 0:
-            log(f"judge {step + 1} of {recipe.judge_steps}: loss {np.mean(losses):.3f}, {(time.monotonic() - since) / len(losses):.2f} s")
-            losses, since = [], time.monotonic()
-        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.judge_steps or stopper.stopped:
-            checkpoint.save(folder, step + 1, {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
-        if stopper.stopped:
-            return False
-    return True
+    scenes = Scenes(work)
+    run = loop.Run("judge", work / "judge", model, optimiser, recipe.judge_steps, recipe.judge_rate, warm_up=100)
+    return loop.train(run, recipe, log, lambda step: {"loss": _step(recipe, model, optimiser, scenes, step)})
 
 
 def _step(recipe: Recipe, model: nn.Module, optimiser: torch.optim.Optimizer, scenes: Scenes, step: int) -> float:
@@ -189,8 +169,7 @@ def _varied(rng: np.random.Generator, scene: Bytes) -> Bytes:
 def to_tensor(pictures: Bytes, judged: npt.NDArray[np.bool_]) -> torch.Tensor:
     """``(N, H, W, 3)`` and ``(N, H, W)``, true where the judge may look, to what the network takes."""
     seen = torch.from_numpy(judged).float()[:, None]
-    pixels = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return torch.cat([pixels * seen, seen], dim=1)
+    return torch.cat([autoencoder.to_tensor(pictures) * seen, seen], dim=1)
 
 
 class Judge:
@@ -268,8 +247,7 @@ def strip_lab(picture: Bytes, judged: npt.NDArray[np.bool_], role: str) -> npt.N
     pixels = picture[rows][judged[rows]]
     if len(pixels) < _LEAST:
         return None
-    lab = cv2.cvtColor((pixels[None] / np.float32(255)).astype(np.float32), cv2.COLOR_RGB2LAB)[0]
-    return np.asarray(np.median(lab, axis=0), np.float32)
+    return np.asarray(np.median(to_lab(pixels[None])[0], axis=0), np.float32)
 
 
 def _light(facts: Facts) -> str:

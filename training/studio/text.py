@@ -6,22 +6,19 @@ which of the words speak of them: after 3,000 steps it painted the right colours
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from training.studio import checkpoint
+from training.studio import checkpoint, loop
 from training.studio.captions import caption
 from training.studio.facts import Facts
 from training.studio.recipe import Recipe
-from training.studio.schedule import warm_cosine
 from training.studio.store import Scenes
 from training.studio.vocabulary import load_tokenizer, tokenize, write_tokenizer
 
@@ -62,7 +59,7 @@ def answers(facts: Facts) -> dict[str, str]:
 
 def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
     """Train to ``recipe.text_steps`` or go on from a checkpoint. False if it was told to stop."""
-    folder, tokenizer, facts = work / "text", tokenizer_for(recipe, work), Scenes(work).facts
+    tokenizer, facts = tokenizer_for(recipe, work), Scenes(work).facts
     torch.manual_seed(recipe.seed + STAGE)
     listed = [answers(each) for each in facts]
     classes = {question: sorted({each[question] for each in listed}) for question in listed[0]}
@@ -71,47 +68,28 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
     heads = nn.ModuleDict({question: nn.Linear(recipe.text_width, len(words)) for question, words in classes.items()})
     model = nn.ModuleDict({"encoder": encoder, "heads": heads})
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.text_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    start = 0
-    if state := checkpoint.newest(folder):
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
-    stopper = checkpoint.Stopper()
-    losses: list[float] = []
-    since = time.monotonic()
-    for step in range(start, recipe.text_steps):
+
+    def learn(step: int) -> dict[str, float]:
         rng, _ = checkpoint.step_rngs(recipe.seed, STAGE, step)
-        for group in optimiser.param_groups:
-            group["lr"] = warm_cosine(step, steps=recipe.text_steps, warm_up=min(100, recipe.text_steps), peak=recipe.text_rate)
         chosen = [int(index) for index in rng.integers(len(facts), size=recipe.text_batch)]
         tokens = tokenize(tokenizer, [caption(rng, facts[index]) for index in chosen])
         with torch.autocast("cpu", torch.bfloat16):
             states = encoder(tokens)[0]
         # From the end of the text on, every token has read all of it: each is to know the answers.
         ended = (tokens == tokenizer.eos_token_id).cumsum(dim=1) > 0
-        loss = torch.stack(
-            [
-                functional.cross_entropy(
-                    heads[question](states[ended].float()),
-                    torch.tensor([words.index(listed[index][question]) for index in chosen]).repeat_interleave(ended.sum(dim=1)),
-                )
-                for question, words in classes.items()
-            ]
-        ).sum()
+        losses = []
+        for question, words in classes.items():
+            right = torch.tensor([words.index(listed[index][question]) for index in chosen]).repeat_interleave(ended.sum(dim=1))
+            losses.append(functional.cross_entropy(heads[question](states[ended].float()), right))
+        loss = torch.stack(losses).sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        losses.append(float(loss.detach()))
-        if (step + 1) % recipe.log_every == 0:
-            each = (time.monotonic() - since) / len(losses)
-            log(f"text {step + 1} of {recipe.text_steps}: loss {np.mean(losses):.3f}, {each:.2f} s")
-            losses, since = [], time.monotonic()
-        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.text_steps or stopper.stopped:
-            checkpoint.save(folder, step + 1, {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
-        if stopper.stopped:
-            return False
-    return True
+        return {"loss": float(loss.detach())}
+
+    run = loop.Run("text", work / "text", model, optimiser, recipe.text_steps, recipe.text_rate, warm_up=100)
+    return loop.train(run, recipe, log, learn)
 
 
 def load(recipe: Recipe, work: Path) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.engines.base import Mask, Pixels
+from worker.images.measures import to_lab
 
 _BAND = 16
 """Pixels beside the border whose gradients say how lines run across it."""
@@ -127,8 +128,7 @@ def _foreign(picture: Pixels, count: int) -> Mask:
     if rows < along or columns <= deep:
         return out
     window = columns * cell
-    lab = cv2.cvtColor(picture[:, :window].astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
-    cells = np.asarray(cv2.resize(lab, (columns, rows), interpolation=cv2.INTER_AREA))
+    cells = np.asarray(cv2.resize(to_lab(picture[:, :window]), (columns, rows), interpolation=cv2.INTER_AREA))
     near = np.clip(np.arange(rows)[:, None] + np.arange(-along, along + 1), 0, rows - 1)
     beside = cells[near][:, :, :deep].reshape(rows, -1, 3)
     variety = np.linalg.norm(beside - beside.mean(axis=1, keepdims=True), axis=2).mean(axis=1)
