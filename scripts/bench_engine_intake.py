@@ -168,8 +168,7 @@ def _job(card: ModelCard, request: dict[str, Any], inputs: dict[str, bytes], seg
     plan = prepare(spec, card, inputs.__getitem__, segmenter, max_pixels=10**8)
     yield
     rounds = Rounds(spec, plan, partial(Examiner(segmenter, Quality()).report, spec.request))
-    while rounds.requests:
-        rounds.take([each.image for each in rounds.requests])
+    rounds.take([each.image for each in rounds.requests])
     yield
 
 

@@ -184,7 +184,7 @@ class PaintWorker:
         if work.requests:
             self._painter.inbox.put(work)
         else:
-            self._outputs.submit(self._guarded, self._deliver, work)
+            self._outputs.submit(self._guarded, self._compose, work)
 
     # -- outputs ------------------------------------------------------------------------------------------------------------------
 

@@ -11,9 +11,9 @@ from api_schemas.errors import EngineFailed, SubjectNotFound
 from api_schemas.jobs import Preserved, Report, Subject, Verdict
 from api_schemas.requests import JobRequest, Level, RemoveBackgroundRequest, ReplaceBackgroundRequest
 from core.settings import Quality
-from worker.images import measures
 from worker.images.codec import Frame
 from worker.images.mask import coverage
+from worker.images.measures import Border
 from worker.images.subject import Segmenter
 from worker.intake import Edit
 
@@ -40,7 +40,9 @@ class Examiner:
                 growth = found.growth if found else None
                 reasons += [(Level.WARN, _NOT_FOUND)] if found is None else self._beyond("growth", growth)
         elif not isinstance(request, RemoveBackgroundRequest):
-            seam, shift = measures.seam(output.pixels, edit.alpha), measures.colour_shift(output.pixels, edit.alpha)
+            border = Border.of(edit.alpha)
+            if border is not None:
+                seam, shift = border.seam(output.pixels), border.colour_shift(output.pixels)
             reasons += self._beyond("seam", seam) + self._beyond("colour_shift", shift)
         level = max((level for level, _ in reasons), key=lambda level: level.rank, default=Level.PASS)
         return Report(

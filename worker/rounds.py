@@ -30,9 +30,9 @@ Measure = Callable[[Edit, Frame], Report]
 class _Picture:
     """One output while it is painted."""
 
-    first_seed: int
+    number: int
     frame: Frame
-    fill: Frame | None
+    fill: Frame | None = None
     """The fill alone so far; kept only where layers were asked for."""
     attempt: int = 1
     passed: int = 0
@@ -49,22 +49,19 @@ class Rounds:
         self._plan = plan
         self._measure = measure
         self._checks = getattr(spec.request, "checks", Checks())
-        self._pictures: list[_Picture] = []
+        request = spec.request
+        # Nothing is painted for remove_background: its one picture is what the plan says.
+        self._images = 1 if isinstance(request, RemoveBackgroundRequest) else request.num_images
+        self._first_seed = None if isinstance(request, RemoveBackgroundRequest) else request.seed
+        self._pictures = [self._begun(_Picture(number, plan.edit.frame)) for number in range(self._images)]
         self.requests: tuple[PaintRequest, ...] = ()
-        """To be painted now; empty when all is done."""
-        if isinstance(spec.request, RemoveBackgroundRequest):
-            frame = plan.edit.frame
-            cut = _Picture(0, frame, None, best=encode_output(spec, plan.edit, frame, None, measure(plan.edit, frame), None), done=True)
-            self._pictures = [cut]
-            return
-        for number in range(spec.request.num_images):
-            self._pictures.append(self._begun(_Picture((spec.request.seed or 0) + number, plan.edit.frame, None)))
+        """To be painted now; empty where nothing is left to paint."""
         self._ask()
 
     @property
     def later(self) -> int:
         """Requests that will follow those of this round, whatever comes out."""
-        return sum(len(regions) for picture in self._pictures if not picture.done for regions in self._plan.passes[picture.passed + 1 :])
+        return sum(len(regions) for picture in self._unfinished for regions in self._plan.passes[picture.passed + 1 :])
 
     @property
     def rendered(self) -> tuple[Rendered, ...]:
@@ -81,31 +78,36 @@ class Rounds:
         return tuple(outputs)
 
     def take(self, painted: Sequence[Pixels]) -> None:
-        """What the engine painted for ``requests``, in their order. ``requests`` is then the next round."""
-        pixels = iter(painted)
-        for picture in self._pictures:
-            if not picture.done:
-                for region in self._plan.passes[picture.passed]:
-                    self._compose(picture, region, next(pixels))
-                picture.passed += 1
-                if picture.passed == len(self._plan.passes):
-                    self._examine(picture)
-                else:
-                    picture.frame = self._plan.next_canvas(picture.frame, picture.passed)
+        """What the engine painted for ``requests``, in their order (nothing where there are none). ``requests`` is then the next round."""
+        pixels, passes = iter(painted), self._plan.passes
+        for picture in self._unfinished:
+            for region in self._regions(picture):
+                self._compose(picture, region, next(pixels))
+            picture.passed += 1
+            if picture.passed < len(passes):
+                picture.frame = self._plan.next_canvas(picture.frame, picture.passed)
+            else:
+                self._examine(picture)
         self._ask()
+
+    @property
+    def _unfinished(self) -> list[_Picture]:
+        return [picture for picture in self._pictures if not picture.done]
+
+    def _regions(self, picture: _Picture) -> tuple[Region, ...]:
+        """What is painted of it in this round."""
+        return self._plan.passes[picture.passed] if self._plan.passes else ()
 
     def _ask(self) -> None:
         self.requests = tuple(
-            self._plan.request(region, picture.frame, picture.passed, self._seed(picture))
-            for picture in self._pictures
-            if not picture.done
-            for region in self._plan.passes[picture.passed]
+            self._plan.request(region, picture.frame, picture.passed, self._seed(picture) or 0)
+            for picture in self._unfinished
+            for region in self._regions(picture)
         )
 
-    def _seed(self, picture: _Picture) -> int:
-        request = self._spec.request
-        step = 1 if isinstance(request, RemoveBackgroundRequest) else request.num_images
-        return picture.first_seed + step * (picture.attempt - 1)
+    def _seed(self, picture: _Picture) -> int | None:
+        """Of this attempt: none that another picture or attempt of the job has. ``None`` for a model that takes none."""
+        return None if self._first_seed is None else self._first_seed + picture.number + self._images * (picture.attempt - 1)
 
     def _begun(self, picture: _Picture) -> _Picture:
         picture.frame, picture.passed = self._plan.edit.frame, 0
@@ -130,11 +132,10 @@ class Rounds:
             picture.fill.alpha[window][there] = region.alpha[there]
 
     def _examine(self, picture: _Picture) -> None:
-        edit, seed = self._plan.edit, self._seed(picture)
+        edit = self._plan.edit
         report = self._measure(edit, picture.frame)
         if picture.best is None or _badness(report) < _badness(picture.best.report):
-            told = None if getattr(self._spec.request, "seed", None) is None else seed
-            picture.best = encode_output(self._spec, edit, picture.frame, told, report, picture.fill)
+            picture.best = encode_output(self._spec, edit, picture.frame, self._seed(picture), report, picture.fill)
         picture.best = picture.best.tried(picture.attempt)
         wanted = self._checks.min_verdict or Level.PASS
         if picture.best.report.verdict.level.rank > wanted.rank and picture.attempt < self._checks.max_attempts:

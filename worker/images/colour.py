@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from worker.images.measures import colour_shift, from_lab, seam, to_lab
+from worker.images.blend import composite
+from worker.images.measures import Border, from_lab, to_lab
 
 _RING_PX = 24
 _LEAST = 256
@@ -54,14 +55,15 @@ def close_seam(
     depth = cv2.distanceTransform((~kept).astype(np.uint8), cv2.DIST_L2, 5)
     weights = (1.0, np.exp(-depth / np.float32(_EASE_PX))[..., None])
     blends = (np.asarray(np.clip(np.rint(fill + membrane * weight), 0, 255), np.uint8) for weight in weights)
-    return min((fill, *blends), key=lambda candidate: _shows(candidate, source, alpha))
+    border = Border.of(alpha)
+    if border is None:
+        return fill
+    return min((fill, *blends), key=lambda candidate: _shows(border, composite(source, candidate, alpha)))
 
 
-def _shows(fill: npt.NDArray[np.uint8], source: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> float:
+def _shows(border: Border, pasted: npt.NDArray[np.uint8]) -> float:
     """How much the edit's border is seen: 0 where it is not."""
-    weight = alpha[..., None] / np.float32(255)
-    pasted = np.rint(source + (fill.astype(np.float32) - source) * weight).astype(np.uint8)
-    found, shift = seam(pasted, alpha), colour_shift(pasted, alpha)
+    found, shift = border.seam(pasted), border.colour_shift(pasted)
     return (max(0.0, np.log(found)) if found else 0.0) + (shift or 0.0) / _SHIFT_OF_A_SEAM
 
 

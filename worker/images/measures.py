@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -20,42 +22,77 @@ _LEAST = 64
 
 
 def seam(pixels: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> float | None:
-    """The gradient across the border of an edit over the same beside it: 1 is invisible, 2 is seen.
-
-    ``pixels (H, W, 3)`` is the finished picture, ``alpha (H, W)`` how much of the fill was pasted. The gradient is that of luma along the
-    border's normal, in grey levels a pixel; the border is where ``alpha`` rises, with a pixel on each side. ``None`` where there is
-    too little of a border.
-    """
-    zone = _zone(alpha)
-    if zone is None:
-        return None
-    window, border, away, normal = zone
-    luma = cv2.cvtColor(np.ascontiguousarray(pixels[window]), cv2.COLOR_RGB2GRAY).astype(np.float32)
-    across = np.abs(_gradient(luma, 1) * normal[0] + _gradient(luma, 0) * normal[1])
-    beside = (away > _BESIDE[0]) & (away <= _BESIDE[1])
-    if np.count_nonzero(border) < _LEAST or np.count_nonzero(beside) < _LEAST:
-        return None
-    return float((across[border].mean() + _FLOOR) / (across[beside].mean() + _FLOOR))
+    """``Border.seam`` of the edit ``alpha (H, W)``; ``None`` where it has no border."""
+    border = Border.of(alpha)
+    return border.seam(pixels) if border else None
 
 
 def colour_shift(pixels: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> float | None:
-    """ΔE2000 by which the fill is off its surroundings: 0 is none. Arguments as of ``seam``.
+    """``Border.colour_shift`` of the edit ``alpha (H, W)``; ``None`` where it has no border."""
+    border = Border.of(alpha)
+    return border.colour_shift(pixels) if border else None
 
-    In each tile along the border the mean CIELAB just inside is set against that just outside; the median of the tiles counts, so that a thing
-    which happens to end at the border says little. ``None`` where there is too little of either. Photos that nobody edited have about 1.
-    """
-    zone = _zone(alpha)
-    if zone is None:
-        return None
-    window, border, away, _ = zone
-    lab = to_lab(np.ascontiguousarray(pixels[window]))
-    near, inside = ~border & (away <= _RING), alpha[window] > 0
-    (counts_in, lab_in), (counts_out, lab_out) = (_by_tile(lab, near & side) for side in (inside, ~inside))
-    there = (counts_in >= _LEAST_IN_TILE) & (counts_out >= _LEAST_IN_TILE)
-    if not there.any():
-        return None
-    around = np.median(lab_out[there], axis=0)
-    return delta_e_2000(around, around + np.median(lab_in[there] - lab_out[there], axis=0))
+
+@dataclass(frozen=True, eq=False)
+class Border:
+    """The border of an edit. Found once, it measures any number of pictures ``(H, W, 3)`` into which something was pasted there."""
+
+    window: tuple[slice, slice]
+    """Around the edit; all else is of its size."""
+    inside: npt.NDArray[np.bool_]
+    """The edit."""
+    line: npt.NDArray[np.bool_]
+    """Where the paste rises, with a pixel on each side."""
+    away: npt.NDArray[np.float32]
+    """Pixels to the line."""
+    normal: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+    """(x, y) across it."""
+
+    @classmethod
+    def of(cls, alpha: npt.NDArray[np.uint8]) -> Border | None:
+        """The border of ``alpha (H, W)``, how much of the fill is pasted; ``None`` where there is none."""
+        box = bounding_box(alpha)
+        if box is None:
+            return None
+        window = box.padded(round(_BESIDE[1]) + 4, alpha.shape).slices
+        edit = alpha[window] > 0
+        if edit.all():
+            return None
+        inside, outside = (cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 5) for part in (edit, ~edit))
+        signed = (inside - outside).astype(np.float32)
+        line = np.asarray((np.abs(signed) <= 1.5) | (edit & (alpha[window] < 255)))
+        away = np.asarray(cv2.distanceTransform((~line).astype(np.uint8), cv2.DIST_L2, 5), np.float32)
+        smooth = np.asarray(cv2.GaussianBlur(signed, (0, 0), 2), np.float32)
+        x, y = _gradient(smooth, 1), _gradient(smooth, 0)
+        length = np.maximum(np.hypot(x, y), np.float32(1e-3))
+        return cls(window, edit, line, away, (np.asarray(x / length, np.float32), np.asarray(y / length, np.float32)))
+
+    def seam(self, pixels: npt.NDArray[np.uint8]) -> float | None:
+        """The gradient across the border over the same beside it: 1 is invisible, 2 is seen; ``None`` where there is too little of it.
+
+        The gradient is that of luma along the border's normal, in grey levels a pixel.
+        """
+        luma = cv2.cvtColor(np.ascontiguousarray(pixels[self.window]), cv2.COLOR_RGB2GRAY).astype(np.float32)
+        across = np.abs(_gradient(luma, 1) * self.normal[0] + _gradient(luma, 0) * self.normal[1])
+        beside = (self.away > _BESIDE[0]) & (self.away <= _BESIDE[1])
+        if np.count_nonzero(self.line) < _LEAST or np.count_nonzero(beside) < _LEAST:
+            return None
+        return float((across[self.line].mean() + _FLOOR) / (across[beside].mean() + _FLOOR))
+
+    def colour_shift(self, pixels: npt.NDArray[np.uint8]) -> float | None:
+        """ΔE2000 by which the fill is off its surroundings: 0 is none; ``None`` where there is too little of either.
+
+        In each tile along the border the mean CIELAB just inside is set against that just outside; the median of the tiles counts, so that a
+        thing which happens to end at the border says little. Photos that nobody edited have about 1.
+        """
+        lab = to_lab(np.ascontiguousarray(pixels[self.window]))
+        near = ~self.line & (self.away <= _RING)
+        (counts_in, lab_in), (counts_out, lab_out) = (_by_tile(lab, near & side) for side in (self.inside, ~self.inside))
+        there = (counts_in >= _LEAST_IN_TILE) & (counts_out >= _LEAST_IN_TILE)
+        if not there.any():
+            return None
+        around = np.median(lab_out[there], axis=0)
+        return delta_e_2000(around, around + np.median(lab_in[there] - lab_out[there], axis=0))
 
 
 def _by_tile(lab: npt.NDArray[np.float32], chosen: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
@@ -112,28 +149,6 @@ def delta_e_2000(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     rotation = -2 * np.sqrt(c**7 / (c**7 + 25.0**7)) * np.sin(np.radians(60 * np.exp(-(((h - 275) / 25) ** 2))))
     terms = (lightness / s_l) ** 2 + (chroma / s_c) ** 2 + (hue / s_h) ** 2 + rotation * (chroma / s_c) * (hue / s_h)
     return float(np.sqrt(max(0.0, terms)))
-
-
-_Zone = tuple[tuple[slice, slice], npt.NDArray[np.bool_], npt.NDArray[np.float32], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
-
-
-def _zone(alpha: npt.NDArray[np.uint8]) -> _Zone | None:
-    """The window around the edit; in it, where the border is, how far from it each pixel lies, and the border's normal (x, y)."""
-    box = bounding_box(alpha)
-    if box is None:
-        return None
-    window = box.padded(round(_BESIDE[1]) + 4, alpha.shape).slices
-    edit = alpha[window] > 0
-    if edit.all():
-        return None
-    inside, outside = (cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 5) for part in (edit, ~edit))
-    signed = (inside - outside).astype(np.float32)
-    border = (np.abs(signed) <= 1.5) | (edit & (alpha[window] < 255))
-    away = np.asarray(cv2.distanceTransform((~border).astype(np.uint8), cv2.DIST_L2, 5), np.float32)
-    smooth = np.asarray(cv2.GaussianBlur(signed, (0, 0), 2), np.float32)
-    x, y = _gradient(smooth, 1), _gradient(smooth, 0)
-    length = np.maximum(np.hypot(x, y), np.float32(1e-3))
-    return window, np.asarray(border), away, (np.asarray(x / length, np.float32), np.asarray(y / length, np.float32))
 
 
 def _gradient(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]:
