@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,44 +12,21 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from odd_files import DISPLAY_P3, saved
 from PIL import Image
+from planning import plan_of, rounds_of
 
 from api_schemas.errors import EngineFailed, MaskFull, OutfillError
-from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
-from api_schemas.models import BACKDROP, EXEMPLAR, U2NETP, ModelCard
-from api_schemas.requests import job_request
-from core.settings import Quality
+from api_schemas.jobs import JobSpec
+from api_schemas.models import BACKDROP, EXEMPLAR, U2NETP
 from worker.engines.backdrop import BackdropEngine
+from worker.images.blend import composite
 from worker.images.codec import Frame, into_space
-from worker.images.subject import Segmenter
-from worker.intake import Plan, prepare
+from worker.intake import Plan
 from worker.outputs import Rendered
-from worker.report import Examiner, prove
-from worker.rounds import Rounds
+from worker.report import prove
 
 Array = np.ndarray[Any, Any]
-SEGMENTER = Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx")
-EXAMINER = Examiner(SEGMENTER, Quality())
 MODES = {"L": 1, "RGB": 3, "RGBA": 4}
 sides = st.integers(1, 70)
-
-
-def plan_of(request: dict[str, Any], card: ModelCard, inputs: dict[str, bytes]) -> tuple[JobSpec, Plan]:
-    """Prepare a job as the worker does, from bytes."""
-    ref = InputRef(key="k", format="png", width=1, height=1, bytes=1, sha256="0")
-    spec = JobSpec(
-        id=new_id("job"),
-        tenant="t",
-        model=card.id,
-        model_revision="1",
-        request=job_request.validate_python(request),
-        inputs=dict.fromkeys(inputs, ref),
-        created_at=utc_now(),
-    )
-    return spec, prepare(spec, card, inputs.__getitem__, SEGMENTER, max_pixels=10**7)
-
-
-def rounds_of(spec: JobSpec, plan: Plan) -> Rounds:
-    return Rounds(spec, plan, partial(EXAMINER.report, spec.request))
 
 
 def painted_with_noise(spec: JobSpec, plan: Plan) -> Rendered:
@@ -116,6 +90,9 @@ def test_for_every_mask_and_size_what_is_kept_equals_the_input(
     kept = pixels_of(rendered.layers["mask"]) == 0
     assert before.shape == after.shape
     np.testing.assert_array_equal(before[kept], after[kept])
+    fill = as_rgb(rendered.layers["fill"], "RGBA")
+    over = composite(*(np.ascontiguousarray(each) for each in (before[..., :3], fill[..., :3], fill[..., 3])))
+    np.testing.assert_array_equal(over, after[..., :3])
     assert kept[mask == 0].any() or grow > 0  # what is kept is not shrunk to nothing by itself
     if grow == 0:
         assert kept[mask <= 16].all()

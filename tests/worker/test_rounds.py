@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
-import sys
 from collections.abc import Callable
-from functools import partial
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,24 +13,19 @@ import numpy.typing as npt
 import pytest
 from conftest import pixels_of, png
 from PIL import Image, ImageOps
+from planning import plan_of, rounds_of
 
 from api_schemas.errors import ChecksNotMet, EngineFailed
-from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
 from api_schemas.models import EXEMPLAR, SAMPLING_PARAMETERS, EngineKind, Licence, ModelCard, SamplingDefaults
-from api_schemas.requests import Level, Operation, job_request
-from core.settings import Quality
+from api_schemas.requests import Level, Operation
 from worker.engines.base import PaintRequest
 from worker.images.blend import composite, paste
-from worker.images.subject import Segmenter
-from worker.intake import Plan, prepare
-from worker.report import Examiner
+from worker.intake import Plan
 from worker.rounds import Rounds
 
 Array = npt.NDArray[np.uint8]
 Model = Callable[[PaintRequest], Array]
 
-SEGMENTER = Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx")
-EXAMINER = Examiner(SEGMENTER, Quality())
 CARD = ModelCard(
     id="scripted",
     engine=EngineKind.DIFFUSION,
@@ -56,18 +48,9 @@ def photo(name: str, size: tuple[int, int] | None = None) -> Array:
 
 
 def begin(request: dict[str, Any], inputs: dict[str, bytes], card: ModelCard = CARD) -> tuple[Plan, Rounds]:
-    ref = InputRef(key="k", format="png", width=1, height=1, bytes=1, sha256="0")
-    spec = JobSpec(
-        id=new_id("job"),
-        tenant="t",
-        model=card.id,
-        model_revision="1",
-        request=job_request.validate_python({"image": "image", "seed": 1, **(SAMPLING if card is CARD else {}), **request}),
-        inputs=dict.fromkeys(inputs, ref),
-        created_at=utc_now(),
-    )
-    plan = prepare(spec, card, inputs.__getitem__, SEGMENTER, max_pixels=10**8)
-    return plan, Rounds(spec, plan, partial(EXAMINER.report, spec.request))
+    fields = {"image": "image", "seed": 1, **(SAMPLING if card is CARD else {}), **request}
+    spec, plan = plan_of(fields, card, inputs)
+    return plan, rounds_of(spec, plan)
 
 
 def paint(rounds: Rounds, model: Model) -> list[int]:

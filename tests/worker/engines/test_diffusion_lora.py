@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +12,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import png
-from painting import SAMPLING, SIZE, relative_error, request_for, result_of
+from painting import SAMPLING, relative_error, request_for, result_of
+from planning import plan_of, rounds_of
 from safetensors.torch import load_file, save_file
 
 from api_schemas.errors import EngineFailed
-from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
-from api_schemas.requests import Scheduler, job_request
+from api_schemas.requests import Scheduler
 from scripts.stock import load_stock, run_stock
 from scripts.tiny_pipeline import build, write_lora
 from worker.engines.base import PaintRequest, Sampling
 from worker.engines.diffusion.card import card_for
 from worker.engines.diffusion.engine import DiffusionEngine
-from worker.images.subject import Segmenter
-from worker.intake import prepare
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -345,16 +342,5 @@ def test_the_loras_of_a_job_reach_the_engine(sd15: Path) -> None:
     loras = [{"name": "ink"}, {"name": "oil", "weight": 0.5}]
     request = {"operation": "inpaint", "image": "image", "mask": "mask", "prompt": "a sofa", "num_images": 2, "loras": loras, "seed": 1}
     settings = {"steps": 4, "guidance_scale": 5.0, "strength": 1.0, "scheduler": "ddim"}
-    spec = JobSpec(
-        id=new_id("job"),
-        tenant="t",
-        model="tiny",
-        model_revision="1",
-        request=job_request.validate_python(request | settings),
-        inputs={name: InputRef(key=name, format="png", width=SIZE, height=SIZE, bytes=1, sha256="0") for name in files},
-        created_at=utc_now(),
-    )
-    segmenter = Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx")
-    plan = prepare(spec, card_for(sd15, "tiny"), files.__getitem__, segmenter, max_pixels=10**6)
-    assert isinstance(plan.recipe, Sampling)
-    assert plan.recipe.loras == (("ink", 1.0), ("oil", 0.5))
+    recipes = [paint.recipe for paint in rounds_of(*plan_of(request | settings, card_for(sd15, "tiny"), files)).requests]
+    assert [recipe.loras for recipe in recipes if isinstance(recipe, Sampling)] == [(("ink", 1.0), ("oil", 0.5))] * 2
