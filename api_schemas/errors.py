@@ -11,7 +11,6 @@
       ├─ PayloadTooLarge            413  payload_too_large
       ├─ Invalid                    422  invalid_request
       │    ├─ ParameterNotSupported      parameter_not_supported
-      │    ├─ NoTextModel                no_text_model
       │    ├─ WebhookNotAllowed          webhook_not_allowed
       │    ├─ SourceError
       │    │    ├─ InvalidSource         invalid_source
@@ -117,12 +116,6 @@ class ParameterNotSupported(Invalid):
     """The chosen model would ignore this parameter, so it is refused."""
 
     code, title = "parameter_not_supported", "Parameter not supported"
-
-
-class NoTextModel(Invalid):
-    """The operation paints from a prompt and no model that reads prompts is installed."""
-
-    code, title = "no_text_model", "No text-guided model installed"
 
 
 class WebhookNotAllowed(Invalid):

@@ -44,7 +44,10 @@ REQUEST = {"operation": "replace_background", "image": "file:photo", "background
 def main() -> int:
     """Run, print, write; 1 if a limit does not hold."""
     photo = (files("skimage.data") / "coffee.png").read_bytes()
-    with tempfile.TemporaryDirectory() as folder, LocalStack(StackOptions(Path(folder)), say=lambda _: None) as stack:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LocalStack(StackOptions(Path(folder), environment={"OUTFILL_WORKER__SERVE": BACKDROP.id}), say=lambda _: None) as stack,
+    ):
         os.environ.update(stack.environment())
         settings = Settings()
         with httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {stack.api_key}"}, timeout=60) as api:

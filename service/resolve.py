@@ -9,8 +9,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api_schemas.errors import ImageTooLarge, Invalid, ModelNotFound, NoTextModel, ParameterNotSupported
-from api_schemas.models import BACKDROP, EXEMPLAR, U2NETP, ModelCard, ModelInfo
+from api_schemas.errors import ImageTooLarge, Invalid, ModelNotFound, ParameterNotSupported
+from api_schemas.models import BACKDROP, EXEMPLAR, STUDIO, U2NETP, ModelCard, ModelInfo
 from api_schemas.requests import (
     EraseRequest,
     ImageFormat,
@@ -44,16 +44,11 @@ _OPTIONAL = (
 LONGEST_SIDES = {ImageFormat.JPEG: 65500, ImageFormat.WEBP: 16383}
 """What the encoders can write."""
 
-NO_TEXT_MODEL = (
-    "no installed model paints from a prompt; give a diffusers inpainting directory to the workers with OUTFILL_MODELS__DIRECTORIES "
-    "(docs/models.md), or use background instead of prompt with replace_background"
-)
-
 
 def resolve(request: JobRequest, models: Sequence[ModelInfo]) -> tuple[JobRequest, ModelCard]:
     """The request with every default filled in, and the model that will run it."""
-    # What a live worker serves comes first: a model that was retired is nobody's default.
-    ranked = sorted(models, key=lambda model: not model.workers)
+    # What a live worker serves comes first: a model that was retired is nobody's default. Studio stands back behind what was installed.
+    ranked = sorted(models, key=lambda model: (not model.workers, model.card.id == STUDIO.id))
     card = choose_model(request, {model.card.id: model.card for model in ranked})
     _refuse_ignored(request, card)
     if isinstance(request, RemoveBackgroundRequest):
@@ -69,7 +64,7 @@ def resolve(request: JobRequest, models: Sequence[ModelInfo]) -> tuple[JobReques
 
 
 def choose_model(request: JobRequest, cards: Mapping[str, ModelCard]) -> ModelCard:
-    """The model that was named, or the default of the operation. Raises ``ModelNotFound`` and ``NoTextModel``."""
+    """The model that was named, or the default of the operation: of models that read prompts the first. Raises ``ModelNotFound``."""
     if request.model is not None:
         card = cards.get(request.model)
         if card is None or request.operation not in card.operations:
@@ -85,8 +80,8 @@ def choose_model(request: JobRequest, cards: Mapping[str, ModelCard]) -> ModelCa
         case InpaintRequest() | OutpaintRequest() | ReplaceBackgroundRequest():
             readers = (card for card in cards.values() if card.reads_prompts and request.operation in card.operations)
             card = next(readers, None)
-            if card is None:
-                raise NoTextModel(NO_TEXT_MODEL, field="prompt")
+            if card is None:  # where another model took Studio's name
+                raise ModelNotFound(f"no model does {request.operation} from a prompt; see GET /v1/models", field="model")
             return card
 
 
@@ -95,10 +90,7 @@ def _refuse_ignored(request: JobRequest, card: ModelCard) -> None:
         value = getattr(request, field, None)
         asked = field in request.model_fields_set and value is not None and value is not False and value != ()
         if asked and field not in card.parameters:
-            reason = NO_TEXT_MODEL if field == "prompt" else f"the model {card.id} would ignore it"
-            raise ParameterNotSupported(reason, field=field)
-    if isinstance(request, ReplaceBackgroundRequest) and request.background is None and "prompt" not in card.parameters:
-        raise NoTextModel(NO_TEXT_MODEL, field="prompt")
+            raise ParameterNotSupported(f"the model {card.id} would ignore it", field=field)
 
 
 def _check_scheduler(request: PaintedRequest, card: ModelCard) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -23,8 +24,9 @@ from core import logging, queue
 from core.catalogue import Catalogue
 from core.jobs import JobRecords
 from core.queue import JobQueue
-from core.settings import Settings
+from core.settings import Models, Settings
 from core.storage import Storage
+from worker.engines.weights import EMBEDDED, MODEL_INDEX
 from worker.store import commands
 from worker.tuning import Wishes
 
@@ -159,13 +161,18 @@ def _warm_engine(card: ModelCard, settings: Settings, device: str, metrics: Work
     from worker.engines.registry import EngineOptions, build_engine
 
     began = time.perf_counter()
-    path = settings.models.directories.get(card.id, settings.models.store / card.id)
-    engine = build_engine(card, path=path, options=EngineOptions(device, _wishes(settings)))
+    engine = build_engine(card, path=_directory(card, settings.models), options=EngineOptions(device, _wishes(settings)))
     found = engine.warm_up()
     for kernel in found.kernels:
         metrics.attention.labels(card.id, kernel, found.requested).set(1)
     metrics.model_load.labels(card.id).set(time.perf_counter() - began)
     return engine, found
+
+
+def _directory(card: ModelCard, models: Models) -> Path | None:
+    """Where the weights of ``card`` are; ``None`` for a model that has none."""
+    named, stored, embedded = models.directories.get(card.id), models.store / card.id, EMBEDDED / card.id
+    return named or next((path for path in (stored, embedded) if (path / MODEL_INDEX).is_file()), None)
 
 
 def _runtime(device: str, dtype: str | None) -> dict[str, Any]:

@@ -8,7 +8,18 @@ import pytest
 from pydantic import ValidationError
 
 from api_schemas.errors import Invalid, ParameterNotSupported
-from api_schemas.models import BACKDROP, EXEMPLAR, SAMPLING_PARAMETERS, EngineKind, Licence, ModelCard, ModelInfo, SamplingDefaults
+from api_schemas.models import (
+    BACKDROP,
+    EMBEDDED_MODELS,
+    EXEMPLAR,
+    SAMPLING_PARAMETERS,
+    STUDIO,
+    EngineKind,
+    Licence,
+    ModelCard,
+    ModelInfo,
+    SamplingDefaults,
+)
 from api_schemas.requests import InpaintRequest, JobRequest, LoraUse, Operation, Scheduler, job_request
 from service.resolve import resolve
 
@@ -114,3 +125,36 @@ def test_a_negative_prompt_without_guidance_is_refused(guidance_scale: float) ->
     assert caught.value.field == "negative_prompt"
     assert resolve(inpaint(negative_prompt="people", guidance_scale=1.5), MODELS)
     assert resolve(inpaint(negative_prompt="", guidance_scale=guidance_scale), MODELS)
+
+
+BY_PROMPT = [
+    {"operation": "inpaint", "image": "a", "mask": "b", "prompt": "c"},
+    {"operation": "outpaint", "image": "a", "expand": {"left": 8}, "prompt": "c"},
+    {"operation": "replace_background", "image": "a", "prompt": "c"},
+]
+INSTALLED = CARD.model_copy(update={"operations": STUDIO.operations})
+
+
+@pytest.mark.parametrize("fields", BY_PROMPT, ids=lambda fields: fields["operation"])
+def test_studio_paints_prompts_where_nothing_else_is_installed(fields: dict[str, Any]) -> None:
+    """Without an installed model a prompt is Studio's, before a worker has announced it too; an installed model goes before it."""
+    request = job_request.validate_python(fields)
+    embedded = [ModelInfo(card=card, workers=()) for card in EMBEDDED_MODELS]
+    assert resolve(request, embedded)[1] is STUDIO
+    assert resolve(request, [*embedded, ModelInfo(card=INSTALLED, workers=())])[1] is INSTALLED
+    live = [ModelInfo(card=card, workers=("w",)) for card in EMBEDDED_MODELS]
+    assert resolve(request, [*live, ModelInfo(card=INSTALLED, workers=("w",))])[1] is INSTALLED
+
+
+def test_studio_goes_before_a_model_that_was_retired() -> None:
+    """A model that no live worker serves is nobody's default while a live one serves Studio."""
+    live = [ModelInfo(card=card, workers=("w",)) for card in EMBEDDED_MODELS]
+    request = job_request.validate_python(BY_PROMPT[0])
+    assert resolve(request, [*live, ModelInfo(card=INSTALLED, workers=())])[1] is STUDIO
+
+
+def test_erasing_stays_with_the_exemplar() -> None:
+    """Neither Studio nor an installed model is the default for erase."""
+    models = [ModelInfo(card=card, workers=("w",)) for card in (*EMBEDDED_MODELS, INSTALLED)]
+    request = job_request.validate_python({"operation": "erase", "image": "a", "mask": "b"})
+    assert resolve(request, models)[1] is EXEMPLAR

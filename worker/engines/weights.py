@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 MODEL_INDEX = "model_index.json"
+EMBEDDED = Path(__file__).resolve().parents[1] / "embedded"
+"""A store of the models whose weights come with Outfill itself."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 _HALF = 2
 _HEADER_LIMIT = 100_000_000  # the format's own
