@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # torch: the CPU build of the pinned version. CPU machines need no CUDA wheels; see CONTRIBUTING.md for GPU machines.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo up check format test test-gpu bench bench-path bench-engine bench-quality bench-codecs bench-gpu load studio clean
+.PHONY: setup demo up check format test test-gpu bench bench-path bench-engine bench-quality bench-studio bench-codecs bench-gpu load studio clean
 
 setup: $(VENV)/.installed
 
@@ -41,7 +41,7 @@ test: check
 test-gpu: setup
 	$(BIN)/python -m pytest tests/gpu -m gpu
 
-bench: bench-path bench-engine
+bench: bench-path bench-engine bench-studio
 
 # What the path costs around the model: one table of ratios, and build/bench/path.json.
 bench-path: setup
@@ -51,12 +51,17 @@ bench-path: setup
 bench-engine: setup
 	$(BIN)/python -W ignore -m scripts.bench_engine
 
+# How fast the model that ships with Outfill answers through the API.
+bench-studio: setup
+	$(BIN)/python -W ignore -m scripts.bench_studio
+
 # Against the stock diffusers pipelines, with weights of true size, and build/bench/gpu.json. Without a GPU: a rehearsal.
 bench-gpu: setup
 	$(BIN)/python -m scripts.bench_gpu
 
 # The same edits by Outfill, by the stock diffusers pipeline and by OpenCV, on real photos: a table and a contact sheet. MODEL is a
 # diffusers inpainting directory.
+MODEL ?= worker/embedded/studio
 bench-quality: setup
 	$(BIN)/python -W ignore -m scripts.bench_quality --model $(MODEL)
 

@@ -35,11 +35,18 @@ class Scene:
 
 
 SCENES = (
-    Scene(
-        "coffee-on-white",
-        "replace_background: coffee cup on white",
-        "coffee.png",
-        {"operation": "replace_background", "image": "file:photo", "background": {"color": "#ffffff"}},
+    *(
+        Scene(
+            f"coffee-on-{name}",
+            f"replace_background: coffee cup, “{prompt}”",
+            "coffee.png",
+            {"operation": "replace_background", "image": "file:photo", "prompt": prompt, "seed": seed},
+        )
+        for name, prompt, seed in (
+            ("marble", "white marble table, light grey wall, soft window light", 1),
+            ("dark-wood", "dark wooden table, teal wall", 1),
+            ("pink-paper", "pink paper backdrop, soft shadow", 1),
+        )
     ),
     Scene(
         "coffee-on-gradient",

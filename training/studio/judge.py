@@ -1,7 +1,7 @@
 """A judge made without the model: it tells from a picture which backdrop it shows, and in which colours.
 
-The backdrop by a small convolutional network that learns from rendered scenes; the colour by statistics of theirs. What is kept is blanked
-before either looks, so only what was painted counts. Its own accuracy on rendered scenes that it has not seen is the ceiling of what it can say
+The backdrop by a small classifier of textures that learns from rendered scenes; the colour by statistics of theirs. Neither looks at what is
+kept: only what was painted counts. Its own accuracy on rendered scenes that it has not seen is the ceiling of what it can say
 about a model.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.studio import autoencoder, checkpoint, loop
+from training.studio import checkpoint, loop
+from training.studio.arrays import SIDE
 from training.studio.facts import Facts, Part
 from training.studio.recipe import Recipe
-from training.studio.store import Bytes, Scenes
+from training.studio.statistics import describe
+from training.studio.store import Bytes, Scenes, save_array, write_whole
 from worker.images.measures import to_lab
 
 STAGE = 4
@@ -54,6 +55,7 @@ _TOP, _BOTTOM = slice(0, 40), slice(-40, None)
 _SPREAD = (6.0, 4.0, 4.0)
 """Widths of the kernel in L, a, b."""
 _OTHER_LIGHT = 0.05
+_HALF = 128
 _LEAST = 300
 """Pixels that a colour is read from."""
 
@@ -97,62 +99,75 @@ def parts_of(facts: Facts) -> dict[str, Part]:
     return {role: part for role, part in parts.items() if part is not None}
 
 
-def build(width: int = 24) -> nn.Module:
-    """``(N, 4, 256, 256)``, RGB and what is judged, to a dictionary of scores ``(N, classes)``."""
-    return _Network(width)
+class Reader(nn.Module):
+    """Statistics ``(N, F)`` to a dictionary of scores ``(N, classes)``."""
 
-
-class _Network(nn.Module):
-    """Textures tell materials: wide filters first, whose answers are then pooled."""
-
-    def __init__(self, width: int) -> None:
+    def __init__(self, statistics: int, width: int = 384) -> None:
         super().__init__()
-        widths = [2 * width, 3 * width, 5 * width, 8 * width]
-        layers = [_convolution(4, widths[0], kernel=8, stride=4), _convolution(widths[0], widths[0], kernel=1, stride=1)]
-        layers += [_convolution(before, after, kernel=3, stride=2) for before, after in pairwise(widths)]
-        self.layers = nn.Sequential(*layers)
-        self.heads = nn.ModuleDict({name: nn.Linear(3 * 2 * widths[-1], len(classes)) for name, classes in HEADS.items()})
+        self.mean, self.deviation = nn.Buffer(torch.zeros(statistics)), nn.Buffer(torch.ones(statistics))
+        self.layers = nn.Sequential(nn.Dropout(0.3), nn.Linear(statistics, width), nn.ReLU(), nn.Dropout(0.4))
+        self.heads = nn.ModuleDict({name: nn.Linear(width, len(classes)) for name, classes in HEADS.items()})
 
-    def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
-        found = self.layers(pictures)
-        # Where it is tells a wall from a table: three strips, each by its mean and its strongest answer.
-        pools = functional.adaptive_avg_pool2d(found, (3, 1)), functional.adaptive_max_pool2d(found, (3, 1))
-        flat = torch.cat(pools, dim=1).flatten(1)
-        return {name: head(flat) for name, head in self.heads.items()}
+    def learn_scale(self, statistics: torch.Tensor) -> None:
+        """Take the scale of each statistic from ``(N, F)``."""
+        self.mean.copy_(statistics.mean(dim=0))
+        self.deviation.copy_(statistics.std(dim=0) + 1e-3)
 
-
-def _convolution(before: int, after: int, *, kernel: int, stride: int) -> nn.Module:
-    convolution = nn.Conv2d(before, after, kernel, stride, (kernel - stride + 1) // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU())
+    def forward(self, statistics: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = self.layers(((statistics - self.mean) / self.deviation).clamp(-5, 5))
+        return {name: head(found) for name, head in self.heads.items()}
 
 
 def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
     """Train to ``recipe.judge_steps`` or go on from a checkpoint. False if it was told to stop."""
-    torch.manual_seed(recipe.seed + STAGE)
-    model = build()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.judge_rate, weight_decay=0.05)
     scenes = Scenes(work)
-    run = loop.Run("judge", work / "judge", model, optimiser, recipe.judge_steps, recipe.judge_rate, warm_up=100)
-    return loop.train(run, recipe, log, lambda step: {"loss": _step(recipe, model, optimiser, scenes, step)})
+    statistics = torch.from_numpy(_statistics(recipe, scenes, work / "judge", log))
+    model = _new_reader(recipe)
+    model.learn_scale(statistics.flatten(0, 1))
+    wanted = [backdrop_of(facts) for facts in scenes.facts]
+    targets = {head: torch.tensor([classes.index(getattr(each, head)) for each in wanted]) for head, classes in HEADS.items()}
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.judge_rate, weight_decay=0.05)
+
+    def learn(step: int) -> dict[str, float]:
+        rng, _ = checkpoint.step_rngs(recipe.seed, STAGE, step)
+        chosen = rng.integers(len(statistics), size=recipe.judge_batch)
+        scores = model(statistics[chosen, rng.integers(statistics.shape[1], size=recipe.judge_batch)])
+        losses = [functional.cross_entropy(scores[head], targets[head][chosen], label_smoothing=0.05) for head in HEADS]
+        loss = torch.stack(losses).sum()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        return {"loss": float(loss.detach())}
+
+    return loop.train(
+        loop.Run("judge", work / "judge", model, optimiser, recipe.judge_steps, recipe.judge_rate, warm_up=100), recipe, log, learn
+    )
 
 
-def _step(recipe: Recipe, model: nn.Module, optimiser: torch.optim.Optimizer, scenes: Scenes, step: int) -> float:
-    rng, _ = checkpoint.step_rngs(recipe.seed, STAGE, step)
-    chosen = rng.integers(recipe.scenes - recipe.held_out, size=recipe.judge_batch)
-    pictures = np.stack([_varied(rng, scenes.pixels(int(index))) for index in chosen])
-    wanted = [backdrop_of(scenes.facts[int(index)]) for index in chosen]
-    with torch.autocast("cpu", torch.bfloat16):
-        scores = model(to_tensor(pictures[..., :3], pictures[..., 3] < 128))
-    loss = torch.stack(
-        [
-            functional.cross_entropy(scores[head].float(), torch.tensor([classes.index(getattr(each, head)) for each in wanted]))
-            for head, classes in HEADS.items()
-        ]
-    ).sum()
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
-    return float(loss.detach())
+def _new_reader(recipe: Recipe) -> Reader:
+    torch.manual_seed(recipe.seed + STAGE)
+    blank = np.zeros((SIDE, SIDE, 3), np.uint8)
+    return Reader(len(describe(blank, np.ones((SIDE, SIDE), np.bool_))))
+
+
+def _statistics(recipe: Recipe, scenes: Scenes, folder: Path, log: Callable[[str], None]) -> npt.NDArray[np.float32]:
+    """``(scenes, 2, F)`` of all scenes to learn from, each as it is and varied; shards that exist are read."""
+    shards = []
+    learned = recipe.scenes - recipe.held_out
+    for start in range(0, learned, recipe.shard):
+        file = folder / f"statistics-{start:06d}.npy"
+        if not file.exists():
+            found = np.stack([_both(recipe, scenes, index) for index in range(start, min(start + recipe.shard, learned))])
+            write_whole(file, lambda path, values=found: save_array(path, values))  # type: ignore[misc]
+            log(f"statistics of {start + len(found)} of {learned} scenes")
+        shards.append(np.load(file))
+    return np.concatenate(shards)
+
+
+def _both(recipe: Recipe, scenes: Scenes, index: int) -> npt.NDArray[np.float32]:
+    scene = np.ascontiguousarray(scenes.pixels(index))
+    varied = _varied(np.random.default_rng([recipe.seed, STAGE, index]), scene)
+    return np.stack([describe(np.ascontiguousarray(each[..., :3]), each[..., 3] < _HALF) for each in (scene, varied)])
 
 
 def _varied(rng: np.random.Generator, scene: Bytes) -> Bytes:
@@ -166,16 +181,10 @@ def _varied(rng: np.random.Generator, scene: Bytes) -> Bytes:
     return varied
 
 
-def to_tensor(pictures: Bytes, judged: npt.NDArray[np.bool_]) -> torch.Tensor:
-    """``(N, H, W, 3)`` and ``(N, H, W)``, true where the judge may look, to what the network takes."""
-    seen = torch.from_numpy(judged).float()[:, None]
-    return torch.cat([autoencoder.to_tensor(pictures) * seen, seen], dim=1)
-
-
 class Judge:
     """Sees pictures of 256×256."""
 
-    def __init__(self, model: nn.Module, colours: ColourStatistics) -> None:
+    def __init__(self, model: Reader, colours: ColourStatistics) -> None:
         self._model = model.eval()
         self.colours = colours
 
@@ -185,22 +194,18 @@ class Judge:
         state = checkpoint.newest(work / "judge")
         if state is None or state["step"] < recipe.judge_steps:
             raise FileNotFoundError(f"no finished judge in {work}: run the stage `judge` first")
-        model = build()
+        model = _new_reader(recipe)
         model.load_state_dict(state["model"])
         return cls(model, ColourStatistics.of(Scenes(work), recipe.scenes - recipe.held_out))
 
     @torch.inference_mode()
     def backdrops(self, pictures: Bytes, judged: npt.NDArray[np.bool_]) -> list[Verdict]:
         """What stands behind in each of ``(N, 256, 256, 3)``, seen where ``judged (N, 256, 256)``."""
-        found: list[Verdict] = []
-        for start in range(0, len(pictures), 16):
-            scores: dict[str, Any] = self._model(to_tensor(pictures[start : start + 16], judged[start : start + 16]))
-            best = {head: scores[head].argmax(dim=1).tolist() for head in HEADS}
-            found += [
-                Verdict(**{head: HEADS[head][index] for head, index in zip(best, row, strict=True)})
-                for row in zip(*best.values(), strict=True)
-            ]
-        return found
+        statistics = np.stack([describe(np.ascontiguousarray(each), seen) for each, seen in zip(pictures, judged, strict=True)])
+        scores: dict[str, torch.Tensor] = self._model(torch.from_numpy(statistics))
+        best = {head: scores[head].argmax(dim=1).tolist() for head in HEADS}
+        rows = zip(*best.values(), strict=True)
+        return [Verdict(**{head: HEADS[head][index] for head, index in zip(best, row, strict=True)}) for row in rows]
 
 
 class ColourStatistics:
@@ -223,7 +228,7 @@ class ColourStatistics:
             facts = scenes.facts[index]
             pixels = scenes.pixels(index)
             for role, part in parts_of(facts).items():
-                value = strip_lab(pixels[..., :3], pixels[..., 3] < 128, role)
+                value = strip_lab(pixels[..., :3], pixels[..., 3] < _HALF, role)
                 if value is not None:
                     lab.append(value)
                     terms.append(colour_of(part))

@@ -44,9 +44,9 @@ class Recipe:
     kept_weight: float = 0.08
     """Of the loss on what is kept, which the service puts back anyway."""
 
-    judge_steps: int = 4_000
-    judge_batch: int = 48
-    judge_rate: float = 2e-3
+    judge_steps: int = 8_000
+    judge_batch: int = 64
+    judge_rate: float = 1e-3
     held_out: int = 1_000
     """Last scenes, which the judge does not learn from: its accuracy is measured on them."""
 

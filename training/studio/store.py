@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ def render(recipe: Recipe, work: Path, log: Callable[[str], None]) -> None:
         facts = "".join(json.dumps(scene.facts.to_dict()) + "\n" for scene in scenes)
         write_whole(file.with_suffix(".jsonl"), lambda path, text=facts: _write_text(path, text))  # type: ignore[misc]
         pixels = np.stack([np.dstack([scene.rgb, scene.subject]) for scene in scenes])
-        write_whole(file, lambda path, values=pixels: _save(path, values))  # type: ignore[misc]
+        write_whole(file, lambda path, values=pixels: save_array(path, values))  # type: ignore[misc]
         if start == 0:
             sheet(work / "scenes" / "sheet.png", contact_sheet([scene.rgb for scene in scenes[:80]], 10, 192))
         log(f"scenes {start + count} of {recipe.scenes}")
@@ -70,7 +71,8 @@ def sheet(file: Path, pixels: Bytes) -> None:
     Image.fromarray(pixels).save(file)
 
 
-def _save(path: Path, values: Bytes) -> None:
+def save_array(path: Path, values: npt.NDArray[Any]) -> None:
+    """``numpy.save`` to exactly this name."""
     with path.open("wb") as stream:
         np.save(stream, values)
 
