@@ -178,7 +178,7 @@ def _strength_range(image: Image.Image, options: MaskOptions) -> tuple[int, int]
     elif image.mode.startswith("I"):  # 16 bit: the high byte counts
         lowest, highest = (min(max(value, 0), 65535) >> 8 for value in _deep_extrema(image))
     else:
-        lowest, highest = _extrema(image.convert("RGB").convert("L"))
+        lowest, highest = _extrema(image if image.mode == "L" else image.convert("RGB").convert("L"))
     if (options.polarity is Polarity.BLACK_EDITS) != options.invert:
         lowest, highest = 255 - highest, 255 - lowest
     return lowest, highest

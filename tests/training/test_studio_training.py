@@ -16,13 +16,14 @@ pytest.importorskip("torch")
 
 import torch
 
-from training.studio import autoencoder, checkpoint, diffusion, export, judge, latents, sampling, store, text
+from training.studio import autoencoder, checkpoint, decoder, diffusion, export, judge, latents, sampling, store, text
 from training.studio.recipe import Recipe
 
 TINY = replace(
     Recipe(),
     scenes=4, shard=2, vae_channels=8, vae_encoder_blocks=(0, 0, 0, 1), vae_decoder_blocks=(1, 0, 0, 0), vae_steps=4, vae_batch=2,
-    unet_channels=(32, 64), text_width=32, text_layers=1, text_steps=4, text_batch=2, unet_steps=4, unet_batch=2, warm_up=2, judge_steps=2, judge_batch=2, held_out=1, checkpoint_every=1, sheet_every=1000,
+    decoder_steps=2, decoder_batch=2, unet_channels=(32, 64), text_width=32, text_layers=1, text_steps=4, text_batch=2, unet_steps=4, unet_batch=2,
+    warm_up=2, judge_steps=2, judge_batch=2, held_out=1, checkpoint_every=1, sheet_every=1000,
 )  # fmt: skip
 
 
@@ -101,6 +102,7 @@ def test_the_export_loads_in_the_stock_pipeline_and_paints(work: Path, tmp_path:
 
     if checkpoint.newest(work / "unet") is None:
         checkpoint.save(work / "unet", 4, diffusion.Learner(TINY, text.tokenizer_for(TINY, work)).state())
+    assert decoder.train(TINY, work, quiet)
     directory = export.export(TINY, work, tmp_path / "pipeline")
     assert not [file for file in directory.rglob("*") if file.suffix in (".bin", ".pt", ".pth", ".ckpt")]
     pipeline: Any = StableDiffusionInpaintPipeline.from_pretrained(directory, local_files_only=True)  # type: ignore[no-untyped-call]
@@ -113,13 +115,12 @@ def test_the_export_loads_in_the_stock_pipeline_and_paints(work: Path, tmp_path:
     assert np.isfinite(painted).all()
 
 
-@pytest.mark.parametrize(("stage", "run"), [("text", text.train), ("judge", judge.train)])
+@pytest.mark.parametrize(("stage", "run"), [("text", text.train), ("decoder", decoder.train), ("judge", judge.train)])
 def test_a_small_stage_that_was_stopped_ends_as_one_that_was_not(work: Path, tmp_path: Path, stage: str, run: Any) -> None:
-    recipe = replace(TINY, judge_steps=2)
-    assert run(recipe, work, quiet)
-    stopped = copied(work, tmp_path, "scenes", "tokenizer", stage)
+    assert run(TINY, work, quiet)
+    stopped = copied(work, tmp_path, "scenes", "tokenizer", "autoencoder", stage)
     max((stopped / stage).glob("step-*.pt")).unlink()
-    assert run(recipe, stopped, quiet)
+    assert run(TINY, stopped, quiet)
     assert same(weights(work, stage, "model"), weights(stopped, stage, "model"))
 
 
@@ -130,6 +131,35 @@ def test_the_unet_starts_from_a_text_encoder_that_can_read(work: Path) -> None:
     for name, value in learner.networks["text_encoder"].state_dict().items():
         assert torch.equal(value, learned[f"encoder.{name}"])
         assert torch.equal(learner.ema[f"text_encoder.{name}"], value)
+
+
+def test_threads_that_share_a_batch_learn_what_one_learns(work: Path) -> None:
+    """Two threads take halves of the batch; the weights after a step are those of one thread, up to rounding."""
+    learners = [diffusion.Learner(TINY, text.tokenizer_for(TINY, work), threads) for threads in (1, 2)]
+    data = latents.load(work)
+    losses = [learner.learn(data) for learner in learners]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    one, two = (torch.cat([value.flatten() for value in learner.networks.parameters()]) for learner in learners)
+    assert torch.allclose(one, two, atol=1e-4)
+
+
+def test_texture_counts_wherever_it_lies() -> None:
+    """Other grain of the same kind is nearer to a grainy picture than the picture's own mean is, which pixel by pixel is nearer."""
+    generator = torch.Generator().manual_seed(1)
+    grain, other = (torch.randn(2, 3, 64, 64, generator=generator) * 0.2 for _ in range(2))
+    smooth = torch.zeros_like(grain)
+    assert (grain - smooth).abs().mean() < (grain - other).abs().mean()
+    distances = [float(decoder.texture_distance(grain, each, torch.Generator().manual_seed(2))) for each in (grain, other, smooth)]
+    assert distances[0] == 0
+    assert distances[1] < 0.2 * distances[2]
+
+
+def test_the_decoder_learns_and_the_encoder_stays(work: Path) -> None:
+    """The stage ``decoder`` changes the decoder alone, so that latents keep their meaning."""
+    assert decoder.train(TINY, work, quiet)
+    before, after = autoencoder.load(TINY, work), decoder.load(TINY, work)
+    assert same(before.encoder.state_dict(), after.encoder.state_dict())
+    assert not same(before.decoder.state_dict(), after.decoder.state_dict())
 
 
 def test_colours_of_rendered_scenes_are_told_by_their_statistics(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
     python -m training.studio all --work build/studio
 
-Stages: render, autoencoder, latents, text, unet, export, judge, evaluate; ``all`` runs them in this order, and ``sample`` shows what the newest
+Stages: render, autoencoder, latents, text, unet, decoder, export, judge, evaluate; ``all`` runs them in this order, and ``sample`` shows what the newest
 checkpoint paints. Each goes on where it was stopped: SIGTERM saves and ends, SIGSTOP and SIGCONT pause.
 """
 
@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from training.studio import autoencoder, checkpoint, diffusion, evaluation, export, judge, latents, sampling, store, text
+from training.studio import autoencoder, checkpoint, decoder, diffusion, evaluation, export, judge, latents, sampling, store, text
 from training.studio.recipe import Recipe
 
-STAGES = ("render", "autoencoder", "latents", "text", "unet", "export", "judge", "evaluate")
+STAGES = ("render", "autoencoder", "latents", "text", "unet", "decoder", "export", "judge", "evaluate")
 
 
 def main() -> int:
@@ -49,6 +49,7 @@ def _run(stage: str, recipe: Recipe, work: Path, out: Path) -> bool:
         "latents": lambda: latents.compute(recipe, work, _log),
         "text": lambda: text.train(recipe, work, _log),
         "unet": lambda: diffusion.train(recipe, work, _log),
+        "decoder": lambda: decoder.train(recipe, work, _log),
         "export": lambda: export.export(recipe, work, out),
         "judge": lambda: judge.train(recipe, work, _log),
         "evaluate": lambda: evaluation.evaluate(recipe, work, out, _log),

@@ -117,14 +117,13 @@ def to_pixels(images: torch.Tensor) -> Bytes:
 
 def _step(recipe: Recipe, model: Any, optimiser: torch.optim.Optimizer, scenes: Scenes, step: int) -> tuple[float, float]:
     rng, generator = checkpoint.step_rngs(recipe.seed, STAGE, step)
-    images = to_tensor(np.stack([_crop(rng, scenes, recipe.vae_crop) for _ in range(recipe.vae_batch)]))
+    images = to_tensor(np.stack([draw_crop(rng, scenes, recipe.vae_crop) for _ in range(recipe.vae_batch)]))
     with torch.autocast("cpu", torch.bfloat16):
         latents = model.encoder(images)
-        noisy = latents + _NOISE * torch.randn(latents.shape, generator=generator)
-        decoded = model.decoder(noisy)
+        decoded = model.decoder(noised(latents, generator))
     decoded, latents = decoded.float(), latents.float()
     absolute = functional.l1_loss(decoded, images)
-    loss = absolute + 0.5 * _gradients(decoded, images) + 0.5 * _coarse(decoded, images) + 0.1 * _spread(latents)
+    loss = absolute + 0.5 * _gradients(decoded, images) + 0.5 * coarse_distance(decoded, images) + 0.1 * _spread(latents)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -132,7 +131,13 @@ def _step(recipe: Recipe, model: Any, optimiser: torch.optim.Optimizer, scenes: 
     return float(absolute.detach()), float(loss.detach())
 
 
-def _crop(rng: np.random.Generator, scenes: Scenes, side: int) -> Bytes:
+def noised(latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """As little off as those that a UNet paints."""
+    return latents + _NOISE * torch.randn(latents.shape, generator=generator)
+
+
+def draw_crop(rng: np.random.Generator, scenes: Scenes, side: int) -> Bytes:
+    """``uint8 (side, side, 3)`` of a scene, perhaps mirrored, perhaps with a part blanked."""
     pixels = scenes.pixels(int(rng.integers(len(scenes))))
     top, left = (int(rng.integers(size - side + 1)) for size in pixels.shape[:2])
     crop = np.array(pixels[top : top + side, left : left + side, :3])
@@ -152,8 +157,8 @@ def _gradients(decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return down + across
 
 
-def _coarse(decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """L1 at a quarter of the size: keeps colours."""
+def coarse_distance(decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """L1 at a quarter of the size, of batches ``(N, 3, H, W)``: keeps colours."""
     return functional.l1_loss(functional.avg_pool2d(decoded, 4), functional.avg_pool2d(images, 4))
 
 

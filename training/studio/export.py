@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from training.studio import autoencoder, checkpoint, latents, sampling, text
+from training.studio import checkpoint, decoder, latents, sampling, text
 from training.studio.captions import words
 from training.studio.diffusion import SIDE, Learner
 from training.studio.recipe import Recipe
@@ -29,6 +29,7 @@ _INDEX: dict[str, Any] = {
     "vae": ["diffusers", "AutoencoderTiny"],
 }
 _NOTES = {
+    "revision": "1",
     "description": "Studio: small text-guided model for product backdrops, 256 pixels, trained on rendered scenes. It ships with Outfill.",
     "licence": {"id": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0", "commercial_use": True},
     "native_size": SIDE,
@@ -87,7 +88,7 @@ def export(recipe: Recipe, work: Path, directory: Path) -> Path:
     learner = Learner(recipe, tokenizer)
     learner.restore(state)
     networks = learner.averaged()
-    parts = {"unet": networks["unet"], "text_encoder": networks["text_encoder"], "vae": autoencoder.load(recipe, work)}
+    parts = {"unet": networks["unet"], "text_encoder": networks["text_encoder"], "vae": decoder.load(recipe, work)}
     parts["vae"].register_to_config(scaling_factor=latents.load(work).scaling_factor)
     millions = {name: sum(each.numel() for each in part.parameters()) / 1e6 for name, part in parts.items()}
     partial = directory.with_name(f".{directory.name}.partial")

@@ -56,6 +56,8 @@ _SPREAD = (6.0, 4.0, 4.0)
 """Widths of the kernel in L, a, b."""
 _OTHER_LIGHT = 0.05
 _HALF = 128
+_VARIED = 2
+"""Further versions of each scene that the classifier learns from."""
 _LEAST = 300
 """Pixels that a colour is read from."""
 
@@ -130,6 +132,7 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
 
     def learn(step: int) -> dict[str, float]:
         rng, _ = checkpoint.step_rngs(recipe.seed, STAGE, step)
+        torch.manual_seed(int(rng.integers(2**62)))  # dropout's
         chosen = rng.integers(len(statistics), size=recipe.judge_batch)
         scores = model(statistics[chosen, rng.integers(statistics.shape[1], size=recipe.judge_batch)])
         losses = [functional.cross_entropy(scores[head], targets[head][chosen], label_smoothing=0.05) for head in HEADS]
@@ -151,33 +154,44 @@ def _new_reader(recipe: Recipe) -> Reader:
 
 
 def _statistics(recipe: Recipe, scenes: Scenes, folder: Path, log: Callable[[str], None]) -> npt.NDArray[np.float32]:
-    """``(scenes, 2, F)`` of all scenes to learn from, each as it is and varied; shards that exist are read."""
+    """``(scenes, 1 + _VARIED, F)`` of all scenes to learn from, each as it is and varied; shards that exist are read."""
     shards = []
     learned = recipe.scenes - recipe.held_out
     for start in range(0, learned, recipe.shard):
         file = folder / f"statistics-{start:06d}.npy"
         if not file.exists():
-            found = np.stack([_both(recipe, scenes, index) for index in range(start, min(start + recipe.shard, learned))])
+            found = np.stack([_each_way(recipe, scenes, index) for index in range(start, min(start + recipe.shard, learned))])
             write_whole(file, lambda path, values=found: save_array(path, values))  # type: ignore[misc]
             log(f"statistics of {start + len(found)} of {learned} scenes")
         shards.append(np.load(file))
     return np.concatenate(shards)
 
 
-def _both(recipe: Recipe, scenes: Scenes, index: int) -> npt.NDArray[np.float32]:
+def _each_way(recipe: Recipe, scenes: Scenes, index: int) -> npt.NDArray[np.float32]:
     scene = np.ascontiguousarray(scenes.pixels(index))
-    varied = _varied(np.random.default_rng([recipe.seed, STAGE, index]), scene)
-    return np.stack([describe(np.ascontiguousarray(each[..., :3]), each[..., 3] < _HALF) for each in (scene, varied)])
+    rng = np.random.default_rng([recipe.seed, STAGE, index])
+    ways = [scene, *(_varied(rng, scene) for _ in range(_VARIED))]
+    return np.stack([describe(np.ascontiguousarray(each[..., :3]), each[..., 3] < _HALF) for each in ways])
 
 
 def _varied(rng: np.random.Generator, scene: Bytes) -> Bytes:
-    """A scene as any painter might have painted it: mirrored, softer, a little lighter or darker."""
+    """A scene as any painter might have painted it: mirrored, softer or without its finest grain, a little lighter or darker, compressed."""
     varied = np.array(scene[:, ::-1] if rng.random() < 0.5 else scene)
-    rgb: npt.NDArray[Any] = varied[..., :3].astype(np.float32)
-    if rng.random() < 0.7:
-        rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.3, 1.3))
-    rgb = rgb * rng.uniform(0.92, 1.08) + rng.normal(0, rng.uniform(0, 4), rgb.shape)
-    varied[..., :3] = np.clip(rgb, 0, 255)
+    rgb: npt.NDArray[Any] = np.ascontiguousarray(varied[..., :3])
+    match int(rng.integers(4)):
+        case 0:
+            rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.3, 1.6))
+        case 1:
+            rgb = cv2.bilateralFilter(rgb, 5, rng.uniform(10, 40), 2)
+        case 2:
+            rgb = cv2.resize(rgb, None, fx=(scale := rng.uniform(0.35, 0.8)), fy=scale, interpolation=cv2.INTER_AREA)
+            rgb = cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    rgb = rgb * np.float32(rng.uniform(0.92, 1.08)) + rng.standard_normal(rgb.shape, np.float32) * np.float32(rng.uniform(0, 3))
+    rgb = np.clip(rgb, 0, 255).astype(np.uint8)
+    if rng.random() < 0.3:
+        _, file = cv2.imencode(".jpg", rgb, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(50, 95))))
+        rgb = np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8)
+    varied[..., :3] = rgb
     return varied
 
 

@@ -25,6 +25,10 @@ class Recipe:
     vae_crop: int = 64
     vae_rate: float = 1e-3
 
+    decoder_steps: int = 2_500
+    decoder_batch: int = 8
+    decoder_rate: float = 6e-4
+
     unet_channels: tuple[int, ...] = (64, 128, 192)
     norm_groups: int = 8
     text_width: int = 192
@@ -33,7 +37,7 @@ class Recipe:
     text_steps: int = 2_000
     text_batch: int = 64
     text_rate: float = 1e-3
-    unet_steps: int = 16_000
+    unet_steps: int = 8_000
     unet_batch: int = 16
     unet_rate: float = 4e-4
     warm_up: int = 400

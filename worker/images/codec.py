@@ -13,7 +13,7 @@ What a file becomes, by its mode (docs/formats.md has it by format; tests/odd_fi
   but the ICC profile, byte for byte, and that only where lcms can use it and the pixels are still in its RGB space: the profile of a
   grey, Lab or CMYK file is dropped. An RGB profile of more than ``MAX_PROFILE`` bytes is refused.
 
-How a mask is read (``mask_strength``; the service refuses empty and full masks by the same rule):
+How a mask is read (``decode_mask``; the service refuses empty and full masks by the same rule):
 
 1. ``white_edits``: strength = luma (Rec. 601, as Pillow's ``convert("L")``); any alpha of the mask is ignored.
    ``black_edits``: strength = 255 - luma. ``alpha``: strength = 255 - alpha.
@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, cast
@@ -102,16 +103,8 @@ def decode(data: bytes, *, max_pixels: int) -> Frame:
     Raises ``ImageTooLarge`` where the header declares more than ``max_pixels``, ``UnsupportedFormat`` for floating-point pixels and for
     RGB profiles that are too large, and ``ImageCorrupt`` for everything else that cannot be decoded.
     """
-    try:
-        picture = _open(data, max_pixels)
-        profile = picture.info.get("icc_profile")
-        icc = _rgb_profile(profile) if picture.mode in _RGB_MODES else None
-        pixels, alpha = _planes(picture, profile)
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # Pillow's parsers raise whatever a hostile file makes them trip over: nothing else may leak
-        raise ImageCorrupt(f"The image cannot be decoded: {error or type(error).__name__}") from error
-    return Frame(pixels, alpha, icc)
+    with _as_corrupt():
+        return _frame(_open(data, max_pixels))
 
 
 def decode_mask(data: bytes, options: MaskOptions, *, max_pixels: int) -> npt.NDArray[np.uint8]:
@@ -119,23 +112,27 @@ def decode_mask(data: bytes, options: MaskOptions, *, max_pixels: int) -> npt.ND
 
     Raises what ``decode`` raises, and ``MaskHasNoAlpha`` where ``polarity: alpha`` meets a file without transparency.
     """
-    return mask_strength(decode(data, max_pixels=max_pixels), options)
-
-
-def mask_strength(frame: Frame, options: MaskOptions) -> npt.NDArray[np.uint8]:
-    """The strength of the edit in a decoded mask, ``uint8 (H, W)``, 255 = edit. Raises ``MaskHasNoAlpha``."""
-    if options.polarity is Polarity.ALPHA:
-        if frame.alpha is None:
-            raise MaskHasNoAlpha("The mask has no alpha channel, and polarity is alpha.")
-        values = frame.alpha
-    else:
-        values = np.asarray(Image.fromarray(frame.pixels).convert("L"))
+    with _as_corrupt():
+        picture = _open(data, max_pixels)
+        if picture.mode == "L" and options.polarity is not Polarity.ALPHA:  # as most are: no colours to make and to weigh
+            frame, values = None, np.asarray(picture)
+        else:
+            frame = _frame(picture)
+    if frame is not None:
+        values = _mask_values(frame, options)
     flip = (options.polarity is not Polarity.WHITE_EDITS) != options.invert
     table = np.arange(256, dtype=np.uint8)
     table[: MASK_ZERO + 1] = 0
     table[MASK_ONE:] = 255
-    strength: npt.NDArray[np.uint8] = table[::-1][values] if flip else table[values]
-    return strength
+    return np.asarray(cv2.LUT(values, table[::-1].copy() if flip else table), np.uint8)
+
+
+def _mask_values(frame: Frame, options: MaskOptions) -> npt.NDArray[np.uint8]:
+    if options.polarity is not Polarity.ALPHA:
+        return np.asarray(Image.fromarray(frame.pixels).convert("L"))
+    if frame.alpha is None:
+        raise MaskHasNoAlpha("The mask has no alpha channel, and polarity is alpha.")
+    return frame.alpha
 
 
 def encode(frame: Frame, output: OutputOptions) -> bytes:
@@ -196,6 +193,24 @@ def _png(pixels: npt.NDArray[np.uint8], icc: bytes | None) -> bytes:
     body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(icc)
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     return data[:_PNG_HEAD] + chunk + data[_PNG_HEAD:]
+
+
+@contextmanager
+def _as_corrupt() -> Iterator[None]:
+    """Pillow's parsers raise whatever a hostile file makes them trip over: nothing else may leak."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageCorrupt(f"The image cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _frame(picture: Image.Image) -> Frame:
+    profile = picture.info.get("icc_profile")
+    icc = _rgb_profile(profile) if picture.mode in _RGB_MODES else None
+    pixels, alpha = _planes(picture, profile)
+    return Frame(pixels, alpha, icc)
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from api_schemas.errors import SubjectNotFound
 from worker.images.codec import Frame
 from worker.images.mask import Box, bounding_box, coverage
+from worker.images.matting import redraw_edge
 
 _INPUT_SIDE = 320
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -102,18 +103,20 @@ def subject_of(frame: Frame, segmenter: Segmenter) -> npt.NDArray[np.uint8]:
 
 
 def _refine(pixels: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """The matte at full size: the coarse map pulled to the picture's edges (He et al., "Guided Image Filtering", 2010)."""
+    """The matte at full size: the coarse map pulled to the picture's edges (He et al., "Guided Image Filtering", 2010), these redrawn."""
     height, width = pixels.shape[:2]
     scale = min(1.0, _WORK_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    guide = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    guide = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.float32) / np.float32(255)
     coarse = cv2.resize(saliency, size, interpolation=cv2.INTER_LINEAR)
     # The window must span the blur of one upscaled prediction pixel, on both sides of the edge.
     radius = max(2, round(1.5 * max(size) / _INPUT_SIDE))
     guided = cv2.ximgproc.guidedFilter(guide, coarse, 2 * radius, 1e-4)
     low, high = _LEVELS
     matte = np.rint(np.clip((guided - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    matte = _without_noise(matte)
+    # Noise goes first: afterwards the gaps between hairs would pass for pinholes.
+    edge = redraw_edge(guide, _without_noise(matte).astype(np.float32) / np.float32(255), max(size) / _INPUT_SIDE)
+    matte = np.rint(edge * 255).astype(np.uint8)
     return np.asarray(cv2.resize(matte, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
