@@ -115,7 +115,10 @@ class Learner:
         mask = torch.from_numpy(data.masks[scenes, which].astype(np.float32))[:, None]
         noise = torch.randn(clean.shape, generator=generator)
         # One timestep of each stratum: less variance than drawing them freely.
-        timesteps = torch.from_numpy(((np.arange(batch) + rng.random(batch)) / batch * TRAIN_STEPS).astype(np.int64))
+        strata = (np.arange(batch) + rng.random(batch)) / batch
+        if self.step >= self.recipe.detail_from:
+            strata **= self.recipe.detail_power
+        timesteps = torch.from_numpy((strata * TRAIN_STEPS).astype(np.int64))
         signal, noisiness = (
             part[timesteps][:, None, None, None] for part in (self._alphas_cumprod.sqrt(), (1 - self._alphas_cumprod).sqrt())
         )

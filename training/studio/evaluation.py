@@ -155,7 +155,7 @@ def _into_card(card: Path, found: dict[str, dict[str, float]]) -> None:
 
 {model["pictures"]} captions of scenes that were not trained on, each naming wall, surface, colours and light, around things cut out of real photos,
 painted with the defaults. A judge made without this model names what it sees where the model painted: the backdrop (wall, surface and plinth, all
-right) by a small network that learned from rendered scenes, main colours by statistics of theirs. The last column is the judge's own
+right) by a small classifier of textures that learned from rendered scenes, main colours by statistics of theirs. The last column is the judge's own
 accuracy on {judge["pictures"]} rendered scenes that it had not seen: it can say no more. `python -m training.studio evaluate` repeats it.
 
 | right | Studio | the judge's ceiling |

@@ -68,7 +68,8 @@ spotlight, dark and bright moods.
 
 ## Training
 
-{vae_steps:,} steps of the autoencoder, {unet_steps:,} of the UNet and text encoder at batch {batch}, on one CPU thread.
+On two CPU cores: {vae_steps:,} steps of the autoencoder and {decoder_steps:,} more of its decoder, {text_steps:,} of the text encoder alone,
+{unet_steps:,} of UNet and text encoder at batch {batch}.
 
 ## Licence
 
@@ -105,7 +106,8 @@ def export(recipe: Recipe, work: Path, directory: Path) -> Path:
     _write_json(partial / "outfill.json", _NOTES)
     card = _CARD.format(
         parameters=sum(millions.values()), **millions, side=SIDE, tokens=recipe.tokens, words=len(words()), scenes=recipe.scenes,
-        seed=recipe.seed, vae_steps=recipe.vae_steps, unet_steps=state["step"], batch=recipe.unet_batch,
+        seed=recipe.seed, vae_steps=recipe.vae_steps, decoder_steps=recipe.decoder_steps, text_steps=recipe.text_steps,
+        unet_steps=state["step"], batch=recipe.unet_batch,
     )  # fmt: skip
     (partial / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(directory, ignore_errors=True)

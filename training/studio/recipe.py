@@ -43,6 +43,9 @@ class Recipe:
     warm_up: int = 400
     unet_decay: int = 3_000
     """Last steps, over which the rate falls."""
+    detail_from: int = 4_500
+    """Step from which timesteps are drawn towards little noise: by then the layout is learned, and what is left to learn is detail."""
+    detail_power: float = 1.7
     ema: float = 0.9995
     drop_caption: float = 0.10
     kept_weight: float = 0.08
