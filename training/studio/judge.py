@@ -175,24 +175,32 @@ def _each_way(recipe: Recipe, scenes: Scenes, index: int) -> npt.NDArray[np.floa
 
 
 def _varied(rng: np.random.Generator, scene: Bytes) -> Bytes:
-    """A scene as any painter might have painted it: mirrored, softer or without its finest grain, a little lighter or darker, compressed."""
+    """A scene as any painter might have painted it: mirrored, a little lighter or darker, with less of its fine texture or none."""
     varied = np.array(scene[:, ::-1] if rng.random() < 0.5 else scene)
     rgb: npt.NDArray[Any] = np.ascontiguousarray(varied[..., :3])
-    match int(rng.integers(4)):
+    match int(rng.integers(6)):
         case 0:
-            rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.3, 1.6))
+            rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.3, 2.0))
         case 1:
-            rgb = cv2.bilateralFilter(rgb, 5, rng.uniform(10, 40), 2)
+            rgb = cv2.bilateralFilter(rgb, 7, rng.uniform(10, 60), 3)
         case 2:
-            rgb = cv2.resize(rgb, None, fx=(scale := rng.uniform(0.35, 0.8)), fy=scale, interpolation=cv2.INTER_AREA)
+            rgb = cv2.resize(rgb, None, fx=(scale := rng.uniform(0.25, 0.8)), fy=scale, interpolation=cv2.INTER_AREA)
             rgb = cv2.resize(rgb, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-    rgb = rgb * np.float32(rng.uniform(0.92, 1.08)) + rng.standard_normal(rgb.shape, np.float32) * np.float32(rng.uniform(0, 3))
+        case 3:
+            rgb = cv2.medianBlur(rgb, int(rng.choice((3, 5, 7))))
+        case 4:
+            rgb = _compressed(rgb, ".webp", (cv2.IMWRITE_WEBP_QUALITY, int(rng.integers(1, 30))))
+    rgb = rgb * np.float32(rng.uniform(0.92, 1.08)) + rng.standard_normal(rgb.shape, np.float32) * np.float32(rng.uniform(0, 2))
     rgb = np.clip(rgb, 0, 255).astype(np.uint8)
     if rng.random() < 0.3:
-        _, file = cv2.imencode(".jpg", rgb, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(50, 95))))
-        rgb = np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8)
+        rgb = _compressed(rgb, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 95))))
     varied[..., :3] = rgb
     return varied
+
+
+def _compressed(rgb: npt.NDArray[Any], extension: str, options: tuple[int, int]) -> Bytes:
+    _, file = cv2.imencode(extension, np.ascontiguousarray(rgb[..., ::-1]), options)
+    return np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
 
 
 class Judge:

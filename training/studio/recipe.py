@@ -25,7 +25,7 @@ class Recipe:
     vae_crop: int = 64
     vae_rate: float = 1e-3
 
-    decoder_steps: int = 2_500
+    decoder_steps: int = 1_500
     decoder_batch: int = 8
     decoder_rate: float = 6e-4
 
