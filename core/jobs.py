@@ -1,14 +1,15 @@
 """Job records: the truth about every job, in Redis.
 
 Keys: ``outfill:job:{id}`` (hash), ``outfill:jobs:{tenant}`` (ids, oldest first), ``outfill:accepting``, ``outfill:deadlines`` and
-``outfill:expiry`` (ids by time), ``outfill:counts`` (jobs by state). Every change of state is one Lua script in core/lua.
+``outfill:expiry`` (ids by time), ``outfill:counts`` (jobs by state), ``outfill:reservation:{tenant}:{key}`` (idempotency keys). Every
+change of state is one Lua script in core/lua.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
@@ -24,6 +25,8 @@ from core.storage import Storage
 
 ACCEPTING, DEADLINES, EXPIRY, COUNTS = "outfill:accepting", "outfill:deadlines", "outfill:expiry", "outfill:counts"
 UPLOADS = "outfill:uploads"
+RESERVATION_LEASE_MS, RESERVATION_TTL_MS = 60_000, 86_400_000
+"""How long an idempotency key is held by a request that has made no job yet, and by its job."""
 
 Verdict = Literal["begun", "missing", "terminal", "lost", "duplicate"]
 Commit = Literal["committed", "repeated", "canceled", "lost"]
@@ -42,6 +45,11 @@ def job_key(job_id: str) -> str:
 def tenant_key(tenant: str) -> str:
     """The index of a tenant's jobs."""
     return f"outfill:jobs:{tenant}"
+
+
+def reservation_key(tenant: str, key: str) -> str:
+    """An idempotency key of a tenant."""
+    return f"outfill:reservation:{tenant}:{key}"
 
 
 def milliseconds(moment: datetime) -> int:
@@ -89,6 +97,20 @@ class JobRecord:
 
 
 @dataclass(frozen=True)
+class Reservation:
+    """An idempotency key, held for one request."""
+
+    tenant: str
+    key: str
+    request: str
+    """Digest of what was asked for."""
+    token: str
+    """Whose it is: one POST's."""
+    job_id: str | None = None
+    """The job that was made under it; its inputs are stored."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a job ends."""
 
@@ -125,6 +147,9 @@ class JobRecords:
         self._beat = connection.register_script(lua("beat"))
         self._cancel = connection.register_script(lua("cancel"))
         self._delete = connection.register_script(lua("delete"))
+        self._reserve = connection.register_script(lua("reserve"))
+        self._bind = connection.register_script(lua("bind"))
+        self._release = connection.register_script(lua("release"))
 
     # -- reading ------------------------------------------------------------------------------------------------------------------
 
@@ -168,6 +193,31 @@ class JobRecords:
             keys=[job_key(spec.id), tenant_key(spec.tenant), ACCEPTING, DEADLINES, COUNTS],
             args=[spec.id, spec.model_dump_json(exclude_none=True), milliseconds(spec.created_at), deadline],
         )
+
+    def reserve(self, wanted: Reservation) -> Reservation:
+        """Hold an idempotency key for a short while: the reservation that has it now, ``wanted`` or an earlier one."""
+        token, request, job_id = cast(
+            "list[bytes]",
+            self._reserve(keys=[reservation_key(wanted.tenant, wanted.key)], args=[wanted.token, wanted.request, RESERVATION_LEASE_MS]),
+        )
+        return replace(wanted, token=token.decode(), request=request.decode(), job_id=job_id.decode() or None)
+
+    def bind(self, reservation: Reservation, job_id: str) -> bool:
+        """Keep the key for a job that is recorded and stored, and about to be queued. False: another request has it, or the job is gone."""
+        return bool(
+            self._bind(
+                keys=[reservation_key(reservation.tenant, reservation.key), job_key(job_id)],
+                args=[reservation.token, reservation.request, job_id, RESERVATION_TTL_MS],
+            )
+        )
+
+    def release(self, reservation: Reservation) -> None:
+        """Free a key under which no job was made."""
+        self._release(keys=[reservation_key(reservation.tenant, reservation.key)], args=[reservation.token])
+
+    def accepting(self, job_id: str) -> bool:
+        """Whether the job's acceptance has not ended: nobody was told of it yet, or the API died on the way."""
+        return self._redis.zscore(ACCEPTING, job_id) is not None
 
     def accepted(self, job_id: str) -> bool:
         """The job stands in its queue. False: it took so long that the steward took it back."""
@@ -284,8 +334,8 @@ class JobRecords:
         """The bytes are gone."""
         self._redis.zrem(UPLOADS, f"{tenant}/{upload_id}")
 
-    def delete(self, spec: JobSpec, *, only_if: JobStatus | None = None) -> bool:
-        """Remove every trace of a job from Redis. False: it has another status than ``only_if``, and stays."""
+    def delete(self, spec: JobSpec, *, only_if: Literal["unaccepted"] | None = None) -> bool:
+        """Remove every trace of a job from Redis. False: it is not ``only_if`` (any more), and stays."""
         keys = [job_key(spec.id), tenant_key(spec.tenant), COUNTS, queue_key(spec.queue), intermediate_key(spec.queue), stream_key(spec.id)]
         keys += [*message_keys(spec.id), ACCEPTING, DEADLINES, EXPIRY]
         return bool(self._delete(keys=keys, args=[spec.id, only_if or ""]))

@@ -62,8 +62,8 @@ def problem(error: OutfillError, request_id: str | None) -> JSONResponse:
         request_id=request_id,
     )
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {}
-    if error.status == Unavailable.status:
-        headers["Retry-After"] = "5"
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
     return JSONResponse(body.model_dump(exclude_none=True), error.status, headers, "application/problem+json")
 
 

@@ -9,10 +9,11 @@ import structlog
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from api_schemas.errors import OutfillError, Unavailable, UrlNotAllowed, WebhookNotAllowed
-from api_schemas.jobs import InputRef, JobSpec, JobStatus, new_id, utc_now
+from api_schemas.errors import IdempotencyKeyInUse, OutfillError, Unavailable, UrlNotAllowed, WebhookNotAllowed
+from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
 from api_schemas.requests import JobRequest
 from core import outbound
+from core.jobs import Reservation
 from core.storage import input_key
 from service import intake, sources
 from service.auth import Tenant
@@ -23,7 +24,9 @@ from service.resolve import check_output_size, resolve
 _log = structlog.get_logger(__name__)
 
 
-async def submit(parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes]) -> JobSpec:
+async def submit(
+    parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes], reservation: Reservation | None = None
+) -> JobSpec:
     """Accept ``request``, or raise what is wrong with it, in which case nothing was kept."""
     models = await run_in_threadpool(parts.catalogue.models)
     resolved, card = resolve(request, models)
@@ -45,7 +48,7 @@ async def submit(parts: Services, caller: Tenant, request: JobRequest, files: Ma
         created_at=now,
         deadline_at=now + timedelta(seconds=request.deadline_s) if request.deadline_s else None,
     )
-    await run_in_threadpool(_keep, parts, spec, blobs)
+    await run_in_threadpool(_keep, parts, spec, blobs, reservation)
     parts.metrics.accepted.labels(spec.request.operation, spec.model, spec.request.priority).inc()
     _log.info("job_accepted", job=spec.id, tenant=spec.tenant, operation=spec.request.operation, model=spec.model)
     return spec
@@ -62,14 +65,30 @@ async def _check_webhook(parts: Services, url: str) -> None:
         raise WebhookNotAllowed(error.detail, field="webhook.url") from error
 
 
-def _keep(parts: Services, spec: JobSpec, blobs: Mapping[str, bytes]) -> None:
-    """The record (as "being accepted"), then the bytes, then the queue. A failure takes everything back; where this process dies
-    half-way, the steward does.
+def _keep(parts: Services, spec: JobSpec, blobs: Mapping[str, bytes], reservation: Reservation | None) -> None:
+    """The record (as "being accepted"), then the bytes, then the idempotency key, then the queue. A failure takes everything back; where
+    this process dies half-way, the steward does.
     """
     try:
         parts.records.create(spec)
         for name, data in blobs.items():
             parts.storage.put(spec.inputs[name].key, data, f"image/{spec.inputs[name].format}")
+        if reservation is not None:
+            _bind(parts, reservation, spec)
+    except BaseException:
+        _take_back(parts, spec)
+        raise
+    enqueue(parts, spec)
+
+
+def _bind(parts: Services, reservation: Reservation, spec: JobSpec) -> None:
+    if not parts.records.bind(reservation, spec.id):
+        raise IdempotencyKeyInUse("another request with this key was faster", field="Idempotency-Key")
+
+
+def enqueue(parts: Services, spec: JobSpec) -> None:
+    """Queue a job whose inputs are stored; from here on it is accepted. A failure takes everything back."""
+    try:
         parts.queue.push(spec)
         in_time = parts.records.accepted(spec.id)
     except BaseException:
@@ -83,10 +102,10 @@ def _keep(parts: Services, spec: JobSpec, blobs: Mapping[str, bytes]) -> None:
 def _take_back(parts: Services, spec: JobSpec) -> None:
     """Best effort: what is left over the steward finds among the jobs that are being accepted.
 
-    A job that a worker has begun already is left to run: there is no taking that back.
+    A job that a worker has begun already, or that was accepted by a retry of the same request, is left: there is no taking that back.
     """
     try:
-        if parts.records.delete(spec, only_if=JobStatus.QUEUED) or parts.records.find(spec.id) is None:
+        if parts.records.delete(spec, only_if="unaccepted") or parts.records.find(spec.id) is None:
             parts.storage.delete_job(spec.tenant, spec.id)
     except (OutfillError, RedisError):
         _log.warning("take_back_failed", job=spec.id, exc_info=True)

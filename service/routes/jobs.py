@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -20,6 +21,7 @@ from core.jobs import JobRecord, public
 from service.auth import Caller
 from service.bodies import Body, request_body
 from service.deps import Parts, Services
+from service.idempotency import IdempotencyKey, job_digest, once
 from service.submit import submit
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -40,15 +42,13 @@ async def create(
     caller: Caller,
     parts: Parts,
     body: Body,
+    key: IdempotencyKey,
     prefer: Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, at most N (1-60) seconds from now.")] = None,
-    idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Job:
     """Accept a job. 202 with the queued job, or with `Prefer: wait=N` 200 with the finished one."""
     wait_s = _wait_seconds(prefer)
-    if idempotency_key is not None:
-        raise Invalid("not supported yet: a retried request makes a second job", field="Idempotency-Key")
     try:
-        spec = await submit(parts, caller, *body)
+        spec = await once(parts, caller, key, partial(job_digest, *body), partial(submit, parts, caller, *body))
     except OutfillError as error:
         parts.metrics.refused.labels(error.code).inc()
         raise

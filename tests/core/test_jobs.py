@@ -211,7 +211,7 @@ def test_a_job_that_was_begun_is_not_taken_back(records: JobRecords, queue: JobQ
     """What is deleted only if it still waits stays once a worker has begun it."""
     spec = accept(records, queue, spec_of())
     take(claims)
-    assert not records.delete(spec, only_if=JobStatus.QUEUED)
+    assert not records.delete(spec, only_if="unaccepted")
     assert records.get(spec.id, "shop").status is JobStatus.RUNNING
 
 
