@@ -205,6 +205,21 @@ class JobList(BaseModel):
     next: str | None = Field(default=None, description="Pass as `cursor` for the next page; null on the last.")
 
 
+class DryRun(BaseModel):
+    """What a job would be. Nothing was stored and nothing is held for it."""
+
+    operation: Operation
+    model: str
+    recipe: dict[str, Any] = Field(
+        description="Every resolved setting. Post its `seed` to get that one: each request without one draws its own."
+    )
+    position: int = Field(description="Jobs that would be ahead in the same queue.")
+    estimate_s: float | None = Field(
+        description="Seconds until it would be done, by the median of what the model's last jobs took, whatever they asked for, as if each of its "
+        "workers ran one job at a time. Null where none of its jobs was measured in the last week, or no worker serves it now."
+    )
+
+
 class Upload(BaseModel):
     """Bytes kept for a later job."""
 

@@ -18,7 +18,7 @@ import redis
 from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound
 from api_schemas.events import TERMINAL_EVENTS, WebhookRow
 from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, Progress, StoredOutput, utc_now
-from api_schemas.requests import JobEvent
+from api_schemas.requests import JobEvent, JobRequest
 from core.events import OUTBOX, stream_key, webhook_key
 from core.queue import execution_key, intermediate_key, leases_key, lua, message_keys, queue_key
 from core.storage import Storage
@@ -45,6 +45,11 @@ def job_key(job_id: str) -> str:
 def tenant_key(tenant: str) -> str:
     """The index of a tenant's jobs."""
     return f"outfill:jobs:{tenant}"
+
+
+def durations_key(model: str) -> str:
+    """How long a model's last jobs took (ms), newest first."""
+    return f"outfill:durations:{model}"
 
 
 def reservation_key(tenant: str, key: str) -> str:
@@ -184,6 +189,10 @@ class JobRecords:
         found = cast("dict[bytes, bytes]", self._redis.hgetall(COUNTS))
         return {status: int(found.get(status.encode(), 0)) for status in JobStatus}
 
+    def durations(self, model: str) -> list[float]:
+        """Seconds that the last jobs of a model that succeeded took a worker, at most 32, of the last week's."""
+        return [int(ms) / 1000 for ms in cast("list[bytes]", self._redis.lrange(durations_key(model), 0, -1))]
+
     # -- changing state -----------------------------------------------------------------------------------------------------------
 
     def create(self, spec: JobSpec) -> None:
@@ -268,7 +277,7 @@ class JobRecords:
             EXPIRY,
             DEADLINES,
         ]
-        keys += [COUNTS, queue_key(spec.queue), intermediate_key(spec.queue), *message_keys(spec.id)]
+        keys += [COUNTS, queue_key(spec.queue), intermediate_key(spec.queue), *message_keys(spec.id), durations_key(spec.model)]
         args: list[str | int] = [spec.id, source, outcome.status, now.isoformat(), milliseconds(now), milliseconds(now + self._retention)]
         args += [event, row.id if row else "", row.model_dump_json() if row else "", lease, lapsed_before, *outcome.fields()]
         return cast("int", self._finish(keys=keys, args=args))
@@ -348,12 +357,16 @@ class JobRecords:
             pipe.execute()
 
 
+def recipe_of(request: JobRequest, model: str, revision: str) -> dict[str, Any]:
+    """Every setting of a resolved request that decides what is painted."""
+    hidden = {"operation", "image", "mask", "webhook", "metadata", "priority", "deadline_s", "model", "previews"}
+    return {"model": model, "model_revision": revision} | request.model_dump(mode="json", exclude=hidden, exclude_none=True)
+
+
 def public(record: JobRecord, storage: Storage, *, position: int | None = None, status: JobStatus | None = None) -> Job:
     """The job as its owner sees it, with fresh URLs. ``status`` shows it as it was when it had that status."""
     spec, shown = record.spec, status or record.status
-    hidden = {"operation", "image", "mask", "webhook", "metadata", "priority", "deadline_s", "model", "previews"}
-    recipe = {"model": spec.model, "model_revision": spec.model_revision}
-    recipe |= spec.request.model_dump(mode="json", exclude=hidden, exclude_none=True)
+    recipe = recipe_of(spec.request, spec.model, spec.model_revision)
     return Job(
         id=spec.id,
         operation=spec.request.operation,

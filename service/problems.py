@@ -20,7 +20,7 @@ _log = structlog.get_logger(__name__)
 _CODES = {"extra_forbidden": "unknown_field", "missing": "missing_field", "json_invalid": "invalid_json"}
 """Codes of the faults that pydantic tells apart and callers may want to; all others are ``invalid_request``."""
 _MESSAGES = {"extra_forbidden": "there is no such field", "missing": "this field is required"}
-_TAGS = {"body", *Operation}
+_TAGS = {"body", "query", *Operation}
 
 
 class InvalidRequest(Invalid):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
@@ -11,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api_schemas.errors import IdempotencyKeyInUse, OutfillError, Unavailable, UrlNotAllowed, WebhookNotAllowed
 from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
+from api_schemas.models import ModelInfo
 from api_schemas.requests import JobRequest
 from core import outbound
 from core.jobs import Reservation
@@ -24,10 +26,19 @@ from service.resolve import check_output_size, resolve
 _log = structlog.get_logger(__name__)
 
 
-async def submit(
-    parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes], reservation: Reservation | None = None
-) -> JobSpec:
-    """Accept ``request``, or raise what is wrong with it, in which case nothing was kept."""
+@dataclass(frozen=True)
+class Prepared:
+    """A request that would be accepted, with its inputs."""
+
+    request: JobRequest
+    """Resolved; its image fields name ``blobs``."""
+    model: ModelInfo
+    headers: Mapping[str, Header]
+    blobs: Mapping[str, bytes]
+
+
+async def prepare(parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes]) -> Prepared:
+    """Resolve ``request``, bring its inputs in and check everything, or raise what is wrong with it. Nothing is stored."""
     models = await run_in_threadpool(parts.catalogue.models)
     resolved, card = resolve(request, models)
     if request.webhook is not None:
@@ -36,19 +47,28 @@ async def submit(
     limit = parts.settings.limits.max_image_pixels
     headers = await run_in_threadpool(intake.check, blobs, getattr(resolved, "mask_options", None), limit)
     check_output_size(resolved, headers["image"], limit)
+    model = next(model for model in models if model.card.id == card.id)
+    return Prepared(sources.with_stored_sources(resolved), model, headers, blobs)
 
+
+async def submit(
+    parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes], reservation: Reservation | None = None
+) -> JobSpec:
+    """Accept ``request``, or raise what is wrong with it, in which case nothing was kept."""
+    prepared = await prepare(parts, caller, request, files)
+    card = prepared.model.card
     job_id, now = new_id("job"), utc_now()
     spec = JobSpec(
         id=job_id,
         tenant=caller.name,
         model=card.id,
         model_revision=card.revision,
-        request=sources.with_stored_sources(resolved),
-        inputs=await run_in_threadpool(_references, caller.name, job_id, headers, blobs),
+        request=prepared.request,
+        inputs=await run_in_threadpool(_references, caller.name, job_id, prepared.headers, prepared.blobs),
         created_at=now,
         deadline_at=now + timedelta(seconds=request.deadline_s) if request.deadline_s else None,
     )
-    await run_in_threadpool(_keep, parts, spec, blobs, reservation)
+    await run_in_threadpool(_keep, parts, spec, prepared.blobs, reservation)
     parts.metrics.accepted.labels(spec.request.operation, spec.model, spec.request.priority).inc()
     _log.info("job_accepted", job=spec.id, tenant=spec.tenant, operation=spec.request.operation, model=spec.model)
     return spec

@@ -35,6 +35,7 @@ ENDED = ("succeeded", "failed", "canceled", "expired")
 CORE_TEST_DB = 1
 """Tests that talk to Redis themselves use a database of their own, away from the running stack's."""
 
+TRACES = ("outfill:job:*", "outfill:jobs:*", "outfill:reservation:*", "outfill:accepting", "rq:job:*")
 NEIGHBOUR_KEY = new_key()
 
 
@@ -77,19 +78,28 @@ def eventually(look: Callable[[], Any], *, timeout_s: float = 60.0, every_s: flo
     return found
 
 
+def traces(connection: Any, storage: Storage) -> set[str]:
+    """Everything in Redis and S3 that belongs to jobs or uploads."""
+    jobs = {key.decode() for pattern in TRACES for key in connection.keys(pattern)}
+    jobs |= {member.decode() for member in connection.zrange("outfill:jobs:local", 0, -1)}
+    return jobs | set(storage.keys("inputs/")) | set(storage.keys("uploads/"))
+
+
 @dataclass
 class Api:
     """A caller with a key."""
 
     http: httpx.Client
 
-    def post(self, request: dict[str, Any], *, wait_s: int = 0, key: str | None = None, **parts: bytes) -> httpx.Response:
+    def post(
+        self, request: dict[str, Any], *, wait_s: int = 0, key: str | None = None, query: dict[str, Any] | None = None, **parts: bytes
+    ) -> httpx.Response:
         """POST a job, under an idempotency key if there is one; ``parts`` are its files by name."""
         headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
         headers |= {"Idempotency-Key": key} if key is not None else {}
         if parts:
-            return self.http.post("/v1/jobs", data={"request": json.dumps(request)}, files=parts, headers=headers)
-        return self.http.post("/v1/jobs", json=request, headers=headers)
+            return self.http.post("/v1/jobs", data={"request": json.dumps(request)}, files=parts, headers=headers, params=query)
+        return self.http.post("/v1/jobs", json=request, headers=headers, params=query)
 
     def accept(self, request: dict[str, Any], **parts: bytes) -> dict[str, Any]:
         """POST a job that must be accepted."""

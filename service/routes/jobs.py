@@ -10,17 +10,21 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.errors import Invalid, OutfillError
-from api_schemas.jobs import Job, JobList, JobSpec, JobStatus
+from api_schemas.jobs import DryRun, Job, JobList, JobSpec, JobStatus
 from api_schemas.requests import Operation
 from core.events import wait_until_terminal
 from core.jobs import JobRecord, public
 from service.auth import Caller
 from service.bodies import Body, request_body
 from service.deps import Parts, Services
+from service.dry_run import dry_run
+from service.idempotency import HEADER as IDEMPOTENCY_KEY
 from service.idempotency import IdempotencyKey, job_digest, once
 from service.submit import submit
 
@@ -35,18 +39,40 @@ def _view(parts: Services, record: JobRecord) -> Job:
     return public(record, parts.storage, position=position)
 
 
-@router.post("", status_code=202, response_model=Job, openapi_extra={"requestBody": request_body()}, responses={200: {"model": Job}})
+class CreateQuery(BaseModel):
+    """The query of ``POST /v1/jobs``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dry_run: bool = Field(
+        default=False, description="Check and resolve everything, store nothing, and answer 200 with what the job would be."
+    )
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=Job,
+    openapi_extra={"requestBody": request_body()},
+    responses={200: {"model": Job | DryRun, "description": "The finished job, or with `dry_run` what it would be."}},
+)
 async def create(
     request: Request,
     response: Response,
     caller: Caller,
     parts: Parts,
     body: Body,
+    query: Annotated[CreateQuery, Query()],
     key: IdempotencyKey,
     prefer: Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, at most N (1-60) seconds from now.")] = None,
-) -> Job:
+) -> Job | Response:
     """Accept a job. 202 with the queued job, or with `Prefer: wait=N` 200 with the finished one."""
     wait_s = _wait_seconds(prefer)
+    if query.dry_run:
+        if key is not None or wait_s:
+            raise Invalid("a dry run makes no job", field="Prefer" if wait_s else IDEMPOTENCY_KEY)
+        found = await dry_run(parts, caller, *body)
+        return JSONResponse(found.model_dump(mode="json"))
     try:
         spec = await once(parts, caller, key, partial(job_digest, *body), partial(submit, parts, caller, *body))
     except OutfillError as error:
