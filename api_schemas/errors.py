@@ -8,6 +8,7 @@
       │    └─ ModelNotFound         422  model_not_found
       ├─ Conflict                   409
       │    ├─ JobAlreadyFinished         job_already_finished
+      │    ├─ InputsGone                 inputs_gone
       │    └─ IdempotencyKeyInUse        idempotency_key_in_use    (the first request with it is still being accepted)
       ├─ PayloadTooLarge            413  payload_too_large
       ├─ Invalid                    422  invalid_request
@@ -102,6 +103,12 @@ class JobAlreadyFinished(Conflict):
     """A terminal job cannot be canceled."""
 
     code, title = "job_already_finished", "Job already finished"
+
+
+class InputsGone(Conflict):
+    """The inputs of the job that is to be repeated were deleted."""
+
+    code, title = "inputs_gone", "Inputs are gone"
 
 
 class IdempotencyKeyInUse(Conflict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api_schemas.errors import IdempotencyKeyInUse, OutfillError, Unavailable, UrlNotAllowed, WebhookNotAllowed
 from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
-from api_schemas.models import ModelInfo
+from api_schemas.models import ModelCard, ModelInfo
 from api_schemas.requests import JobRequest
 from core import outbound
 from core.jobs import Reservation
@@ -42,7 +42,7 @@ async def prepare(parts: Services, caller: Tenant, request: JobRequest, files: M
     models = await run_in_threadpool(parts.catalogue.models)
     resolved, card = resolve(request, models)
     if request.webhook is not None:
-        await _check_webhook(parts, request.webhook.url)
+        await check_webhook(parts, request.webhook.url)
     blobs = await sources.collect(parts, caller.name, request, files)
     limit = parts.settings.limits.max_image_pixels
     headers = await run_in_threadpool(intake.check, blobs, getattr(resolved, "mask_options", None), limit)
@@ -56,43 +56,60 @@ async def submit(
 ) -> JobSpec:
     """Accept ``request``, or raise what is wrong with it, in which case nothing was kept."""
     prepared = await prepare(parts, caller, request, files)
-    card = prepared.model.card
-    job_id, now = new_id("job"), utc_now()
-    spec = JobSpec(
+    blobs = prepared.blobs
+
+    def store(spec: JobSpec) -> None:
+        for name, data in blobs.items():
+            parts.storage.put(spec.inputs[name].key, data, f"image/{spec.inputs[name].format}")
+
+    job_id = new_id("job")
+    inputs = await run_in_threadpool(_references, caller.name, job_id, prepared.headers, blobs)
+    spec = new_spec(caller, job_id, prepared.model.card, prepared.request, inputs)
+    await accept(parts, spec, store, reservation)
+    return spec
+
+
+def new_spec(caller: Tenant, job_id: str, card: ModelCard, request: JobRequest, inputs: dict[str, InputRef]) -> JobSpec:
+    """A new job of a resolved request."""
+    now = utc_now()
+    return JobSpec(
         id=job_id,
         tenant=caller.name,
         model=card.id,
         model_revision=card.revision,
-        request=prepared.request,
-        inputs=await run_in_threadpool(_references, caller.name, job_id, prepared.headers, prepared.blobs),
+        request=request,
+        inputs=inputs,
         created_at=now,
         deadline_at=now + timedelta(seconds=request.deadline_s) if request.deadline_s else None,
     )
-    await run_in_threadpool(_keep, parts, spec, prepared.blobs, reservation)
+
+
+async def accept(parts: Services, spec: JobSpec, store: Callable[[JobSpec], None], reservation: Reservation | None) -> None:
+    """Record a job, ``store`` its inputs and queue it. Where that fails nothing of it is kept."""
+    await run_in_threadpool(_keep, parts, spec, store, reservation)
     parts.metrics.accepted.labels(spec.request.operation, spec.model, spec.request.priority).inc()
     _log.info("job_accepted", job=spec.id, tenant=spec.tenant, operation=spec.request.operation, model=spec.model)
-    return spec
 
 
 def _references(tenant: str, job_id: str, headers: Mapping[str, Header], blobs: Mapping[str, bytes]) -> dict[str, InputRef]:
     return {name: intake.reference(input_key(tenant, job_id, name), headers[name], data) for name, data in blobs.items()}
 
 
-async def _check_webhook(parts: Services, url: str) -> None:
+async def check_webhook(parts: Services, url: str) -> None:
+    """Raises ``WebhookNotAllowed`` for a URL that nothing is sent to."""
     try:
         await outbound.check_destination(url, parts.settings.outbound)
     except UrlNotAllowed as error:
         raise WebhookNotAllowed(error.detail, field="webhook.url") from error
 
 
-def _keep(parts: Services, spec: JobSpec, blobs: Mapping[str, bytes], reservation: Reservation | None) -> None:
+def _keep(parts: Services, spec: JobSpec, store: Callable[[JobSpec], None], reservation: Reservation | None) -> None:
     """The record (as "being accepted"), then the bytes, then the idempotency key, then the queue. A failure takes everything back; where
     this process dies half-way, the steward does.
     """
     try:
         parts.records.create(spec)
-        for name, data in blobs.items():
-            parts.storage.put(spec.inputs[name].key, data, f"image/{spec.inputs[name].format}")
+        store(spec)
         if reservation is not None:
             _bind(parts, reservation, spec)
     except BaseException:

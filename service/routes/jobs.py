@@ -1,10 +1,11 @@
-"""``/v1/jobs``: create, read, list, cancel."""
+"""``/v1/jobs``: create, repeat, read, list, cancel."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import time
+from collections.abc import Awaitable
 from contextlib import suppress
 from functools import partial
 from typing import Annotated
@@ -21,11 +22,12 @@ from api_schemas.requests import Operation
 from core.events import wait_until_terminal
 from core.jobs import JobRecord, public
 from service.auth import Caller
-from service.bodies import Body, request_body
+from service.bodies import REPEAT_BODY, Body, Changes, request_body
 from service.deps import Parts, Services
 from service.dry_run import dry_run
 from service.idempotency import HEADER as IDEMPOTENCY_KEY
 from service.idempotency import IdempotencyKey, job_digest, once
+from service.repeat import repeat, repeat_digest
 from service.submit import submit
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -37,6 +39,9 @@ def _view(parts: Services, record: JobRecord) -> Job:
     waiting = record.status is JobStatus.QUEUED
     position = parts.queue.position(record.spec.queue, record.spec.id) if waiting else None
     return public(record, parts.storage, position=position)
+
+
+Prefer = Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, at most N (1-60) seconds from now.")]
 
 
 class CreateQuery(BaseModel):
@@ -64,7 +69,7 @@ async def create(
     body: Body,
     query: Annotated[CreateQuery, Query()],
     key: IdempotencyKey,
-    prefer: Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, at most N (1-60) seconds from now.")] = None,
+    prefer: Prefer = None,
 ) -> Job | Response:
     """Accept a job. 202 with the queued job, or with `Prefer: wait=N` 200 with the finished one."""
     wait_s = _wait_seconds(prefer)
@@ -73,11 +78,44 @@ async def create(
             raise Invalid("a dry run makes no job", field="Prefer" if wait_s else IDEMPOTENCY_KEY)
         found = await dry_run(parts, caller, *body)
         return JSONResponse(found.model_dump(mode="json"))
+    spec = await _made(parts, once(parts, caller, key, partial(job_digest, *body), partial(submit, parts, caller, *body)))
+    return await _answer(request, response, parts, spec, wait_s)
+
+
+@router.post(
+    "/{job_id}/repeat", status_code=202, response_model=Job, openapi_extra={"requestBody": REPEAT_BODY}, responses={200: {"model": Job}}
+)
+async def repeat_job(
+    job_id: str,
+    request: Request,
+    response: Response,
+    caller: Caller,
+    parts: Parts,
+    changes: Changes,
+    key: IdempotencyKey,
+    prefer: Prefer = None,
+) -> Job:
+    """Make a new job with the resolved request and the inputs of another, by the same seed unless the body says otherwise.
+
+    It paints the same as long as the model's revision is the same, which the `recipe` tells.
+    """
+    wait_s = _wait_seconds(prefer)
+    make = partial(repeat, parts, caller, job_id, changes)
+    spec = await _made(parts, once(parts, caller, key, partial(repeat_digest, job_id, changes), make))
+    return await _answer(request, response, parts, spec, wait_s)
+
+
+async def _made(parts: Services, making: Awaitable[JobSpec]) -> JobSpec:
+    """The job, or the refusal counted."""
     try:
-        spec = await once(parts, caller, key, partial(job_digest, *body), partial(submit, parts, caller, *body))
+        return await making
     except OutfillError as error:
         parts.metrics.refused.labels(error.code).inc()
         raise
+
+
+async def _answer(request: Request, response: Response, parts: Services, spec: JobSpec, wait_s: int) -> Job:
+    """The job just accepted, after ``wait_s`` or when it has ended."""
     if wait_s:
         began = time.perf_counter()
         # The job is accepted, whatever happens to the waiting.
