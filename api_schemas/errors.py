@@ -8,6 +8,7 @@
       │    └─ ModelNotFound         422  model_not_found
       ├─ Conflict                   409
       │    ├─ JobAlreadyFinished         job_already_finished
+      │    ├─ JobNotFinished             job_not_finished
       │    ├─ InputsGone                 inputs_gone
       │    └─ IdempotencyKeyInUse        idempotency_key_in_use    (the first request with it is still being accepted)
       ├─ PayloadTooLarge            413  payload_too_large
@@ -103,6 +104,12 @@ class JobAlreadyFinished(Conflict):
     """A terminal job cannot be canceled."""
 
     code, title = "job_already_finished", "Job already finished"
+
+
+class JobNotFinished(Conflict):
+    """A job that waits or runs cannot be deleted."""
+
+    code, title = "job_not_finished", "Job not finished"
 
 
 class InputsGone(Conflict):

@@ -19,7 +19,7 @@ from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound
 from api_schemas.events import TERMINAL_EVENTS, WebhookRow
 from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, Progress, StoredOutput, utc_now
 from api_schemas.requests import JobEvent, JobRequest
-from core.events import OUTBOX, stream_key, webhook_key
+from core.events import DEAD_LETTERS, OUTBOX, stream_key, webhook_key
 from core.queue import execution_key, intermediate_key, leases_key, lua, message_keys, queue_key
 from core.storage import Storage
 
@@ -343,10 +343,13 @@ class JobRecords:
         """The bytes are gone."""
         self._redis.zrem(UPLOADS, f"{tenant}/{upload_id}")
 
-    def delete(self, spec: JobSpec, *, only_if: Literal["unaccepted"] | None = None) -> bool:
-        """Remove every trace of a job from Redis. False: it is not ``only_if`` (any more), and stays."""
+    def delete(self, spec: JobSpec, *, only_if: Literal["unaccepted", "ended"] | None = None) -> bool:
+        """Remove every trace of a job from Redis; where it has ``ended``, on its owner's word, the webhooks that it is owed too.
+
+        False: it is not ``only_if`` (any more), and stays.
+        """
         keys = [job_key(spec.id), tenant_key(spec.tenant), COUNTS, queue_key(spec.queue), intermediate_key(spec.queue), stream_key(spec.id)]
-        keys += [*message_keys(spec.id), ACCEPTING, DEADLINES, EXPIRY]
+        keys += [*message_keys(spec.id), ACCEPTING, DEADLINES, EXPIRY, OUTBOX, DEAD_LETTERS, leases_key(spec.queue)]
         return bool(self._delete(keys=keys, args=[spec.id, only_if or ""]))
 
     def forget(self, job_id: str) -> None:

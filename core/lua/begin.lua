@@ -26,5 +26,6 @@ redis.call('XADD', KEYS[4], 'MAXLEN', '~', 256, '*', 'event', ARGV[4], 'seq', se
 if ARGV[5] ~= '' then
   redis.call('HSET', KEYS[6], 'row', ARGV[6], 'seq', seq, 'attempts', 0)
   redis.call('ZADD', KEYS[5], ARGV[3], ARGV[5])
+  redis.call('HSET', KEYS[1], 'webhook:' .. ARGV[5], KEYS[6])
 end
 return {'begun', attempts}

@@ -44,5 +44,6 @@ redis.call('XADD', KEYS[3], 'MAXLEN', '~', 256, '*', 'event', ARGV[7], 'seq', se
 if ARGV[8] ~= '' then
   redis.call('HSET', KEYS[5], 'row', ARGV[9], 'seq', seq, 'attempts', 0)
   redis.call('ZADD', KEYS[4], ARGV[5], ARGV[8])
+  redis.call('HSET', KEYS[1], 'webhook:' .. ARGV[8], KEYS[5])
 end
 return 1

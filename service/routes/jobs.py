@@ -1,4 +1,4 @@
-"""``/v1/jobs``: create, repeat, read, list, cancel."""
+"""``/v1/jobs``: create, repeat, read, list, cancel, delete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from api_schemas.errors import Invalid, OutfillError
+from api_schemas.errors import Invalid, JobNotFinished, OutfillError
 from api_schemas.jobs import DryRun, Job, JobList, JobSpec, JobStatus
 from api_schemas.requests import Operation
 from core.events import wait_until_terminal
@@ -174,3 +174,13 @@ def read(job_id: str, caller: Caller, parts: Parts) -> Job:
 def cancel(job_id: str, caller: Caller, parts: Parts) -> Job:
     """Cancel a job: at once while it waits, at its next step while it runs. Canceling twice is no error."""
     return _view(parts, parts.records.cancel(job_id, caller.name))
+
+
+@router.delete("/{job_id}", status_code=204)
+def delete(job_id: str, caller: Caller, parts: Parts) -> None:
+    """Delete a job that has ended: its record, its inputs and outputs, the webhooks that it is owed, and its idempotency key."""
+    record = parts.records.get(job_id, caller.name)
+    if not record.status.terminal:
+        raise JobNotFinished(f"the job is {record.status}; POST /v1/jobs/{job_id}/cancel first")
+    parts.storage.delete_job(caller.name, job_id)  # the record last: it is what leads to the objects
+    parts.records.delete(record.spec, only_if="ended")

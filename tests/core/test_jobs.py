@@ -207,6 +207,29 @@ def test_deleting_leaves_nothing(records: JobRecords, queue: JobQueue, claims: C
     assert not own_redis.exists(job_key(spec.id))
 
 
+def test_a_job_that_its_owner_deletes_takes_its_webhooks(
+    records: JobRecords, queue: JobQueue, claims: Claims, own_redis: redis.Redis
+) -> None:
+    """A job that has ended goes with the webhooks that it is owed and its dead letters, also before its worker has let go of it; one that
+    was being sent meanwhile comes back in no list.
+    """
+    spec = accept(records, queue, spec_of())
+    assert not records.delete(spec, only_if="ended")
+    lease = take(claims)
+    assert not records.delete(spec, only_if="ended")
+    records.commit(spec, lease.member, Outcome(JobStatus.SUCCEEDED))
+    outbox = Outbox(own_redis)
+    (row,) = outbox.lease(10, 60)
+    assert records.delete(spec, only_if="ended")
+    outbox.bury(row)
+    claims.settle(lease)
+    assert (outbox.size(), outbox.dead_letters()) == (0, 0)
+    assert not [key for key in cast("list[bytes]", own_redis.keys("*")) if spec.id.encode() in key or row.id.encode() in key]
+    assert own_redis.zcard(leases_key(spec.queue)) == 0
+    assert not records.delete(spec, only_if="ended")
+    assert set(records.counts().values()) == {0}
+
+
 def test_a_job_that_was_begun_is_not_taken_back(records: JobRecords, queue: JobQueue, claims: Claims) -> None:
     """What is deleted only if it still waits stays once a worker has begun it."""
     spec = accept(records, queue, spec_of())
