@@ -46,6 +46,17 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def made_at(job_id: str) -> datetime:
+    """When an id was made, in UTC, to the millisecond."""
+    return ULID.from_str(job_id.partition("_")[2]).datetime
+
+
+def first_id(prefix: str, moment: datetime) -> str:
+    """The smallest id that could have been made at ``moment`` or later."""
+    milliseconds = -(-round(moment.timestamp() * 1_000_000) // 1000)
+    return f"{prefix}_{ULID.from_bytes(milliseconds.to_bytes(6, 'big') + bytes(10))}"
+
+
 class InputRef(_Frozen):
     """An input image, checked by its header and stored."""
 

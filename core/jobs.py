@@ -8,7 +8,7 @@ change of state is one Lua script in core/lua.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, cast
@@ -27,6 +27,9 @@ ACCEPTING, DEADLINES, EXPIRY, COUNTS = "outfill:accepting", "outfill:deadlines",
 UPLOADS = "outfill:uploads"
 RESERVATION_LEASE_MS, RESERVATION_TTL_MS = 60_000, 86_400_000
 """How long an idempotency key is held by a request that has made no job yet, and by its job."""
+
+_CHUNK, _CHUNKS = 100, 10
+"""Records that a listing reads at once, and how often."""
 
 Verdict = Literal["begun", "missing", "terminal", "lost", "duplicate"]
 Commit = Literal["committed", "repeated", "canceled", "lost"]
@@ -175,13 +178,39 @@ class JobRecords:
         found = cast("bytes | None", self._redis.hget(job_key(job_id), "execution"))
         return found.decode() if found else None
 
-    def page(self, tenant: str, *, before: str | None, limit: int) -> list[JobRecord]:
-        """A tenant's jobs, newest first, starting after the id ``before``."""
-        top = f"({before}" if before else "+"
-        ids = cast("list[bytes]", self._redis.zrevrangebylex(tenant_key(tenant), top, "-", 0, limit))
+    def page(
+        self,
+        tenant: str,
+        *,
+        before: str | None = None,
+        since: str | None = None,
+        limit: int,
+        wanted: Callable[[JobRecord], bool] | None = None,
+    ) -> tuple[list[JobRecord], str | None]:
+        """A tenant's ``wanted`` jobs, newest first: at most ``limit`` with ids from ``since`` on and below ``before``, and where to go on.
+
+        ``None`` says that there are no more. At most a thousand records are looked at, so that a page of rare jobs may be short, or empty.
+        """
+        found: list[JobRecord] = []
+        for _ in range(_CHUNKS):
+            top, bottom = (f"({before}" if before else "+"), (f"[{since}" if since else "-")
+            ids = [
+                each.decode() for each in cast("list[bytes]", self._redis.zrevrangebylex(tenant_key(tenant), top, bottom, 0, _CHUNK + 1))
+            ]
+            for record in self._records(ids[:_CHUNK]):
+                if wanted is None or wanted(record):
+                    found.append(record)
+                    if len(found) == limit:
+                        return found, record.spec.id if record.spec.id != ids[-1] else None
+            if len(ids) <= _CHUNK:
+                return found, None
+            before = ids[_CHUNK - 1]
+        return found, before
+
+    def _records(self, ids: Sequence[str]) -> list[JobRecord]:
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
-                pipe.hgetall(job_key(job_id.decode()))
+                pipe.hgetall(job_key(job_id))
             return [JobRecord.of(fields) for fields in pipe.execute() if b"spec" in fields]
 
     def counts(self) -> dict[JobStatus, int]:

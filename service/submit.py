@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.errors import IdempotencyKeyInUse, OutfillError, Unavailable, UrlNotAllowed, WebhookNotAllowed
-from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
+from api_schemas.jobs import InputRef, JobSpec, made_at, new_id
 from api_schemas.models import ModelCard, ModelInfo
 from api_schemas.requests import JobRequest
 from core import outbound
@@ -71,7 +71,7 @@ async def submit(
 
 def new_spec(caller: Tenant, job_id: str, card: ModelCard, request: JobRequest, inputs: dict[str, InputRef]) -> JobSpec:
     """A new job of a resolved request."""
-    now = utc_now()
+    now = made_at(job_id)
     return JobSpec(
         id=job_id,
         tenant=caller.name,

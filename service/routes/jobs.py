@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Awaitable
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.errors import Invalid, JobNotFinished, OutfillError
-from api_schemas.jobs import DryRun, Job, JobList, JobSpec, JobStatus
+from api_schemas.jobs import DryRun, Job, JobList, JobSpec, JobStatus, first_id
 from api_schemas.requests import Operation
 from core.events import wait_until_terminal
 from core.jobs import JobRecord, public
@@ -32,13 +34,40 @@ from service.submit import submit
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,4})\"?\s*(?:$|[,;])")
-_JOB_ID = r"^job_[0-9A-Z]{26}$"
+_JOB_ID = r"^job_[0-7][0-9A-HJKMNP-TV-Z]{25}$"
+_Entry = Annotated[str, StringConstraints(pattern=r"^[^=]+=")]
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+_Moment = Annotated[AwareDatetime, Field(ge=_FIRST, lt=_LAST)]
 
 
 def _view(parts: Services, record: JobRecord) -> Job:
     waiting = record.status is JobStatus.QUEUED
     position = parts.queue.position(record.spec.queue, record.spec.id) if waiting else None
     return public(record, parts.storage, position=position)
+
+
+class ListQuery(BaseModel):
+    """The query of ``GET /v1/jobs``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cursor: str | None = Field(default=None, pattern=_JOB_ID, description="The `next` of the page before; the filters may stay or change.")
+    limit: int = Field(default=20, ge=1, le=100)
+    status: JobStatus | None = None
+    operation: Operation | None = None
+    created_from: _Moment | None = Field(default=None, description="RFC 3339 with a time zone; this moment and later.")
+    created_before: _Moment | None = Field(default=None, description="RFC 3339 with a time zone; earlier than this moment.")
+    metadata: tuple[_Entry, ...] = Field(
+        default=(),
+        max_length=8,
+        description="`key=value`, several times for several keys. Numbers and booleans as in JSON: `n=1`, `rush=true`.",
+    )
+
+    def matches(self, record: JobRecord) -> bool:
+        """Whether a job has the status, the operation and the metadata that are asked for."""
+        request = record.spec.request
+        told = {f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in request.metadata.items()}
+        return self.status in (None, record.status) and self.operation in (None, request.operation) and told.issuperset(self.metadata)
 
 
 Prefer = Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, at most N (1-60) seconds from now.")]
@@ -149,19 +178,18 @@ def _wait_seconds(prefer: str | None) -> int:
 
 
 @router.get("")
-def page(
-    caller: Caller,
-    parts: Parts,
-    cursor: Annotated[str | None, Query(pattern=_JOB_ID)] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    status: JobStatus | None = None,
-    operation: Operation | None = None,
-) -> JobList:
-    """The caller's jobs, newest first. Filters look at one page: a page may hold fewer than `limit` jobs while `next` is set."""
-    records = parts.records.page(caller.name, before=cursor, limit=limit)
-    shown = [r for r in records if (status is None or r.status is status) and (operation is None or r.spec.request.operation is operation)]
-    items = tuple(_view(parts, record) for record in shown)
-    return JobList(items=items, next=records[-1].spec.id if len(records) == limit else None)
+def page(caller: Caller, parts: Parts, query: Annotated[ListQuery, Query()]) -> JobList:
+    """The caller's jobs that match all filters, newest first (by id, whose first ten letters are the time).
+
+    A page holds `limit` jobs, or fewer where those that match are rare; `next` is null on the last one.
+    """
+    since = first_id("job", query.created_from) if query.created_from else None
+    ends = [query.cursor] if query.cursor else []
+    if query.created_before:
+        ends.append(first_id("job", query.created_before))
+    before = min(ends, default=None)
+    records, following = parts.records.page(caller.name, before=before, since=since, limit=query.limit, wanted=query.matches)
+    return JobList(items=tuple(_view(parts, record) for record in records), next=following)
 
 
 @router.get("/{job_id}")
