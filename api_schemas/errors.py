@@ -7,11 +7,15 @@
       │    ├─ UploadNotFound        422  upload_not_found     (named by a request's image field)
       │    └─ ModelNotFound         422  model_not_found
       ├─ Conflict                   409
-      │    └─ JobAlreadyFinished         job_already_finished
+      │    ├─ JobAlreadyFinished         job_already_finished
+      │    ├─ JobNotFinished             job_not_finished
+      │    ├─ InputsGone                 inputs_gone
+      │    └─ IdempotencyKeyInUse        idempotency_key_in_use    (the first request with it is still being accepted)
       ├─ PayloadTooLarge            413  payload_too_large
       ├─ Invalid                    422  invalid_request
       │    ├─ ParameterNotSupported      parameter_not_supported
       │    ├─ WebhookNotAllowed          webhook_not_allowed
+      │    ├─ IdempotencyKeyReused       idempotency_key_reused
       │    ├─ SourceError
       │    │    ├─ InvalidSource         invalid_source
       │    │    ├─ UrlNotAllowed         url_not_allowed
@@ -35,7 +39,8 @@
       │    └─ DeadlineExceeded           deadline_exceeded
       └─ Unavailable                503  unavailable
 
-``status`` is the HTTP status, ``code`` is stable, ``field`` names the part of the request to blame (dotted path).
+``status`` is the HTTP status, ``code`` is stable, ``field`` names the part of the request to blame (dotted path); ``retry_after_s``
+becomes the header, where the same request may succeed later.
 """
 
 from __future__ import annotations
@@ -51,6 +56,7 @@ class OutfillError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
+    retry_after_s: ClassVar[int | None] = None
 
     def __init__(self, detail: str, *, field: str | None = None) -> None:
         super().__init__(detail)
@@ -100,6 +106,25 @@ class JobAlreadyFinished(Conflict):
     code, title = "job_already_finished", "Job already finished"
 
 
+class JobNotFinished(Conflict):
+    """A job that waits or runs cannot be deleted."""
+
+    code, title = "job_not_finished", "Job not finished"
+
+
+class InputsGone(Conflict):
+    """The inputs of the job that is to be repeated were deleted."""
+
+    code, title = "inputs_gone", "Inputs are gone"
+
+
+class IdempotencyKeyInUse(Conflict):
+    """Another request with the same idempotency key is being accepted now."""
+
+    code, title = "idempotency_key_in_use", "Idempotency key in use"
+    retry_after_s = 1
+
+
 class PayloadTooLarge(OutfillError):
     """The body, or one file, has too many bytes."""
 
@@ -122,6 +147,12 @@ class WebhookNotAllowed(Invalid):
     """The webhook URL points where this service does not send."""
 
     code, title = "webhook_not_allowed", "Webhook URL not allowed"
+
+
+class IdempotencyKeyReused(Invalid):
+    """The idempotency key belongs to a request that asked for something else."""
+
+    code, title = "idempotency_key_reused", "Idempotency key reused"
 
 
 class SourceError(Invalid):
@@ -246,6 +277,7 @@ class Unavailable(OutfillError):
     """Redis or S3 does not answer."""
 
     status, code, title = 503, "unavailable", "Service unavailable"
+    retry_after_s = 5
 
 
 class ErrorInfo(BaseModel):

@@ -46,6 +46,17 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def made_at(job_id: str) -> datetime:
+    """When an id was made, in UTC, to the millisecond."""
+    return ULID.from_str(job_id.partition("_")[2]).datetime
+
+
+def first_id(prefix: str, moment: datetime) -> str:
+    """The smallest id that could have been made at ``moment`` or later."""
+    milliseconds = -(-round(moment.timestamp() * 1_000_000) // 1000)
+    return f"{prefix}_{ULID.from_bytes(milliseconds.to_bytes(6, 'big') + bytes(10))}"
+
+
 class InputRef(_Frozen):
     """An input image, checked by its header and stored."""
 
@@ -203,6 +214,21 @@ class JobList(BaseModel):
 
     items: tuple[Job, ...]
     next: str | None = Field(default=None, description="Pass as `cursor` for the next page; null on the last.")
+
+
+class DryRun(BaseModel):
+    """What a job would be. Nothing was stored and nothing is held for it."""
+
+    operation: Operation
+    model: str
+    recipe: dict[str, Any] = Field(
+        description="Every resolved setting. Post its `seed` to get that one: each request without one draws its own."
+    )
+    position: int = Field(description="Jobs that would be ahead in the same queue.")
+    estimate_s: float | None = Field(
+        description="Seconds until it would be done, by the median of what the model's last jobs took, whatever they asked for, as if each of its "
+        "workers ran one job at a time. Null where none of its jobs was measured in the last week, or no worker serves it now."
+    )
 
 
 class Upload(BaseModel):

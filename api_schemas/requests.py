@@ -403,3 +403,14 @@ JobRequest = Annotated[
     Field(discriminator="operation"),
 ]
 job_request: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
+
+
+class RepeatRequest(Body):
+    """How a repeated job differs from the first. What is left out stays as it was; `null` is the field's default."""
+
+    seed: int | None = Field(default=None, ge=0, lt=2**32, description="`null` draws a new one.")
+    num_images: int | None = Field(default=None, ge=1, le=8)
+    priority: Priority | None = None
+    deadline_s: float | None = Field(default=None, ge=1, le=86400, description="Counted from the acceptance of the repetition.")
+    webhook: WebhookTarget | None = Field(default=None, description="`null`: nobody is told.")
+    metadata: dict[str, str | int | float | bool] | None = None

@@ -34,6 +34,15 @@ redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
 redis.call('HINCRBY', KEYS[2], 'attempts', 1)
 """
 
+_BURY = """
+-- KEYS: outbox, webhook row, dead letters   ARGV: id, now_s, ttl_s
+if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return end
+redis.call('HINCRBY', KEYS[2], 'attempts', 1)
+redis.call('EXPIRE', KEYS[2], ARGV[3])
+redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[3], 0, ARGV[2] - ARGV[3])
+"""
+
 
 def stream_key(job_id: str) -> str:
     """The stream of a job's events."""
@@ -51,6 +60,7 @@ class Outbox:
     def __init__(self, connection: redis.Redis) -> None:
         self._redis = connection
         self._put_off = connection.register_script(_PUT_OFF)
+        self._bury = connection.register_script(_BURY)
         self._lease_due = connection.register_script(_LEASE_DUE)
 
     def lease(self, limit: int, lease_s: float) -> list[WebhookRow]:
@@ -81,15 +91,8 @@ class Outbox:
         self._put_off(keys=[OUTBOX, webhook_key(row.id)], args=[row.id, int((time.time() + delay_s) * 1000)])
 
     def bury(self, row: WebhookRow) -> None:
-        """Give up: it becomes a dead letter, kept for a week."""
-        now = time.time()
-        with self._redis.pipeline(transaction=True) as pipe:
-            pipe.zrem(OUTBOX, row.id)
-            pipe.hincrby(webhook_key(row.id), "attempts", 1)
-            pipe.expire(webhook_key(row.id), DEAD_LETTER_TTL_S)
-            pipe.zadd(DEAD_LETTERS, {row.id: now})
-            pipe.zremrangebyscore(DEAD_LETTERS, 0, now - DEAD_LETTER_TTL_S)
-            pipe.execute()
+        """Give up: it becomes a dead letter, kept for a week; unless its job was deleted meanwhile, and it with it."""
+        self._bury(keys=[OUTBOX, webhook_key(row.id), DEAD_LETTERS], args=[row.id, int(time.time()), DEAD_LETTER_TTL_S])
 
     def size(self) -> int:
         """Webhooks owed."""

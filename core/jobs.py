@@ -1,14 +1,15 @@
 """Job records: the truth about every job, in Redis.
 
 Keys: ``outfill:job:{id}`` (hash), ``outfill:jobs:{tenant}`` (ids, oldest first), ``outfill:accepting``, ``outfill:deadlines`` and
-``outfill:expiry`` (ids by time), ``outfill:counts`` (jobs by state). Every change of state is one Lua script in core/lua.
+``outfill:expiry`` (ids by time), ``outfill:counts`` (jobs by state), ``outfill:reservation:{tenant}:{key}`` (idempotency keys). Every
+change of state is one Lua script in core/lua.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
@@ -17,13 +18,18 @@ import redis
 from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound
 from api_schemas.events import TERMINAL_EVENTS, WebhookRow
 from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, Progress, StoredOutput, utc_now
-from api_schemas.requests import JobEvent
-from core.events import OUTBOX, stream_key, webhook_key
+from api_schemas.requests import JobEvent, JobRequest
+from core.events import DEAD_LETTERS, OUTBOX, stream_key, webhook_key
 from core.queue import execution_key, intermediate_key, leases_key, lua, message_keys, queue_key
 from core.storage import Storage
 
 ACCEPTING, DEADLINES, EXPIRY, COUNTS = "outfill:accepting", "outfill:deadlines", "outfill:expiry", "outfill:counts"
 UPLOADS = "outfill:uploads"
+RESERVATION_LEASE_MS, RESERVATION_TTL_MS = 60_000, 86_400_000
+"""How long an idempotency key is held by a request that has made no job yet, and by its job."""
+
+_CHUNK, _CHUNKS = 100, 10
+"""Records that a listing reads at once, and how often."""
 
 Verdict = Literal["begun", "missing", "terminal", "lost", "duplicate"]
 Commit = Literal["committed", "repeated", "canceled", "lost"]
@@ -42,6 +48,16 @@ def job_key(job_id: str) -> str:
 def tenant_key(tenant: str) -> str:
     """The index of a tenant's jobs."""
     return f"outfill:jobs:{tenant}"
+
+
+def durations_key(model: str) -> str:
+    """How long a model's last jobs took (ms), newest first."""
+    return f"outfill:durations:{model}"
+
+
+def reservation_key(tenant: str, key: str) -> str:
+    """An idempotency key of a tenant."""
+    return f"outfill:reservation:{tenant}:{key}"
 
 
 def milliseconds(moment: datetime) -> int:
@@ -89,6 +105,20 @@ class JobRecord:
 
 
 @dataclass(frozen=True)
+class Reservation:
+    """An idempotency key, held for one request."""
+
+    tenant: str
+    key: str
+    request: str
+    """Digest of what was asked for."""
+    token: str
+    """Whose it is: one POST's."""
+    job_id: str | None = None
+    """The job that was made under it; its inputs are stored."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a job ends."""
 
@@ -125,6 +155,9 @@ class JobRecords:
         self._beat = connection.register_script(lua("beat"))
         self._cancel = connection.register_script(lua("cancel"))
         self._delete = connection.register_script(lua("delete"))
+        self._reserve = connection.register_script(lua("reserve"))
+        self._bind = connection.register_script(lua("bind"))
+        self._release = connection.register_script(lua("release"))
 
     # -- reading ------------------------------------------------------------------------------------------------------------------
 
@@ -145,19 +178,49 @@ class JobRecords:
         found = cast("bytes | None", self._redis.hget(job_key(job_id), "execution"))
         return found.decode() if found else None
 
-    def page(self, tenant: str, *, before: str | None, limit: int) -> list[JobRecord]:
-        """A tenant's jobs, newest first, starting after the id ``before``."""
-        top = f"({before}" if before else "+"
-        ids = cast("list[bytes]", self._redis.zrevrangebylex(tenant_key(tenant), top, "-", 0, limit))
+    def page(
+        self,
+        tenant: str,
+        *,
+        before: str | None = None,
+        since: str | None = None,
+        limit: int,
+        wanted: Callable[[JobRecord], bool] | None = None,
+    ) -> tuple[list[JobRecord], str | None]:
+        """A tenant's ``wanted`` jobs, newest first: at most ``limit`` with ids from ``since`` on and below ``before``, and where to go on.
+
+        ``None`` says that there are no more. At most a thousand records are looked at, so that a page of rare jobs may be short, or empty.
+        """
+        found: list[JobRecord] = []
+        for _ in range(_CHUNKS):
+            top, bottom = (f"({before}" if before else "+"), (f"[{since}" if since else "-")
+            ids = [
+                each.decode() for each in cast("list[bytes]", self._redis.zrevrangebylex(tenant_key(tenant), top, bottom, 0, _CHUNK + 1))
+            ]
+            for record in self._records(ids[:_CHUNK]):
+                if wanted is None or wanted(record):
+                    found.append(record)
+                    if len(found) == limit:
+                        return found, record.spec.id if record.spec.id != ids[-1] else None
+            if len(ids) <= _CHUNK:
+                return found, None
+            before = ids[_CHUNK - 1]
+        return found, before
+
+    def _records(self, ids: Sequence[str]) -> list[JobRecord]:
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
-                pipe.hgetall(job_key(job_id.decode()))
+                pipe.hgetall(job_key(job_id))
             return [JobRecord.of(fields) for fields in pipe.execute() if b"spec" in fields]
 
     def counts(self) -> dict[JobStatus, int]:
         """Jobs by state, all states named."""
         found = cast("dict[bytes, bytes]", self._redis.hgetall(COUNTS))
         return {status: int(found.get(status.encode(), 0)) for status in JobStatus}
+
+    def durations(self, model: str) -> list[float]:
+        """Seconds that the last jobs of a model that succeeded took a worker, at most 32, of the last week's."""
+        return [int(ms) / 1000 for ms in cast("list[bytes]", self._redis.lrange(durations_key(model), 0, -1))]
 
     # -- changing state -----------------------------------------------------------------------------------------------------------
 
@@ -168,6 +231,31 @@ class JobRecords:
             keys=[job_key(spec.id), tenant_key(spec.tenant), ACCEPTING, DEADLINES, COUNTS],
             args=[spec.id, spec.model_dump_json(exclude_none=True), milliseconds(spec.created_at), deadline],
         )
+
+    def reserve(self, wanted: Reservation) -> Reservation:
+        """Hold an idempotency key for a short while: the reservation that has it now, ``wanted`` or an earlier one."""
+        token, request, job_id = cast(
+            "list[bytes]",
+            self._reserve(keys=[reservation_key(wanted.tenant, wanted.key)], args=[wanted.token, wanted.request, RESERVATION_LEASE_MS]),
+        )
+        return replace(wanted, token=token.decode(), request=request.decode(), job_id=job_id.decode() or None)
+
+    def bind(self, reservation: Reservation, job_id: str) -> bool:
+        """Keep the key for a job that is recorded and stored, and about to be queued. False: another request has it, or the job is gone."""
+        return bool(
+            self._bind(
+                keys=[reservation_key(reservation.tenant, reservation.key), job_key(job_id)],
+                args=[reservation.token, reservation.request, job_id, RESERVATION_TTL_MS],
+            )
+        )
+
+    def release(self, reservation: Reservation) -> None:
+        """Free a key under which no job was made."""
+        self._release(keys=[reservation_key(reservation.tenant, reservation.key)], args=[reservation.token])
+
+    def accepting(self, job_id: str) -> bool:
+        """Whether the job's acceptance has not ended: nobody was told of it yet, or the API died on the way."""
+        return self._redis.zscore(ACCEPTING, job_id) is not None
 
     def accepted(self, job_id: str) -> bool:
         """The job stands in its queue. False: it took so long that the steward took it back."""
@@ -218,7 +306,7 @@ class JobRecords:
             EXPIRY,
             DEADLINES,
         ]
-        keys += [COUNTS, queue_key(spec.queue), intermediate_key(spec.queue), *message_keys(spec.id)]
+        keys += [COUNTS, queue_key(spec.queue), intermediate_key(spec.queue), *message_keys(spec.id), durations_key(spec.model)]
         args: list[str | int] = [spec.id, source, outcome.status, now.isoformat(), milliseconds(now), milliseconds(now + self._retention)]
         args += [event, row.id if row else "", row.model_dump_json() if row else "", lease, lapsed_before, *outcome.fields()]
         return cast("int", self._finish(keys=keys, args=args))
@@ -284,10 +372,13 @@ class JobRecords:
         """The bytes are gone."""
         self._redis.zrem(UPLOADS, f"{tenant}/{upload_id}")
 
-    def delete(self, spec: JobSpec, *, only_if: JobStatus | None = None) -> bool:
-        """Remove every trace of a job from Redis. False: it has another status than ``only_if``, and stays."""
+    def delete(self, spec: JobSpec, *, only_if: Literal["unaccepted", "ended"] | None = None) -> bool:
+        """Remove every trace of a job from Redis; where it has ``ended``, on its owner's word, the webhooks that it is owed too.
+
+        False: it is not ``only_if`` (any more), and stays.
+        """
         keys = [job_key(spec.id), tenant_key(spec.tenant), COUNTS, queue_key(spec.queue), intermediate_key(spec.queue), stream_key(spec.id)]
-        keys += [*message_keys(spec.id), ACCEPTING, DEADLINES, EXPIRY]
+        keys += [*message_keys(spec.id), ACCEPTING, DEADLINES, EXPIRY, OUTBOX, DEAD_LETTERS, leases_key(spec.queue)]
         return bool(self._delete(keys=keys, args=[spec.id, only_if or ""]))
 
     def forget(self, job_id: str) -> None:
@@ -298,12 +389,16 @@ class JobRecords:
             pipe.execute()
 
 
+def recipe_of(request: JobRequest, model: str, revision: str) -> dict[str, Any]:
+    """Every setting of a resolved request that decides what is painted."""
+    hidden = {"operation", "image", "mask", "webhook", "metadata", "priority", "deadline_s", "model", "previews"}
+    return {"model": model, "model_revision": revision} | request.model_dump(mode="json", exclude=hidden, exclude_none=True)
+
+
 def public(record: JobRecord, storage: Storage, *, position: int | None = None, status: JobStatus | None = None) -> Job:
     """The job as its owner sees it, with fresh URLs. ``status`` shows it as it was when it had that status."""
     spec, shown = record.spec, status or record.status
-    hidden = {"operation", "image", "mask", "webhook", "metadata", "priority", "deadline_s", "model", "previews"}
-    recipe = {"model": spec.model, "model_revision": spec.model_revision}
-    recipe |= spec.request.model_dump(mode="json", exclude=hidden, exclude_none=True)
+    recipe = recipe_of(spec.request, spec.model, spec.model_revision)
     return Job(
         id=spec.id,
         operation=spec.request.operation,

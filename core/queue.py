@@ -169,3 +169,7 @@ class JobQueue:
     def depth(self, queue: str) -> int:
         """Jobs waiting in a queue."""
         return self._redis.llen(queue_key(queue))
+
+    def running(self, queue: str) -> int:
+        """Jobs of a queue that workers hold."""
+        return self._redis.zcard(leases_key(queue))

@@ -103,6 +103,18 @@ class Storage:
         except BotoCoreError as error:
             raise Unavailable("the object store does not answer") from error
 
+    def copy(self, source: str, target: str) -> None:
+        """Store the bytes of ``source`` as ``target`` too, without fetching them. Raises ``ObjectNotFound``."""
+        bucket = self._settings.bucket
+        try:
+            self._client.copy_object(Bucket=bucket, Key=target, CopySource={"Bucket": bucket, "Key": source})
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                raise ObjectNotFound(f"no object {source}") from error
+            raise Unavailable("the object store does not copy") from error
+        except BotoCoreError as error:
+            raise Unavailable("the object store does not copy") from error
+
     def download(self, key: str, file: Path) -> None:
         """Write an object to ``file``, a large one in parallel parts. Raises ``ObjectNotFound``; ``file`` may be left half written."""
         try:

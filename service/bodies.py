@@ -1,4 +1,4 @@
-"""Reads a job request from JSON, or from multipart/form-data: a ``request`` part and the files that it names."""
+"""Reads a job request from JSON, or from multipart/form-data: a ``request`` part and the files that it names; and what a repetition changes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from api_schemas.requests import (
     Operation,
     OutpaintRequest,
     RemoveBackgroundRequest,
+    RepeatRequest,
     ReplaceBackgroundRequest,
     job_request,
 )
@@ -95,6 +96,23 @@ async def _read_form(form: FormData) -> JobBody:
 Body = Annotated[JobBody, Depends(_read_body)]
 
 
+async def _read_changes(request: Request) -> RepeatRequest:
+    if request.query_params:
+        raise InvalidRequest("there is no such parameter", field=next(iter(request.query_params)), code="unknown_field")
+    body = await request.body()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if body and kind not in ("application/json", ""):
+        raise Invalid("send application/json, or no body", field="Content-Type")
+    try:
+        return await run_in_threadpool(RepeatRequest.model_validate_json, body or b"{}")
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
+Changes = Annotated[RepeatRequest, Depends(_read_changes)]
+REPEAT_BODY = {"required": False, "content": {"application/json": {"schema": {"$ref": _REF.format(model=RepeatRequest.__name__)}}}}
+
+
 def request_body() -> dict[str, Any]:
     """The OpenAPI requestBody of ``POST /v1/jobs``, which FastAPI cannot read off a route that takes two kinds of body."""
     union = {
@@ -118,7 +136,8 @@ def request_body() -> dict[str, Any]:
 
 
 def schemas() -> Mapping[str, Any]:
-    """The component schemas that ``request_body`` refers to."""
-    _, definitions = models_json_schema([(model, "validation") for model in _MODELS.values()], ref_template=_REF)
+    """The component schemas that the request bodies refer to."""
+    models: tuple[type[BaseModel], ...] = (*_MODELS.values(), RepeatRequest)
+    _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     found: dict[str, Any] = definitions["$defs"]
     return found

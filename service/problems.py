@@ -20,7 +20,7 @@ _log = structlog.get_logger(__name__)
 _CODES = {"extra_forbidden": "unknown_field", "missing": "missing_field", "json_invalid": "invalid_json"}
 """Codes of the faults that pydantic tells apart and callers may want to; all others are ``invalid_request``."""
 _MESSAGES = {"extra_forbidden": "there is no such field", "missing": "this field is required"}
-_TAGS = {"body", *Operation}
+_TAGS = {"body", "query", *Operation}
 
 
 class InvalidRequest(Invalid):
@@ -62,8 +62,8 @@ def problem(error: OutfillError, request_id: str | None) -> JSONResponse:
         request_id=request_id,
     )
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {}
-    if error.status == Unavailable.status:
-        headers["Retry-After"] = "5"
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
     return JSONResponse(body.model_dump(exclude_none=True), error.status, headers, "application/problem+json")
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from api_schemas.errors import OutfillError, Unavailable, UrlNotAllowed, WebhookNotAllowed
-from api_schemas.jobs import InputRef, JobSpec, JobStatus, new_id, utc_now
+from api_schemas.errors import IdempotencyKeyInUse, OutfillError, Unavailable, UrlNotAllowed, WebhookNotAllowed
+from api_schemas.jobs import InputRef, JobSpec, made_at, new_id
+from api_schemas.models import ModelCard, ModelInfo
 from api_schemas.requests import JobRequest
 from core import outbound
+from core.jobs import Reservation
 from core.storage import input_key
 from service import intake, sources
 from service.auth import Tenant
@@ -23,53 +26,106 @@ from service.resolve import check_output_size, resolve
 _log = structlog.get_logger(__name__)
 
 
-async def submit(parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes]) -> JobSpec:
-    """Accept ``request``, or raise what is wrong with it, in which case nothing was kept."""
+@dataclass(frozen=True)
+class Prepared:
+    """A request that would be accepted, with its inputs."""
+
+    request: JobRequest
+    """Resolved; its image fields name ``blobs``."""
+    model: ModelInfo
+    headers: Mapping[str, Header]
+    blobs: Mapping[str, bytes]
+
+
+async def prepare(parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes]) -> Prepared:
+    """Resolve ``request``, bring its inputs in and check everything, or raise what is wrong with it. Nothing is stored."""
     models = await run_in_threadpool(parts.catalogue.models)
     resolved, card = resolve(request, models)
     if request.webhook is not None:
-        await _check_webhook(parts, request.webhook.url)
+        await check_webhook(parts, request.webhook.url)
     blobs = await sources.collect(parts, caller.name, request, files)
     limit = parts.settings.limits.max_image_pixels
     headers = await run_in_threadpool(intake.check, blobs, getattr(resolved, "mask_options", None), limit)
     check_output_size(resolved, headers["image"], limit)
+    model = next(model for model in models if model.card.id == card.id)
+    return Prepared(sources.with_stored_sources(resolved), model, headers, blobs)
 
-    job_id, now = new_id("job"), utc_now()
-    spec = JobSpec(
+
+async def submit(
+    parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes], reservation: Reservation | None = None
+) -> JobSpec:
+    """Accept ``request``, or raise what is wrong with it, in which case nothing was kept."""
+    prepared = await prepare(parts, caller, request, files)
+    blobs = prepared.blobs
+
+    def store(spec: JobSpec) -> None:
+        for name, data in blobs.items():
+            parts.storage.put(spec.inputs[name].key, data, f"image/{spec.inputs[name].format}")
+
+    job_id = new_id("job")
+    inputs = await run_in_threadpool(_references, caller.name, job_id, prepared.headers, blobs)
+    spec = new_spec(caller, job_id, prepared.model.card, prepared.request, inputs)
+    await accept(parts, spec, store, reservation)
+    return spec
+
+
+def new_spec(caller: Tenant, job_id: str, card: ModelCard, request: JobRequest, inputs: dict[str, InputRef]) -> JobSpec:
+    """A new job of a resolved request."""
+    now = made_at(job_id)
+    return JobSpec(
         id=job_id,
         tenant=caller.name,
         model=card.id,
         model_revision=card.revision,
-        request=sources.with_stored_sources(resolved),
-        inputs=await run_in_threadpool(_references, caller.name, job_id, headers, blobs),
+        request=request,
+        inputs=inputs,
         created_at=now,
         deadline_at=now + timedelta(seconds=request.deadline_s) if request.deadline_s else None,
     )
-    await run_in_threadpool(_keep, parts, spec, blobs)
+
+
+async def accept(parts: Services, spec: JobSpec, store: Callable[[JobSpec], None], reservation: Reservation | None) -> None:
+    """Record a job, ``store`` its inputs and queue it. Where that fails nothing of it is kept."""
+    await run_in_threadpool(_keep, parts, spec, store, reservation)
     parts.metrics.accepted.labels(spec.request.operation, spec.model, spec.request.priority).inc()
     _log.info("job_accepted", job=spec.id, tenant=spec.tenant, operation=spec.request.operation, model=spec.model)
-    return spec
 
 
 def _references(tenant: str, job_id: str, headers: Mapping[str, Header], blobs: Mapping[str, bytes]) -> dict[str, InputRef]:
     return {name: intake.reference(input_key(tenant, job_id, name), headers[name], data) for name, data in blobs.items()}
 
 
-async def _check_webhook(parts: Services, url: str) -> None:
+async def check_webhook(parts: Services, url: str) -> None:
+    """Raises ``WebhookNotAllowed`` for a URL that nothing is sent to."""
     try:
         await outbound.check_destination(url, parts.settings.outbound)
     except UrlNotAllowed as error:
         raise WebhookNotAllowed(error.detail, field="webhook.url") from error
 
 
-def _keep(parts: Services, spec: JobSpec, blobs: Mapping[str, bytes]) -> None:
-    """The record (as "being accepted"), then the bytes, then the queue. A failure takes everything back; where this process dies
-    half-way, the steward does.
+def _keep(parts: Services, spec: JobSpec, store: Callable[[JobSpec], None], reservation: Reservation | None) -> None:
+    """The record (as "being accepted"), then the bytes, then the idempotency key, then the queue. A failure takes everything back; where
+    this process dies half-way, the steward does.
     """
     try:
         parts.records.create(spec)
-        for name, data in blobs.items():
-            parts.storage.put(spec.inputs[name].key, data, f"image/{spec.inputs[name].format}")
+        store(spec)
+        if reservation is not None:
+            _bind(parts, reservation, spec)
+    except BaseException:
+        _take_back(parts, spec)
+        raise
+    enqueue(parts, spec)
+
+
+def _bind(parts: Services, reservation: Reservation, spec: JobSpec) -> None:
+    if not parts.records.bind(reservation, spec.id):
+        raise IdempotencyKeyInUse("another request with this key was faster", field="Idempotency-Key")
+
+
+def enqueue(parts: Services, spec: JobSpec) -> None:
+    """Queue a job whose inputs are stored; from here on it is accepted. A failure takes everything back."""
+    try:
         parts.queue.push(spec)
         in_time = parts.records.accepted(spec.id)
     except BaseException:
@@ -83,10 +139,10 @@ def _keep(parts: Services, spec: JobSpec, blobs: Mapping[str, bytes]) -> None:
 def _take_back(parts: Services, spec: JobSpec) -> None:
     """Best effort: what is left over the steward finds among the jobs that are being accepted.
 
-    A job that a worker has begun already is left to run: there is no taking that back.
+    A job that a worker has begun already, or that was accepted by a retry of the same request, is left: there is no taking that back.
     """
     try:
-        if parts.records.delete(spec, only_if=JobStatus.QUEUED) or parts.records.find(spec.id) is None:
+        if parts.records.delete(spec, only_if="unaccepted") or parts.records.find(spec.id) is None:
             parts.storage.delete_job(spec.tenant, spec.id)
     except (OutfillError, RedisError):
         _log.warning("take_back_failed", job=spec.id, exc_info=True)

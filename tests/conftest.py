@@ -28,11 +28,15 @@ from core.queue import connect
 from core.settings import Redis, Settings
 from core.storage import Storage
 from scripts.tiny_pipeline import build
+from service.keys import new_key, new_webhook_secret, settings_entry
 from service.local import LocalStack, StackOptions
 
 ENDED = ("succeeded", "failed", "canceled", "expired")
 CORE_TEST_DB = 1
 """Tests that talk to Redis themselves use a database of their own, away from the running stack's."""
+
+TRACES = ("outfill:job:*", "outfill:jobs:*", "outfill:reservation:*", "outfill:accepting", "rq:job:*")
+NEIGHBOUR_KEY = new_key()
 
 
 def png(pixels: np.ndarray[Any, Any] | Image.Image) -> bytes:
@@ -74,18 +78,28 @@ def eventually(look: Callable[[], Any], *, timeout_s: float = 60.0, every_s: flo
     return found
 
 
+def traces(connection: Any, storage: Storage) -> set[str]:
+    """Everything in Redis and S3 that belongs to jobs or uploads."""
+    jobs = {key.decode() for pattern in TRACES for key in connection.keys(pattern)}
+    jobs |= {member.decode() for member in connection.zrange("outfill:jobs:local", 0, -1)}
+    return jobs | set(storage.keys("inputs/")) | set(storage.keys("uploads/"))
+
+
 @dataclass
 class Api:
     """A caller with a key."""
 
     http: httpx.Client
 
-    def post(self, request: dict[str, Any], *, wait_s: int = 0, **parts: bytes) -> httpx.Response:
-        """POST a job; ``parts`` are its files by name."""
+    def post(
+        self, request: dict[str, Any], *, wait_s: int = 0, key: str | None = None, query: dict[str, Any] | None = None, **parts: bytes
+    ) -> httpx.Response:
+        """POST a job, under an idempotency key if there is one; ``parts`` are its files by name."""
         headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
+        headers |= {"Idempotency-Key": key} if key is not None else {}
         if parts:
-            return self.http.post("/v1/jobs", data={"request": json.dumps(request)}, files=parts, headers=headers)
-        return self.http.post("/v1/jobs", json=request, headers=headers)
+            return self.http.post("/v1/jobs", data={"request": json.dumps(request)}, files=parts, headers=headers, params=query)
+        return self.http.post("/v1/jobs", json=request, headers=headers, params=query)
 
     def accept(self, request: dict[str, Any], **parts: bytes) -> dict[str, Any]:
         """POST a job that must be accepted."""
@@ -165,7 +179,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, model_stor
         "OUTFILL_LIMITS__MAX_BODY_BYTES": str(24 * 2**20),
         "OUTFILL_LIMITS__MAX_IMAGE_BYTES": str(8 * 2**20),
     }
-    with LocalStack(StackOptions(tmp_path_factory.mktemp("stack"), environment=environment)) as running:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OUTFILL_AUTH__KEYS", json.dumps([settings_entry("neighbour", NEIGHBOUR_KEY, new_webhook_secret())]))
+        parts = LocalStack(StackOptions(tmp_path_factory.mktemp("stack"), environment=environment))
+    with parts as running:
         yield running
 
 
@@ -173,6 +190,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, model_stor
 def api(stack: LocalStack) -> Iterator[Api]:
     """A caller of the running service."""
     with httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {stack.api_key}"}, timeout=70) as http:
+        yield Api(http)
+
+
+@pytest.fixture
+def neighbour(stack: LocalStack) -> Iterator[Api]:
+    """A caller of another tenant."""
+    with httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {NEIGHBOUR_KEY}"}, timeout=70) as http:
         yield Api(http)
 
 

@@ -208,7 +208,7 @@ class Steward:
             self._records.forget(job_id)
         elif record.status is not JobStatus.QUEUED or self._redis.exists(message_keys(job_id)[0]):
             self._records.accepted(job_id)
-        elif self._records.delete(record.spec, only_if=JobStatus.QUEUED):  # an API that is only slow finds itself not in time
+        elif self._records.delete(record.spec, only_if="unaccepted"):  # an API that is only slow finds itself not in time
             self._storage.delete_job(record.spec.tenant, job_id)
             _log.warning("unaccepted_job_taken_back", job=job_id)
 

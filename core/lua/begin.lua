@@ -14,7 +14,7 @@ local other = redis.call('HGET', KEYS[1], 'execution')
 if status == 'running' and other ~= ARGV[1] and redis.call('ZSCORE', KEYS[2], other) then return {'duplicate', 0} end
 if other == ARGV[1] then return {'begun', tonumber(redis.call('HGET', KEYS[1], 'attempts'))} end -- a retried call
 local attempts = redis.call('HINCRBY', KEYS[1], 'attempts', 1)
-redis.call('HSET', KEYS[1], 'status', 'running', 'execution', ARGV[1], 'step', 0)
+redis.call('HSET', KEYS[1], 'status', 'running', 'execution', ARGV[1], 'step', 0, 'begun_ms', ARGV[3])
 redis.call('HDEL', KEYS[1], 'preview')
 redis.call('HSETNX', KEYS[1], 'started_at', ARGV[2])
 if status ~= 'running' then
@@ -26,5 +26,6 @@ redis.call('XADD', KEYS[4], 'MAXLEN', '~', 256, '*', 'event', ARGV[4], 'seq', se
 if ARGV[5] ~= '' then
   redis.call('HSET', KEYS[6], 'row', ARGV[6], 'seq', seq, 'attempts', 0)
   redis.call('ZADD', KEYS[5], ARGV[3], ARGV[5])
+  redis.call('HSET', KEYS[1], 'webhook:' .. ARGV[5], KEYS[6])
 end
 return {'begun', attempts}

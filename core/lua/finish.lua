@@ -1,7 +1,8 @@
 -- The only way into a terminal state. Sets state, result, event and webhook row in one step, or nothing.
 -- Returns 1 if this call ended the job, 2 if an earlier call with the same lease did, 0 if it had ended otherwise or the state was
 -- another, -1 if the lease is lost, 3 if it was to succeed and its owner has asked to cancel (end it as canceled instead).
--- KEYS: job, started registry, events, outbox, webhook row, expiry, deadlines, counts, queue, intermediate list, RQ job, RQ executions
+-- KEYS: job, started registry, events, outbox, webhook row, expiry, deadlines, counts, queue, intermediate list, RQ job, RQ executions,
+--       durations of the model
 -- ARGV: id, from, status, now, now_ms, delete_at_ms, event, webhook id ('' for none), webhook row,
 --       lease member ('' for none), lapsed_before ('' where the lease must be alive), field, value, ...
 local status = redis.call('HGET', KEYS[1], 'status')
@@ -28,6 +29,12 @@ else
   redis.call('LREM', KEYS[10], 0, ARGV[1])
   redis.call('DEL', KEYS[11], KEYS[12])
 end
+local begun_ms = redis.call('HGET', KEYS[1], 'begun_ms')
+if ARGV[3] == 'succeeded' and begun_ms then
+  redis.call('LPUSH', KEYS[13], ARGV[5] - begun_ms)
+  redis.call('LTRIM', KEYS[13], 0, 31)
+  redis.call('EXPIRE', KEYS[13], 604800)
+end
 redis.call('HINCRBY', KEYS[8], status, -1)
 redis.call('HINCRBY', KEYS[8], ARGV[3], 1)
 redis.call('ZREM', KEYS[7], ARGV[1])
@@ -37,5 +44,6 @@ redis.call('XADD', KEYS[3], 'MAXLEN', '~', 256, '*', 'event', ARGV[7], 'seq', se
 if ARGV[8] ~= '' then
   redis.call('HSET', KEYS[5], 'row', ARGV[9], 'seq', seq, 'attempts', 0)
   redis.call('ZADD', KEYS[4], ARGV[5], ARGV[8])
+  redis.call('HSET', KEYS[1], 'webhook:' .. ARGV[8], KEYS[5])
 end
 return 1

@@ -1,30 +1,43 @@
-"""``/v1/jobs``: create, read, list, cancel."""
+"""``/v1/jobs``: create, repeat, read, list, cancel, delete."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
+from collections.abc import Awaitable
 from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from api_schemas.errors import Invalid, OutfillError
-from api_schemas.jobs import Job, JobList, JobSpec, JobStatus
+from api_schemas.errors import Invalid, JobNotFinished, OutfillError
+from api_schemas.jobs import DryRun, Job, JobList, JobSpec, JobStatus, first_id
 from api_schemas.requests import Operation
 from core.events import wait_until_terminal
 from core.jobs import JobRecord, public
 from service.auth import Caller
-from service.bodies import Body, request_body
+from service.bodies import REPEAT_BODY, Body, Changes, request_body
 from service.deps import Parts, Services
+from service.dry_run import dry_run
+from service.idempotency import HEADER as IDEMPOTENCY_KEY
+from service.idempotency import IdempotencyKey, job_digest, once
+from service.repeat import repeat, repeat_digest
 from service.submit import submit
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,4})\"?\s*(?:$|[,;])")
-_JOB_ID = r"^job_[0-9A-Z]{26}$"
+_JOB_ID = r"^job_[0-7][0-9A-HJKMNP-TV-Z]{25}$"
+_Entry = Annotated[str, StringConstraints(pattern=r"^[^=]+=")]
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+_Moment = Annotated[AwareDatetime, Field(ge=_FIRST, lt=_LAST)]
 
 
 def _view(parts: Services, record: JobRecord) -> Job:
@@ -33,25 +46,105 @@ def _view(parts: Services, record: JobRecord) -> Job:
     return public(record, parts.storage, position=position)
 
 
-@router.post("", status_code=202, response_model=Job, openapi_extra={"requestBody": request_body()}, responses={200: {"model": Job}})
+class ListQuery(BaseModel):
+    """The query of ``GET /v1/jobs``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cursor: str | None = Field(default=None, pattern=_JOB_ID, description="The `next` of the page before; the filters may stay or change.")
+    limit: int = Field(default=20, ge=1, le=100)
+    status: JobStatus | None = None
+    operation: Operation | None = None
+    created_from: _Moment | None = Field(default=None, description="RFC 3339 with a time zone; this moment and later.")
+    created_before: _Moment | None = Field(default=None, description="RFC 3339 with a time zone; earlier than this moment.")
+    metadata: tuple[_Entry, ...] = Field(
+        default=(),
+        max_length=8,
+        description="`key=value`, several times for several keys. Numbers and booleans as in JSON: `n=1`, `rush=true`.",
+    )
+
+    def matches(self, record: JobRecord) -> bool:
+        """Whether a job has the status, the operation and the metadata that are asked for."""
+        request = record.spec.request
+        told = {f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in request.metadata.items()}
+        return self.status in (None, record.status) and self.operation in (None, request.operation) and told.issuperset(self.metadata)
+
+
+Prefer = Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, at most N (1-60) seconds from now.")]
+
+
+class CreateQuery(BaseModel):
+    """The query of ``POST /v1/jobs``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dry_run: bool = Field(
+        default=False, description="Check and resolve everything, store nothing, and answer 200 with what the job would be."
+    )
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=Job,
+    openapi_extra={"requestBody": request_body()},
+    responses={200: {"model": Job | DryRun, "description": "The finished job, or with `dry_run` what it would be."}},
+)
 async def create(
     request: Request,
     response: Response,
     caller: Caller,
     parts: Parts,
     body: Body,
-    prefer: Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, at most N (1-60) seconds from now.")] = None,
-    idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None,
-) -> Job:
+    query: Annotated[CreateQuery, Query()],
+    key: IdempotencyKey,
+    prefer: Prefer = None,
+) -> Job | Response:
     """Accept a job. 202 with the queued job, or with `Prefer: wait=N` 200 with the finished one."""
     wait_s = _wait_seconds(prefer)
-    if idempotency_key is not None:
-        raise Invalid("not supported yet: a retried request makes a second job", field="Idempotency-Key")
+    if query.dry_run:
+        if key is not None or wait_s:
+            raise Invalid("a dry run makes no job", field="Prefer" if wait_s else IDEMPOTENCY_KEY)
+        found = await dry_run(parts, caller, *body)
+        return JSONResponse(found.model_dump(mode="json"))
+    spec = await _made(parts, once(parts, caller, key, partial(job_digest, *body), partial(submit, parts, caller, *body)))
+    return await _answer(request, response, parts, spec, wait_s)
+
+
+@router.post(
+    "/{job_id}/repeat", status_code=202, response_model=Job, openapi_extra={"requestBody": REPEAT_BODY}, responses={200: {"model": Job}}
+)
+async def repeat_job(
+    job_id: str,
+    request: Request,
+    response: Response,
+    caller: Caller,
+    parts: Parts,
+    changes: Changes,
+    key: IdempotencyKey,
+    prefer: Prefer = None,
+) -> Job:
+    """Make a new job with the resolved request and the inputs of another, by the same seed unless the body says otherwise.
+
+    It paints the same as long as the model's revision is the same, which the `recipe` tells.
+    """
+    wait_s = _wait_seconds(prefer)
+    make = partial(repeat, parts, caller, job_id, changes)
+    spec = await _made(parts, once(parts, caller, key, partial(repeat_digest, job_id, changes), make))
+    return await _answer(request, response, parts, spec, wait_s)
+
+
+async def _made(parts: Services, making: Awaitable[JobSpec]) -> JobSpec:
+    """The job, or the refusal counted."""
     try:
-        spec = await submit(parts, caller, *body)
+        return await making
     except OutfillError as error:
         parts.metrics.refused.labels(error.code).inc()
         raise
+
+
+async def _answer(request: Request, response: Response, parts: Services, spec: JobSpec, wait_s: int) -> Job:
+    """The job just accepted, after ``wait_s`` or when it has ended."""
     if wait_s:
         began = time.perf_counter()
         # The job is accepted, whatever happens to the waiting.
@@ -85,19 +178,18 @@ def _wait_seconds(prefer: str | None) -> int:
 
 
 @router.get("")
-def page(
-    caller: Caller,
-    parts: Parts,
-    cursor: Annotated[str | None, Query(pattern=_JOB_ID)] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    status: JobStatus | None = None,
-    operation: Operation | None = None,
-) -> JobList:
-    """The caller's jobs, newest first. Filters look at one page: a page may hold fewer than `limit` jobs while `next` is set."""
-    records = parts.records.page(caller.name, before=cursor, limit=limit)
-    shown = [r for r in records if (status is None or r.status is status) and (operation is None or r.spec.request.operation is operation)]
-    items = tuple(_view(parts, record) for record in shown)
-    return JobList(items=items, next=records[-1].spec.id if len(records) == limit else None)
+def page(caller: Caller, parts: Parts, query: Annotated[ListQuery, Query()]) -> JobList:
+    """The caller's jobs that match all filters, newest first (by id, whose first ten letters are the time).
+
+    A page holds `limit` jobs, or fewer where those that match are rare; `next` is null on the last one.
+    """
+    since = first_id("job", query.created_from) if query.created_from else None
+    ends = [query.cursor] if query.cursor else []
+    if query.created_before:
+        ends.append(first_id("job", query.created_before))
+    before = min(ends, default=None)
+    records, following = parts.records.page(caller.name, before=before, since=since, limit=query.limit, wanted=query.matches)
+    return JobList(items=tuple(_view(parts, record) for record in records), next=following)
 
 
 @router.get("/{job_id}")
@@ -110,3 +202,13 @@ def read(job_id: str, caller: Caller, parts: Parts) -> Job:
 def cancel(job_id: str, caller: Caller, parts: Parts) -> Job:
     """Cancel a job: at once while it waits, at its next step while it runs. Canceling twice is no error."""
     return _view(parts, parts.records.cancel(job_id, caller.name))
+
+
+@router.delete("/{job_id}", status_code=204)
+def delete(job_id: str, caller: Caller, parts: Parts) -> None:
+    """Delete a job that has ended: its record, its inputs and outputs, the webhooks that it is owed, and its idempotency key."""
+    record = parts.records.get(job_id, caller.name)
+    if not record.status.terminal:
+        raise JobNotFinished(f"the job is {record.status}; POST /v1/jobs/{job_id}/cancel first")
+    parts.storage.delete_job(caller.name, job_id)  # the record last: it is what leads to the objects
+    parts.records.delete(record.spec, only_if="ended")

@@ -150,15 +150,31 @@ def test_another_tenants_job_does_not_exist(records: JobRecords, queue: JobQueue
     spec = accept(records, queue, spec_of())
     with pytest.raises(JobNotFound):
         records.get(spec.id, "other")
-    assert records.page("other", before=None, limit=10) == []
+    assert records.page("other", limit=10) == ([], None)
 
 
 def test_jobs_are_listed_newest_first_in_pages(records: JobRecords, queue: JobQueue) -> None:
-    """Each page goes on where the last one ended, and none is shown twice."""
-    ids = [accept(records, queue, spec_of()).id for _ in range(5)]
-    first = [record.spec.id for record in records.page("shop", before=None, limit=3)]
-    rest = [record.spec.id for record in records.page("shop", before=first[-1], limit=3)]
-    assert first + rest == sorted(ids, reverse=True)
+    """Each page goes on where the last one ended, none is shown twice, and the last one says that it is."""
+    ids = [accept(records, queue, spec_of()).id for _ in range(6)]
+    first, following = records.page("shop", limit=3)
+    rest, end = records.page("shop", before=following, limit=3)
+    assert [record.spec.id for record in first + rest] == sorted(ids, reverse=True)
+    assert (following, end) == (first[-1].spec.id, None)
+
+
+def test_a_page_looks_past_jobs_that_are_not_wanted(records: JobRecords) -> None:
+    """A filter fills its page from as many records as it takes, up to a thousand; then it says where to go on."""
+    ids = sorted(spec.id for spec in (spec_of() for _ in range(1205)))
+    for job_id in ids:
+        records.create(spec_of(id=job_id))
+    rare = {ids[0], ids[1100], ids[700]}
+    found, following = records.page("shop", limit=3, wanted=lambda record: record.spec.id in rare)
+    assert [record.spec.id for record in found] == [ids[1100], ids[700]]
+    assert following == ids[205]
+    found, end = records.page("shop", before=following, limit=3, wanted=lambda record: record.spec.id in rare)
+    assert ([record.spec.id for record in found], end) == ([ids[0]], None)
+    some, _ = records.page("shop", since=ids[10], before=ids[12], limit=9)
+    assert [record.spec.id for record in some] == [ids[11], ids[10]]
 
 
 def test_every_event_has_a_number_and_a_webhook_if_it_was_asked_for(
@@ -207,11 +223,34 @@ def test_deleting_leaves_nothing(records: JobRecords, queue: JobQueue, claims: C
     assert not own_redis.exists(job_key(spec.id))
 
 
+def test_a_job_that_its_owner_deletes_takes_its_webhooks(
+    records: JobRecords, queue: JobQueue, claims: Claims, own_redis: redis.Redis
+) -> None:
+    """A job that has ended goes with the webhooks that it is owed and its dead letters, also before its worker has let go of it; one that
+    was being sent meanwhile comes back in no list.
+    """
+    spec = accept(records, queue, spec_of())
+    assert not records.delete(spec, only_if="ended")
+    lease = take(claims)
+    assert not records.delete(spec, only_if="ended")
+    records.commit(spec, lease.member, Outcome(JobStatus.SUCCEEDED))
+    outbox = Outbox(own_redis)
+    (row,) = outbox.lease(10, 60)
+    assert records.delete(spec, only_if="ended")
+    outbox.bury(row)
+    claims.settle(lease)
+    assert (outbox.size(), outbox.dead_letters()) == (0, 0)
+    assert not [key for key in cast("list[bytes]", own_redis.keys("*")) if spec.id.encode() in key or row.id.encode() in key]
+    assert own_redis.zcard(leases_key(spec.queue)) == 0
+    assert not records.delete(spec, only_if="ended")
+    assert set(records.counts().values()) == {0}
+
+
 def test_a_job_that_was_begun_is_not_taken_back(records: JobRecords, queue: JobQueue, claims: Claims) -> None:
     """What is deleted only if it still waits stays once a worker has begun it."""
     spec = accept(records, queue, spec_of())
     take(claims)
-    assert not records.delete(spec, only_if=JobStatus.QUEUED)
+    assert not records.delete(spec, only_if="unaccepted")
     assert records.get(spec.id, "shop").status is JobStatus.RUNNING
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import redis
-from conftest import Api, png, png_header
+from conftest import Api, png, png_header, traces
 from PIL import Image
 
 from core.storage import Storage
@@ -149,15 +150,6 @@ CASES: dict[str, Case] = {
 }
 
 
-def traces(connection: Any, storage: Storage) -> set[str]:
-    """Everything in Redis and S3 that belongs to jobs or uploads."""
-    jobs = {
-        key.decode() for pattern in ("outfill:job:*", "outfill:jobs:*", "rq:job:*", "outfill:accepting") for key in connection.keys(pattern)
-    }
-    jobs |= {member.decode() for member in connection.zrange("outfill:jobs:local", 0, -1)}
-    return jobs | set(storage.keys("inputs/")) | set(storage.keys("uploads/"))
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_refused_and_leaves_nothing(api: Api, live_redis: redis.Redis, storage: Storage, name: str) -> None:
     """The status, the code and the field are right, and Redis and S3 hold what they held before."""
@@ -168,6 +160,14 @@ def test_bad_input_is_refused_and_leaves_nothing(api: Api, live_redis: redis.Red
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
     assert traces(live_redis, storage) == before
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("large_")])
+def test_a_dry_run_refuses_what_the_request_would(api: Api, name: str) -> None:
+    """The status, the code and the field are those of the request itself."""
+    request, parts, status, code, field = CASES[name]
+    answer = api.post(request, query={"dry_run": True}, **parts)  # type: ignore[arg-type]  # no part is named wait_s
+    assert (answer.status_code, answer.json().get("code"), answer.json().get("field")) == (status, code, field), answer.text
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic eDp5"}])
@@ -192,12 +192,24 @@ def test_bodies_that_are_not_requests_are_refused(api: Api, content: bytes, kind
 
 
 @pytest.mark.parametrize(
-    "header", [("Prefer", "wait=61"), ("Prefer", "wait=abc"), ("Prefer", "wait=" + "9" * 5000), ("Idempotency-Key", "k")]
+    "header",
+    [("Prefer", "wait=61"), ("Prefer", "wait=abc"), ("Prefer", "wait=" + "9" * 5000)]
+    + [("Idempotency-Key", key) for key in ("", "k" * 256, "two words", "schlüssel")],
 )
 def test_headers_that_cannot_be_honoured_are_refused(api: Api, header: tuple[str, str]) -> None:
-    """Prefer: wait takes 1 to 60 seconds; an idempotency key would be ignored, so it is refused."""
-    answer = api.http.post("/v1/jobs", json=REPLACE, headers=dict([header]))
+    """Prefer: wait takes 1 to 60 seconds; an idempotency key is 1 to 255 visible ASCII characters."""
+    answer = api.http.post("/v1/jobs", json=REPLACE, headers=httpx.Headers([header], encoding="utf-8"))
     assert (answer.status_code, answer.json()["field"]) == (422, header[0])
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "field"),
+    [("dryrun=true", "unknown_field", "dryrun"), ("dry_run=perhaps", "invalid_request", "dry_run"), ("wait=5", "unknown_field", "wait")],
+)
+def test_query_parameters_that_cannot_be_honoured_are_refused(api: Api, query: str, code: str, field: str) -> None:
+    """A misspelt dry run makes no job."""
+    answer = api.http.post(f"/v1/jobs?{query}", data={"request": json.dumps(REPLACE)}, files={"photo": PHOTO})
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (422, code, field)
 
 
 def test_unknown_jobs_and_paths_are_404(api: Api) -> None:
