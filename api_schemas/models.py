@@ -114,7 +114,7 @@ STUDIO = ModelCard(
     licence=Licence(id="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0", commercial_use=True),
     revision="1",
     native_size=256,
-    memory_bytes=0,
+    memory_bytes=27_085_366,
     size_multiple=32,
     parameters=SAMPLING_PARAMETERS,
     sampling=SamplingDefaults(steps=20, guidance_scale=2.5, scheduler=Scheduler.DDIM),

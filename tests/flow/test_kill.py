@@ -25,6 +25,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
     environment = {
         "OUTFILL_OUTBOUND__ALLOW_PRIVATE": "127.0.0.1/32",
         "OUTFILL_MODELS__DIRECTORIES": json.dumps({"tiny": str(tiny_model)}),
+        "OUTFILL_WORKER__SERVE": "backdrop,tiny",
         "OUTFILL_WORKER__LEASE_S": "4",
         "OUTFILL_STEWARD__PERIOD_S": "0.5",
         "OUTFILL_WEBHOOKS__RETRY_DELAYS_S": "[0.2, 0.2, 0.2]",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from conftest import Api, box_mask, pixels_of
@@ -51,8 +52,6 @@ def test_erase_grows_the_mask_and_keeps_the_rest(api: Api, photo: bytes) -> None
     mask, _ = box_mask(photo)
     request = {"operation": "erase", "image": "file:photo", "mask": "file:mask", "output": {"layers": True}}
     job = api.run(request, photo=photo, mask=mask)
-    import httpx
-
     edited = pixels_of(httpx.get(job["outputs"][0]["layers"]["mask"]).content) > 0
     rows, columns = np.nonzero(edited)
     given_rows, given_columns = np.nonzero(pixels_of(mask))
@@ -136,8 +135,6 @@ def test_layers_composite_to_the_output(api: Api, coffee: bytes) -> None:
     """The fill over the input, blended by its alpha, is the output exactly."""
     mask, _ = box_mask(coffee)
     job = api.run({"operation": "erase", "image": "file:photo", "mask": "file:mask", "output": {"layers": True}}, photo=coffee, mask=mask)
-    import httpx
-
     fill = pixels_of(httpx.get(job["outputs"][0]["layers"]["fill"]).content).astype(np.uint32)
     alpha = fill[..., 3:]
     over = (fill[..., :3] * alpha + pixels_of(coffee).astype(np.uint32) * (255 - alpha) + 127) // 255
@@ -159,3 +156,23 @@ def test_outputs_come_in_the_format_asked_for(api: Api, coffee: bytes, image_for
     data, output = api.output(job), job["outputs"][0]
     assert data.startswith(magic)
     assert (output["bytes"], output["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+@pytest.mark.parametrize(("prompt", "channel"), [("red paper backdrop", 0), ("blue paper backdrop", 2)])
+def test_studio_paints_a_backdrop_of_the_colour_that_was_asked_for(api: Api, coffee: bytes, prompt: str, channel: int) -> None:
+    """The model that ships with Outfill replaces a background by prompt at the photo's own size: in that colour, the cup as it was."""
+    request = {
+        "operation": "replace_background",
+        "image": "file:photo",
+        "model": "studio",
+        "prompt": prompt,
+        "seed": 1,
+        "output": {"layers": True},
+    }
+    job = api.run(request, photo=coffee)
+    edited = pixels_of(httpx.get(job["outputs"][0]["layers"]["mask"]).content) > 0
+    output = api.output(job)
+    assert_kept(coffee, output, edited)
+    backdrop = as_mode(output, "RGB")[:40].astype(float).mean(axis=(0, 1))
+    assert backdrop.argmax() == channel
+    assert backdrop[channel] > 1.3 * np.delete(backdrop, channel).mean()
