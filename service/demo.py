@@ -43,7 +43,7 @@ SCENES = (
             {"operation": "replace_background", "image": "file:photo", "prompt": prompt, "seed": seed},
         )
         for name, prompt, seed in (
-            ("marble", "white marble table, light grey wall, soft window light", 1),
+            ("marble", "white marble table, dark grey wall", 2),
             ("dark-wood", "dark wooden table, teal wall", 1),
             ("pink-paper", "pink paper backdrop, soft shadow", 1),
         )

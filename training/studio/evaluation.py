@@ -151,7 +151,9 @@ def _into_card(card: Path, found: dict[str, dict[str, float]]) -> None:
     before, _, _ = card.read_text(encoding="utf-8").partition(HEADING)
     rows = "".join(f"| {name} | {model[name]:.1%} | {judge[name]:.1%} |\n" for name in model if name != "pictures")
     card.write_text(
-        f"""{before}{HEADING}
+        f"""{before.rstrip()}
+
+{HEADING}
 
 {model["pictures"]} captions of scenes that were not trained on, each naming wall, surface, colours and light, around things cut out of real photos,
 painted with the defaults. A judge made without this model names what it sees where the model painted: the backdrop (wall, surface and plinth, all
