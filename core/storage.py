@@ -7,7 +7,8 @@ uploads/{tenant}/{upload}                       bytes kept for a later job
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,41 +91,23 @@ class Storage:
 
     def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         """The bytes of an object. Raises ``ObjectNotFound``, and ``PayloadTooLarge`` beyond ``max_bytes``."""
-        try:
+        with _reading(key, "answer"):
             answer = self._client.get_object(Bucket=self._settings.bucket, Key=key)
             with answer["Body"] as body:
                 if max_bytes is not None and answer["ContentLength"] > max_bytes:
                     raise PayloadTooLarge(f"the object has {answer['ContentLength']} bytes; the limit is {max_bytes}")
                 return body.read()
-        except ClientError as error:
-            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
-                raise ObjectNotFound(f"no object {key}") from error
-            raise Unavailable("the object store does not answer") from error
-        except BotoCoreError as error:
-            raise Unavailable("the object store does not answer") from error
 
     def copy(self, source: str, target: str) -> None:
         """Store the bytes of ``source`` as ``target`` too, without fetching them. Raises ``ObjectNotFound``."""
         bucket = self._settings.bucket
-        try:
+        with _reading(source, "copy"):
             self._client.copy_object(Bucket=bucket, Key=target, CopySource={"Bucket": bucket, "Key": source})
-        except ClientError as error:
-            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
-                raise ObjectNotFound(f"no object {source}") from error
-            raise Unavailable("the object store does not copy") from error
-        except BotoCoreError as error:
-            raise Unavailable("the object store does not copy") from error
 
     def download(self, key: str, file: Path) -> None:
         """Write an object to ``file``, a large one in parallel parts. Raises ``ObjectNotFound``; ``file`` may be left half written."""
-        try:
+        with _reading(key, "answer"):
             self._client.download_file(self._settings.bucket, key, str(file))
-        except ClientError as error:
-            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
-                raise ObjectNotFound(f"no object {key}") from error
-            raise Unavailable("the object store does not answer") from error
-        except (BotoCoreError, Boto3Error) as error:
-            raise Unavailable("the object store does not answer") from error
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; those that are gone already do no harm."""
@@ -168,3 +151,16 @@ class Storage:
             self._client.head_bucket(Bucket=self._settings.bucket)
         except (BotoCoreError, ClientError) as error:
             raise Unavailable("the object store does not answer") from error
+
+
+@contextmanager
+def _reading(key: str, does: str) -> Iterator[None]:
+    """Says in our errors what the store says of an object that is read: ``ObjectNotFound``, else that it does not do what it ``does``."""
+    try:
+        yield
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+            raise ObjectNotFound(f"no object {key}") from error
+        raise Unavailable(f"the object store does not {does}") from error
+    except (BotoCoreError, Boto3Error) as error:
+        raise Unavailable(f"the object store does not {does}") from error

@@ -5,8 +5,8 @@ uses too), by the stock pipeline as its documentation shows it (the photo resize
 ``padding_mask_crop``, and by OpenCV's ``inpaint`` (Telea). All outputs are measured alike, and so is the photo itself, which nobody edited: an
 output is best where it measures as its photo does, for a smear has less of a seam than any photo. Outfill is asked over HTTP; PNG in and out.
 
-Then: time against canvas size, ten edits in a row, and the worker's peak memory, at 8000×8000 too. One table, build/bench/quality.json, and a contact sheet in
-build/bench/quality.png.
+Then: time against canvas size, ten edits in a row, and the worker's peak memory, at 8000×8000 too. One table, build/bench/quality.json, and a
+contact sheet in build/bench/quality.png.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts import photos
-from scripts.figures import write_figures
+from scripts.figures import exit_status, figure, timed, write_figures
 from scripts.stock import load_stock
 from service.local import LocalStack, StackOptions
 from worker.images.mask import edit_alpha
-from worker.images.measures import colour_shift, seam
+from worker.images.measures import Border
 
 Array = npt.NDArray[np.uint8]
 PROMPT = "grey concrete wall, soft light"
@@ -112,7 +112,7 @@ def main() -> int:
     Path("build/bench").mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save("build/bench/quality.png")
     write_figures("quality", figures | {"worker_peak_bytes": {"value": peak, "limit": None, "holds": True}})
-    return 0 if all(entry["holds"] for entry in figures.values()) else 1
+    return exit_status(figures)
 
 
 def _compare(outfill: Outfill, model: Path) -> tuple[dict[str, list[Measured]], Array]:
@@ -169,8 +169,11 @@ def _measure(picture: Array, mask: Array, output: Array, seconds: float) -> Meas
         output = np.asarray(cv2.resize(output, picture.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
     kept = mask == 0
     alpha = edit_alpha(mask, 0, 4)  # one border for all: where Outfill fades
+    border = Border.of(alpha)
+    if border is None:
+        raise ValueError("the mask has no border")
     (its_seam, shift), (own_seam, own_shift) = (
-        (seam(each, alpha) or math.nan, colour_shift(each, alpha) or 0.0) for each in (output, picture)
+        (border.seam(each) or math.nan, border.colour_shift(each) or 0.0) for each in (output, picture)
     )
     return Measured(
         kept=float((output == picture).all(axis=2)[kept].mean()),
@@ -216,9 +219,7 @@ def _files(size: tuple[int, int]) -> tuple[bytes, bytes]:
 
 def _edit_of_one_size(outfill: Outfill, files: tuple[bytes, bytes]) -> float:
     """Seconds of one edit, JPEG in and out."""
-    began = time.perf_counter()
-    outfill.run(*files, operation="inpaint", model="bench", prompt=PROMPT, output={"format": "jpeg"})
-    return time.perf_counter() - began
+    return timed(lambda: outfill.run(*files, operation="inpaint", model="bench", prompt=PROMPT, output={"format": "jpeg"}))
 
 
 def _peak(stack: LocalStack) -> int:
@@ -260,18 +261,12 @@ def _figures(measured: Mapping[str, list[Measured]], ratio: float, drift: int, p
         key = column.split()[-1]
         for name in ("seam", "colour_shift"):
             value, off = median(column, name), median(column, f"{name}_off")
-            figures[f"{key}_{name}"] = {"value": round(value, 3), "limit": LIMITS[name], "holds": value <= LIMITS[name]}
+            figures[f"{key}_{name}"] = figure(value, LIMITS[name])
             best = min(median(other, f"{name}_off") for other in OTHERS)
-            figures[f"{key}_{name}_off_the_photo_s"] = {"value": round(off, 3), "limit": round(best, 3), "holds": off <= best}
-    figures["large_over_small"] = {
-        "value": round(ratio, 2),
-        "limit": LIMITS["large_over_small"],
-        "holds": ratio <= LIMITS["large_over_small"],
-    }
-    gib = peak / 2**30
-    limit = LIMITS["worker_peak_gib_at_8000"]
-    figures["worker_peak_gib_at_8000"] = {"value": round(gib, 2), "limit": limit, "holds": gib <= limit}
-    figures["drift_pixels_of_ten_edits"] = {"value": drift, "limit": LIMITS["drift"], "holds": drift == 0}
+            figures[f"{key}_{name}_off_the_photo_s"] = figure(off, best)
+    figures["large_over_small"] = figure(ratio, LIMITS["large_over_small"])
+    figures["worker_peak_gib_at_8000"] = figure(peak / 2**30, LIMITS["worker_peak_gib_at_8000"])
+    figures["drift_pixels_of_ten_edits"] = figure(drift, LIMITS["drift"])
     return figures
 
 
@@ -292,7 +287,7 @@ def _report(measured: Mapping[str, list[Measured]], figures: Mapping[str, Mappin
     console.print(table)
     lines = Table("figure", "value", "limit", "holds")
     for name, entry in figures.items():
-        lines.add_row(name, str(entry["value"]), str(entry["limit"]), "yes" if entry["holds"] else "NO")
+        lines.add_row(name, str(entry["value"]), f"{entry['limit']:.4g}", "yes" if entry["holds"] else "NO")
     console.print(lines)
     console.print(f"peak memory of the worker: {peak / 2**30:.2f} GiB; contact sheet: build/bench/quality.png")
 

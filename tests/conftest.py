@@ -24,7 +24,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from core.queue import connect
+from core.jobs import JobRecords
+from core.queue import JobQueue, connect
 from core.settings import Redis, Settings
 from core.storage import Storage
 from scripts.tiny_pipeline import build
@@ -228,6 +229,18 @@ def own_redis(stack: LocalStack) -> Iterator[redis.Redis]:
     connection.flushdb()
     yield connection
     connection.close()
+
+
+@pytest.fixture
+def records(own_redis: redis.Redis) -> JobRecords:
+    """Job records in that database."""
+    return JobRecords(own_redis, retention_s=60)
+
+
+@pytest.fixture
+def queue(own_redis: redis.Redis) -> JobQueue:
+    """The queues in that database."""
+    return JobQueue(own_redis)
 
 
 @pytest.fixture

@@ -20,11 +20,6 @@ from worker.claims import Claims
 
 
 @pytest.fixture
-def records(own_redis: redis.Redis) -> JobRecords:
-    return JobRecords(own_redis, retention_s=60)
-
-
-@pytest.fixture
 def queue(own_redis: redis.Redis) -> JobQueue:
     return JobQueue(own_redis, fsync_timeout_ms=2000)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 import redis
 from queueing import accept, spec_of
 
@@ -15,16 +14,6 @@ FIRST = Reservation("shop", "k", request="digest", token="res_1")
 SECOND = replace(FIRST, token="res_2")
 ROW = reservation_key("shop", "k")
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
-
-
-@pytest.fixture
-def records(own_redis: redis.Redis) -> JobRecords:
-    return JobRecords(own_redis, retention_s=60)
-
-
-@pytest.fixture
-def queue(own_redis: redis.Redis) -> JobQueue:
-    return JobQueue(own_redis)
 
 
 def lapse(connection: redis.Redis) -> None:

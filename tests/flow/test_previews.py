@@ -110,11 +110,6 @@ class WithoutPreviews(Storage):
         super().put(key, data, content_type)
 
 
-@pytest.fixture
-def records(own_redis: redis.Redis) -> JobRecords:
-    return JobRecords(own_redis, retention_s=60)
-
-
 @pytest.fixture(params=[Storage])
 def worker(request: pytest.FixtureRequest, own_redis: redis.Redis, records: JobRecords, settings: Settings) -> Iterator[SimpleNamespace]:
     """A worker in this process, on a database of its own; ``param`` is its store's class."""

@@ -21,16 +21,6 @@ from worker.steward_metrics import StewardMetrics
 
 
 @pytest.fixture
-def records(own_redis: redis.Redis) -> JobRecords:
-    return JobRecords(own_redis, retention_s=60)
-
-
-@pytest.fixture
-def queue(own_redis: redis.Redis) -> JobQueue:
-    return JobQueue(own_redis)
-
-
-@pytest.fixture
 def claims(own_redis: redis.Redis, records: JobRecords, queue: JobQueue) -> Claims:
     return Claims(own_redis, records, queue, lease_s=30, overdue_s=60)
 

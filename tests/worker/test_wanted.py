@@ -69,11 +69,6 @@ def run(stack: LocalStack, tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def records(own_redis: redis.Redis) -> JobRecords:
-    return JobRecords(own_redis, retention_s=60)
-
-
-@pytest.fixture
 def endless(own_redis: redis.Redis, records: JobRecords, storage: Storage, coffee: bytes) -> Callable[..., JobSpec]:
     """Accepts a job with a picture that is there."""
     storage.put("health/wanted.png", coffee, "image/png")

@@ -24,7 +24,7 @@ from training.studio.arrays import SIDE
 from training.studio.facts import Facts, Part
 from training.studio.recipe import Recipe
 from training.studio.statistics import describe
-from training.studio.store import Bytes, Scenes, save_array, write_whole
+from training.studio.store import Bytes, Scenes, save_array
 from worker.images.measures import to_lab
 
 STAGE = 4
@@ -161,7 +161,7 @@ def _statistics(recipe: Recipe, scenes: Scenes, folder: Path, log: Callable[[str
         file = folder / f"statistics-{start:06d}.npy"
         if not file.exists():
             found = np.stack([_each_way(recipe, scenes, index) for index in range(start, min(start + recipe.shard, learned))])
-            write_whole(file, lambda path, values=found: save_array(path, values))  # type: ignore[misc]
+            save_array(file, found)
             log(f"statistics of {start + len(found)} of {learned} scenes")
         shards.append(np.load(file))
     return np.concatenate(shards)

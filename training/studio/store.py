@@ -38,7 +38,7 @@ def render(recipe: Recipe, work: Path, log: Callable[[str], None]) -> None:
         facts = "".join(json.dumps(scene.facts.to_dict()) + "\n" for scene in scenes)
         write_whole(file.with_suffix(".jsonl"), lambda path, text=facts: _write_text(path, text))  # type: ignore[misc]
         pixels = np.stack([np.dstack([scene.rgb, scene.subject]) for scene in scenes])
-        write_whole(file, lambda path, values=pixels: save_array(path, values))  # type: ignore[misc]
+        save_array(file, pixels)
         if start == 0:
             sheet(work / "scenes" / "sheet.png", contact_sheet([scene.rgb for scene in scenes[:80]], 10, 192))
         log(f"scenes {start + count} of {recipe.scenes}")
@@ -71,10 +71,14 @@ def sheet(file: Path, pixels: Bytes) -> None:
     Image.fromarray(pixels).save(file)
 
 
-def save_array(path: Path, values: npt.NDArray[Any]) -> None:
-    """``numpy.save`` to exactly this name."""
-    with path.open("wb") as stream:
-        np.save(stream, values)
+def save_array(file: Path, values: npt.NDArray[Any]) -> None:
+    """``numpy.save`` to exactly this name, whole or not at all."""
+
+    def write(path: Path) -> None:
+        with path.open("wb") as stream:
+            np.save(stream, values)
+
+    write_whole(file, write)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms
 
-from api_schemas.errors import ImageCorrupt, ImageError, ImageTooLarge, Invalid, MaskHasNoAlpha, UnsupportedFormat
+from api_schemas.errors import ImageCorrupt, ImageTooLarge, Invalid, MaskHasNoAlpha, OutfillError, UnsupportedFormat
 from api_schemas.requests import ImageFormat, MaskOptions, OutputOptions, Polarity
 
 # Our own cap (max_pixels) is checked on the header, with an error of our own; Pillow's would warn or raise at a size of its choosing.
@@ -115,11 +115,9 @@ def decode_mask(data: bytes, options: MaskOptions, *, max_pixels: int) -> npt.ND
     with _as_corrupt():
         picture = _open(data, max_pixels)
         if picture.mode == "L" and options.polarity is not Polarity.ALPHA:  # as most are: no colours to make and to weigh
-            frame, values = None, np.asarray(picture)
+            values = np.asarray(picture)
         else:
-            frame = _frame(picture)
-    if frame is not None:
-        values = _mask_values(frame, options)
+            values = _mask_values(_frame(picture), options)
     flip = (options.polarity is not Polarity.WHITE_EDITS) != options.invert
     table = np.arange(256, dtype=np.uint8)
     table[: MASK_ZERO + 1] = 0
@@ -197,10 +195,10 @@ def _png(pixels: npt.NDArray[np.uint8], icc: bytes | None) -> bytes:
 
 @contextmanager
 def _as_corrupt() -> Iterator[None]:
-    """Pillow's parsers raise whatever a hostile file makes them trip over: nothing else may leak."""
+    """Pillow's parsers raise whatever a hostile file makes them trip over: nothing but our own errors may leak."""
     try:
         yield
-    except (ImageError, MemoryError):
+    except (OutfillError, MemoryError):
         raise
     except Exception as error:
         raise ImageCorrupt(f"The image cannot be decoded: {error or type(error).__name__}") from error

@@ -21,18 +21,6 @@ _LEAST = 64
 """Pixels below which nothing is said."""
 
 
-def seam(pixels: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> float | None:
-    """``Border.seam`` of the edit ``alpha (H, W)``; ``None`` where it has no border."""
-    border = Border.of(alpha)
-    return border.seam(pixels) if border else None
-
-
-def colour_shift(pixels: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> float | None:
-    """``Border.colour_shift`` of the edit ``alpha (H, W)``; ``None`` where it has no border."""
-    border = Border.of(alpha)
-    return border.colour_shift(pixels) if border else None
-
-
 @dataclass(frozen=True, eq=False)
 class Border:
     """The border of an edit. Found once, it measures any number of pictures ``(H, W, 3)`` into which something was pasted there."""

@@ -13,10 +13,20 @@ from PIL import Image
 
 from worker.images.colour import close_seam, hold_colours
 from worker.images.mask import edit_alpha
-from worker.images.measures import colour_shift, delta_e_2000, from_lab, seam, to_lab
+from worker.images.measures import Border, delta_e_2000, from_lab, to_lab
 
 Array = npt.NDArray[np.uint8]
 PHOTOS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rocket.jpg", "gravel.png")
+
+
+def seam(pixels: Array, alpha: Array) -> float | None:
+    border = Border.of(alpha)
+    return border.seam(pixels) if border else None
+
+
+def colour_shift(pixels: Array, alpha: Array) -> float | None:
+    border = Border.of(alpha)
+    return border.colour_shift(pixels) if border else None
 
 
 def photo(name: str) -> Array:
