@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ from worker.images.backdrop import recoloured
 from worker.images.blend import composite, estimate_foreground
 from worker.images.canvas import extend, place
 from worker.images.codec import Frame, decode, decode_mask, into_space
-from worker.images.crop import Crop, Region, plan_crop, plan_regions, take, take_mask
+from worker.images.crop import Crop, Region, fit_mask, plan_crop, plan_regions, take
 from worker.images.mask import Box, edit_alpha
 from worker.images.subject import Segmenter, subject_of
 
@@ -71,15 +72,17 @@ class Plan:
 
     def request(self, region: Region, frame: Frame, passed: int, seed: int) -> PaintRequest:
         """``region`` of the pass after ``passed``, on ``frame`` as it is by then."""
-        mask = take_mask(self.unknown(passed), region.crop)
+        mask = fit_mask(self.unknown(passed, region.crop.box), region.crop.size)
         return PaintRequest(_as_seen(frame, region.crop), mask, seed, self.recipe)
 
-    def unknown(self, passed: int) -> Mask:
-        """``uint8 (H, W)``: what is not there before the pass after ``passed``: 255, or the strength of the edit for soft masks."""
+    def unknown(self, passed: int, box: Box) -> Mask:
+        """``uint8 (h, w)`` of ``box``: what is not there before the pass after ``passed``: 255, or the strength of the edit for soft masks."""
+        alpha = self.edit.alpha[box.slices]
         if not self.known:
-            return (self.edit.alpha > 0).astype(np.uint8) * 255 if self.hard_mask else self.edit.alpha
-        mask = np.full(self.edit.alpha.shape, 255, np.uint8)
-        mask[self.known[passed].slices] = 0
+            return (alpha > 0).astype(np.uint8) * 255 if self.hard_mask else alpha
+        mask, known = np.full(alpha.shape, 255, np.uint8), self.known[passed]
+        rows = slice(max(0, known.top - box.top), max(0, known.bottom - box.top))
+        mask[rows, max(0, known.left - box.left) : max(0, known.right - box.left)] = 0
         return mask
 
     def next_canvas(self, frame: Frame, passed: int) -> Frame:
@@ -109,18 +112,22 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
             raise MaskFull(f"grown by {options.grow_px} px the mask covers everything; see mask_options.grow_px", field="mask")
         return alpha
 
-    source, request = read("image"), spec.request
+    request = spec.request
+    with ThreadPoolExecutor(1) as beside:  # decoders run without the interpreter's lock
+        given = beside.submit(read_mask, getattr(request, "mask_options", None)) if getattr(request, "mask", None) is not None else None
+        source = read("image")  # what is wrong with the image is said before what is wrong with the mask
+    painted = given.result() if given else None
     match request:
         case RemoveBackgroundRequest():
             return Plan(_cut_out(source, subject_of(source, segmenter)))
         case InpaintRequest() | EraseRequest():
-            edit = Edit(source, (0, 0), source, read_mask(request.mask_options))
+            if painted is None:
+                raise ValueError("such a request has a mask")
+            edit = Edit(source, (0, 0), source, painted)
         case OutpaintRequest():
             return _outpaint(source, request, card)
         case ReplaceBackgroundRequest():
-            given = request.mask is not None
-            alpha = read_mask(request.mask_options) if given else 255 - subject_of(source, segmenter)
-            edit = _behind_product(source, alpha)
+            edit = _behind_product(source, 255 - subject_of(source, segmenter) if painted is None else painted)
     backdrop = read("background.image") if "background.image" in spec.inputs else None
     picture = into_space(backdrop.pixels, backdrop.icc, source.icc) if backdrop else None
     # The background behind a product is one thing, however the product parts it.

@@ -20,6 +20,7 @@ from worker.images.blend import paste
 from worker.images.codec import Frame
 from worker.images.colour import close_seam, hold_colours
 from worker.images.crop import Region, restore
+from worker.images.membrane import meet_surroundings
 from worker.intake import Edit, Plan
 from worker.outputs import Rendered, encode_output
 
@@ -123,8 +124,9 @@ class Rounds:
             if request.shadow is not None and request.background is None:
                 fill = apply_shadow(fill, contact_shadow(255 - self._plan.edit.alpha, request.shadow)[window])
         else:
-            before, kept = picture.frame.pixels[window], self._plan.unknown(picture.passed)[window] == 0
+            before, kept = picture.frame.pixels[window], self._plan.unknown(picture.passed, region.crop.box) == 0
             fill = close_seam(hold_colours(fill, before, kept), before, kept, region.alpha)
+            fill = meet_surroundings(fill, before, kept, region.alpha)
         picture.frame = paste(picture.frame, fill, region.alpha, region.crop.box)
         if picture.fill is not None and picture.fill.alpha is not None:
             there = region.alpha > 0

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from worker.images.blend import composite
 from worker.images.measures import Border, from_lab, to_lab
+from worker.images.membrane import membrane
 
 _RING_PX = 24
 _LEAST = 256
@@ -45,16 +46,16 @@ def close_seam(
     """``fill``, or its Poisson blend with ``source``, or one that fades into the fill: what shows least once it is pasted by ``alpha (h, w)``.
 
     The blend keeps the fill's gradients and takes the source's values at the border (Pérez et al., "Poisson Image Editing", 2003): to the fill
-    is added the difference at the border, carried inwards by a membrane, here by push-pull over an image pyramid (Gortler et al., 1996). Where
+    is added the difference at the border, carried inwards by a membrane. Where
     the fill does not go on with what ends at the border, that would smear; faded out over ``_EASE_PX`` it does not.
     """
     touch = _ring(kept, _TOUCH_PX)
     if np.count_nonzero(touch) < _LEAST // 4 or np.array_equal(fill[touch], source[touch]):
         return fill
-    membrane = _membrane((source.astype(np.float32) - fill) * touch[..., None], touch.astype(np.float32))
+    field = membrane((source.astype(np.float32) - fill) * touch[..., None], touch.astype(np.float32))
     depth = cv2.distanceTransform((~kept).astype(np.uint8), cv2.DIST_L2, 5)
     weights = (1.0, np.exp(-depth / np.float32(_EASE_PX))[..., None])
-    blends = (np.asarray(np.clip(np.rint(fill + membrane * weight), 0, 255), np.uint8) for weight in weights)
+    blends = (np.asarray(np.clip(np.rint(fill + field * weight), 0, 255), np.uint8) for weight in weights)
     border = Border.of(alpha)
     if border is None:
         return fill
@@ -72,16 +73,3 @@ def _ring(kept: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:
     side = 2 * reach + 1
     near = cv2.dilate((~kept).astype(np.uint8), np.ones((1, side), np.uint8))
     return np.asarray((cv2.dilate(near, np.ones((side, 1), np.uint8)) > 0) & kept)
-
-
-def _membrane(values: npt.NDArray[np.float32], known: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """``values (h, w, 3)`` where ``known (h, w)`` is 1, and what lies smoothly between elsewhere. ``values`` are 0 where they are not known."""
-    if min(known.shape) <= 2 or known.all():
-        return values
-    size = (known.shape[1] + 1) // 2, (known.shape[0] + 1) // 2
-    total, weight = (cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in (values, known))
-    there = weight > 0
-    coarse = np.where(there[..., None], total / np.maximum(weight, 1e-6)[..., None], 0).astype(np.float32)
-    filled = _membrane(coarse, there.astype(np.float32))
-    smooth = cv2.resize(filled, known.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray(np.where(known[..., None] > 0, values, smooth), np.float32)

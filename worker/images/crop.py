@@ -168,14 +168,15 @@ def take(image: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:
     return _resize(image[crop.box.slices], crop.size)
 
 
-def take_mask(mask: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:
-    """The window of ``mask (H, W)`` at the model's size. Shrinking takes maxima, so that no stroke is lost or weakened."""
-    window = np.ascontiguousarray(mask[crop.box.slices])
-    if crop.size[0] < crop.box.width or crop.size[1] < crop.box.height:
+def fit_mask(window: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """``window (h, w)`` of a mask at the model's ``size`` (width, height). Shrinking takes maxima, so that no stroke is lost or weakened."""
+    window = np.ascontiguousarray(window)
+    height, width = window.shape
+    if size[0] < width or size[1] < height:
         # Nearest-neighbour samples lie at most half a step from any pixel: a maximum over that reach lets each one count.
-        kernel = np.ones((_reach(crop.box.height / crop.size[1]), _reach(crop.box.width / crop.size[0])), np.uint8)
-        return np.asarray(cv2.resize(cv2.dilate(window, kernel), crop.size, interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8)
-    return np.asarray(cv2.resize(window, crop.size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+        kernel = np.ones((_reach(height / size[1]), _reach(width / size[0])), np.uint8)
+        return np.asarray(cv2.resize(cv2.dilate(window, kernel), size, interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8)
+    return np.asarray(cv2.resize(window, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
 def restore(pixels: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:

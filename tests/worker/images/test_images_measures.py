@@ -14,6 +14,7 @@ from PIL import Image
 from worker.images.colour import close_seam, hold_colours
 from worker.images.mask import edit_alpha
 from worker.images.measures import Border, delta_e_2000, from_lab, to_lab
+from worker.images.membrane import meet_surroundings
 
 Array = npt.NDArray[np.uint8]
 PHOTOS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rocket.jpg", "gravel.png")
@@ -152,3 +153,48 @@ def test_the_poisson_blend_never_makes_a_seam_worse(name: str) -> None:
     assert after <= before
     if name == "rocket.jpg":
         assert after < 0.7 * before
+
+
+@pytest.mark.parametrize("name", ["coffee.png", "rocket.jpg", "gravel.png"])
+def test_a_fill_of_another_tone_meets_its_surroundings(name: str) -> None:
+    """A fill that is tinted all over is hardly off its surroundings once it has met them, and keeps its own texture in its middle."""
+    picture = photo(name)
+    alpha = ellipse(picture.shape)
+    tinted = np.clip(picture + np.array([16, 0, -16]), 0, 255).astype(np.uint8)
+    fill = np.where((alpha > 0)[..., None], tinted, picture).astype(np.uint8)
+    met = meet_surroundings(fill, picture, alpha == 0, alpha)
+    before, after = (colour_shift(pasted(picture, each, alpha), alpha) for each in (fill, met))
+    assert before is not None
+    assert after is not None
+    assert after < 0.5 * before
+    middle = np.s_[picture.shape[0] // 2 - 16 : picture.shape[0] // 2 + 16, picture.shape[1] // 2 - 16 : picture.shape[1] // 2 + 16]
+    grain_before, grain_after = (each[middle].astype(float) - cv2.blur(each[middle].astype(float), (5, 5)) for each in (fill, met))
+    assert np.abs(grain_after - grain_before).mean() < 1
+
+
+def test_nothing_outside_the_edit_is_touched_where_a_fill_meets_it() -> None:
+    """Of a fill that is corrected at its border, pixels that are kept stay as they were."""
+    picture = photo("coffee.png")
+    alpha = ellipse(picture.shape)
+    fill = np.clip(picture.astype(int) + 30, 0, 255).astype(np.uint8)
+    met = meet_surroundings(fill, picture, alpha == 0, alpha)
+    assert not np.array_equal(met, fill)
+    assert np.array_equal(met[alpha == 0], fill[alpha == 0])
+
+
+def test_one_foreign_thing_at_the_border_does_not_colour_the_fill() -> None:
+    """Where a bright thing ends at a short part of the border, the middle of a fill that matches the rest keeps its tone, to two levels."""
+    picture = np.full((200, 200, 3), 90, np.uint8)
+    alpha = ellipse(picture.shape)
+    fill = picture.copy()
+    picture[85:115, 125:] = np.where((alpha == 0)[85:115, 125:, None], 250, 90)
+    assert np.count_nonzero(picture == 250) > 0
+    met = meet_surroundings(fill, picture, alpha == 0, alpha)
+    assert np.abs(met[95:106, 70:101].astype(int) - 90).max() <= 2
+
+
+def test_a_fill_that_measures_as_photos_do_is_left_alone() -> None:
+    """A fill with no seam and no colour shift comes back as it is."""
+    flat = np.full((200, 200, 3), 90, np.uint8)
+    alpha = ellipse(flat.shape)
+    assert meet_surroundings(flat, flat, alpha == 0, alpha) is flat

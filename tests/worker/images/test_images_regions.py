@@ -13,7 +13,7 @@ from api_schemas.errors import Invalid, MaskEmpty
 from api_schemas.requests import Anchor, Canvas
 from worker.images.canvas import extend, place
 from worker.images.codec import Frame
-from worker.images.crop import Crop, plan_crop, restore, take, take_mask
+from worker.images.crop import fit_mask, plan_crop, restore, take
 from worker.images.mask import Box, bounding_box, coverage, edit_alpha, grow
 
 MaskArray = npt.NDArray[np.uint8]
@@ -198,7 +198,7 @@ def test_no_stroke_is_lost(shape: tuple[int, int], size: tuple[int, int], at: tu
     mask = np.zeros(shape, np.uint8)
     mask[int(at[0] * shape[0]), int(at[1] * shape[1])] = value
     size = min(size[0], shape[1]), min(size[1], shape[0])
-    seen = take_mask(mask, Crop(Box(0, 0, shape[1], shape[0]), size))
+    seen = fit_mask(mask, size)
     assert seen.shape == size[::-1]
     assert int(seen.max()) == value
 
