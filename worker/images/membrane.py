@@ -37,12 +37,16 @@ def meet_surroundings(
     met = fill.astype(np.float32)
     outside = source.astype(np.float32)
     inside, away, depth = (_distance(part) for part in (_pasted(alpha) & ~kept, kept, ~kept))
+    trust = None
     for reach, sigma, limit in _SCALES:
         sides = ((outside, (away > 0) & (away <= reach)), (met, (inside > 0) & (inside <= reach)))
         field = _field(sides, (depth > 0) & (depth <= 1.5), sigma, limit)
         if field is None:
             break
-        met = met + field * (depth > 0)[..., None]
+        if trust is None:
+            level = float(np.linalg.norm(np.median(field[(depth > 0) & (depth <= 1.5)], axis=0)))
+            trust = min(1.0, limit / max(level, 1e-3)) ** 3  # a fill that is far off all around is something else, not a shift
+        met = met + trust * field * (depth > 0)[..., None]
     answer = np.asarray(np.clip(np.rint(met), 0, 255), np.uint8)
     return answer if _shows(border, composite(source, answer, alpha)) < before else fill
 
