@@ -169,7 +169,7 @@ class LocalStack:
 
     def environment(self) -> dict[str, str]:
         """The settings of every part; tests build their own ``Settings`` from it."""
-        entry = settings_entry("local", self._state.api_key, self._state.webhook_secret)
+        entry = settings_entry("local", self._state.api_key, self._state.webhook_secret, requests_per_minute=0)
         # Keys that the caller's own environment names go on working.
         named = [key for key in json.loads(os.environ.get("OUTFILL_AUTH__KEYS", "[]")) if key.get("tenant") != "local"]
         return {

@@ -1,4 +1,4 @@
-"""Around every request: an id, a count, and a limit on the body."""
+"""Around every request: an id, a count, a line in the audit log, and a limit on the body."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from api_schemas.errors import PayloadTooLarge
 from service.metrics import ApiMetrics
 from service.problems import problem
 
+_log = structlog.get_logger(__name__)
+
 
 class RequestContext:
-    """Gives each request an id (``x-request-id``), bound to its log lines, and counts it by route."""
+    """Gives each request an id (``x-request-id``), bound to its log lines, counts it by route, and logs whose key it used."""
 
     def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
         self._app = app
@@ -32,7 +34,11 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                told = {"x-request-id": request_id, **scope["state"].get("rate_limit", {})}
+                message["headers"] = [
+                    *message.get("headers", []),
+                    *((name.lower().encode(), value.encode()) for name, value in told.items()),
+                ]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -42,7 +48,10 @@ class RequestContext:
                 route = getattr(scope.get("route"), "path", "unmatched")
                 self._metrics.requests.labels(scope["method"], route, status).inc()
                 waited = scope["state"].get("waited_s", 0.0)
-                self._metrics.request_seconds.labels(scope["method"], route).observe(time.perf_counter() - began - waited)
+                seconds = time.perf_counter() - began - waited
+                self._metrics.request_seconds.labels(scope["method"], route).observe(seconds)
+                if used := scope["state"].get("key"):  # the audit log: which key did what, and with what result
+                    _log.info("key_used", **used, method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4))
 
 
 class BodyLimit:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from api_schemas.errors import Invalid, OutfillError, Problem, Unauthenticated, Unavailable
+from api_schemas.errors import Invalid, MissingScope, OutfillError, Problem, TooManyQueued, Unauthenticated, Unavailable
 from api_schemas.requests import FAULT, Operation
 
 _log = structlog.get_logger(__name__)
@@ -61,9 +61,15 @@ def problem(error: OutfillError, request_id: str | None) -> JSONResponse:
         field=error.field,
         request_id=request_id,
     )
-    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {}
+    headers = {}
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, MissingScope):  # RFC 6750, section 3.1
+        headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, TooManyQueued):
+        headers |= {"RateLimit-Policy": f'"queued_jobs";q={error.limit}', "RateLimit": '"queued_jobs";r=0'}
     return JSONResponse(body.model_dump(exclude_none=True), error.status, headers, "application/problem+json")
 
 
