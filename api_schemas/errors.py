@@ -12,6 +12,7 @@
       │    ├─ JobNotFinished             job_not_finished
       │    ├─ InputsGone                 inputs_gone
       │    └─ IdempotencyKeyInUse        idempotency_key_in_use    (the first request with it is still being accepted)
+      ├─ BodyTooSlow                408  body_too_slow
       ├─ PayloadTooLarge            413  payload_too_large
       ├─ Invalid                    422  invalid_request
       │    ├─ ParameterNotSupported      parameter_not_supported
@@ -143,6 +144,12 @@ class PayloadTooLarge(OutfillError):
     """The body, or one file, has too many bytes."""
 
     status, code, title = 413, "payload_too_large", "Payload too large"
+
+
+class BodyTooSlow(OutfillError):
+    """The body did not arrive in time."""
+
+    status, code, title = 408, "body_too_slow", "Body arrived too slowly"
 
 
 class Invalid(OutfillError):

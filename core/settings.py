@@ -97,6 +97,7 @@ class Limits(_Section):
     )
 
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="Of a request body.")
+    body_timeout_s: float = Field(default=120.0, gt=0, description="For a request body to arrive in; then 408.")
     max_image_bytes: int = Field(default=32 * 2**20, ge=1024, description="Of one encoded image.")
     max_image_pixels: int = Field(default=80_000_000, ge=1, description="Width times height of one image, input or output.")
 

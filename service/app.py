@@ -67,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses={401: _PROBLEM, 403: _PROBLEM, 404: _PROBLEM, 409: _PROBLEM, 413: _PROBLEM, 422: _PROBLEM, 429: _PROBLEM, 503: _PROBLEM},
     )
     problems.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes, timeout_s=settings.limits.body_timeout_s)
     app.add_middleware(RequestContext, metrics=services.metrics)  # outermost: it counts refusals too
     for module in (health, jobs, uploads, models, usage):
         app.include_router(module.router)

@@ -1,14 +1,15 @@
-"""Around every request: an id, a count, a line in the audit log, and a limit on the body."""
+"""Around every request: an id, a count, a line in the audit log, and limits on the body."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
-from api_schemas.errors import PayloadTooLarge
+from api_schemas.errors import BodyTooSlow, PayloadTooLarge
 from service.metrics import ApiMetrics
 from service.problems import problem
 
@@ -55,11 +56,12 @@ class RequestContext:
 
 
 class BodyLimit:
-    """Refuses bodies beyond a number of bytes, by their declared length or while they arrive."""
+    """Refuses bodies beyond a number of bytes, by their declared length or while they arrive, and those that arrive too slowly."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,11 +72,21 @@ class BodyLimit:
         if declared.isdigit() and int(declared) > self._max_bytes:
             await problem(error, scope["state"]["request_id"])(scope, receive, send)
             return
-        received = 0
+        received, arriving = 0, True
+        clock = asyncio.get_running_loop().time
+        deadline: float | None = None
 
         async def counted() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, arriving, deadline
+            if not arriving:  # who listens after the body waits for the caller to leave
+                return await receive()
+            deadline = deadline or clock() + self._timeout_s  # from the first look at the body: looking the key up is not the caller's time
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise BodyTooSlow(f"the body did not arrive in {self._timeout_s:g} s") from None
+            arriving = message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > self._max_bytes:
                 raise error
