@@ -119,6 +119,10 @@ class JobQueue:
         with suppress(DuplicateJobError):  # an earlier try arrived and its answer was lost
             self.rq_queue(spec.queue).enqueue_call(TASK, job_id=spec.id, unique=True, timeout=-1, result_ttl=0, description=spec.id)
         self.line_up(spec)
+        self.wait_until_durable()
+
+    def wait_until_durable(self) -> None:
+        """Return when all that was written to Redis before is on disk. Raises ``Unavailable`` if that takes too long."""
         if self._fsync_timeout_ms:
             self._wait_for_fsync()
 
@@ -152,7 +156,7 @@ class JobQueue:
                 if local >= 1:
                     return
                 break
-        raise Unavailable("Redis did not confirm the job on disk in time")
+        raise Unavailable("Redis did not confirm in time that it is on disk")
 
     def claim(
         self, models: Sequence[str], count: int, *, overdue_s: float, running_jobs: int = 0, spare_bulk: bool = False

@@ -12,7 +12,7 @@ import hmac
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import redis
 
@@ -173,9 +173,9 @@ def named_id(entry: ApiKey) -> str:
     return f"set_{entry.key_sha256[:12]}"
 
 
-def _fields(record: KeyRecord) -> dict[str | bytes | int | float, str | bytes | int | float]:
+def _fields(record: KeyRecord) -> dict[Any, Any]:
     made = record.made
-    fields: dict[str | bytes | int | float, str | bytes | int | float] = {
+    fields: dict[Any, Any] = {
         "id": record.id,
         "prefix": record.prefix,
         "tenant": made.tenant,

@@ -212,3 +212,4 @@ def delete(job_id: str, caller: JobsWriter, parts: Parts) -> None:
         raise JobNotFinished(f"the job is {record.status}; POST /v1/jobs/{job_id}/cancel first")
     parts.storage.delete_job(caller.name, job_id)  # the record last: it is what leads to the objects
     parts.records.delete(record.spec, only_if="ended")
+    parts.queue.wait_until_durable()  # else a Redis that crashes now would bring the record back, without its objects

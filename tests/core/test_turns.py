@@ -25,9 +25,9 @@ def accept_many(records: JobRecords, queue: JobQueue, tenant: str, count: int) -
     return [accept(records, queue, spec_of(tenant=tenant)) for _ in range(count)]
 
 
-def order(queue: JobQueue, tenants: dict[str, str], count: int, **limits: int) -> str:
+def order(queue: JobQueue, tenants: dict[str, str], count: int, *, running_jobs: int = 0) -> str:
     """Whose jobs are claimed, one letter each."""
-    return "".join(tenants[job_id] for _, job_id in queue.claim(["backdrop"], count, overdue_s=60, **limits))
+    return "".join(tenants[job_id] for _, job_id in queue.claim(["backdrop"], count, overdue_s=60, running_jobs=running_jobs))
 
 
 def owners(*specs: JobSpec) -> dict[str, str]:

@@ -37,13 +37,12 @@ def test_concurrent_posts_never_exceed_the_queue_limit_and_replays_cost_no_place
     is canceled makes room; another tenant is not held up.
     """
     mask, _ = box_mask(coffee)
-    files = {"photo": coffee, "mask": mask}
-    running = capped.accept(LONG, **files)
+    running = capped.accept(LONG, photo=coffee, mask=mask)
     eventually(lambda: capped.read(running["id"])["status"] == "running")
     keys = [str(ULID()) for _ in range(8)]
 
     def post(key: str) -> httpx.Response:
-        return capped.post(LONG, key=key, **files)
+        return capped.post(LONG, key=key, photo=coffee, mask=mask)
 
     with ThreadPoolExecutor(8) as pool:
         answers = dict(zip(keys, pool.map(post, keys), strict=True))
