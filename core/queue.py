@@ -218,6 +218,10 @@ class JobQueue:
         keys = [line_key(spec.queue, spec.tenant), turns_key(spec.queue)]
         return cast("int | None", self._position(keys=keys, args=[spec.id, spec.tenant, line_key(spec.queue, "")]))
 
+    def next_position(self, queue: str, tenant: str) -> int:
+        """How many jobs of a queue would be claimed before one that a tenant adds now."""
+        return cast("int", self._position(keys=[line_key(queue, tenant), turns_key(queue)], args=["", tenant, line_key(queue, "")]))
+
     def head(self, queue: str) -> str | None:
         """The job that is next in a queue."""
         found = cast("bytes | None", self._redis.lindex(queue_key(queue), 0))

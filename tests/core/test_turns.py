@@ -41,6 +41,7 @@ def test_a_tenant_that_floods_a_queue_holds_nobody_up(records: JobRecords, queue
     assert queue.position(late[0]) == 1
     assert queue.position(late[1]) == 3
     assert queue.position(flood[2]) == 4
+    assert (queue.next_position(late[0].queue, "n"), queue.next_position(late[0].queue, "other")) == (5, 2)
     tenants = owners(*flood, *late)
     claimed = [job_id for _, job_id in queue.claim(["backdrop"], 6, overdue_s=60)]
     assert "".join(tenants[job_id] for job_id in claimed) == "fnfnff"
