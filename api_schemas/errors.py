@@ -2,6 +2,7 @@
 
     OutfillError
       ├─ Unauthenticated            401  unauthenticated
+      ├─ MissingScope               403  missing_scope
       ├─ NotFound                   404
       │    ├─ JobNotFound                job_not_found
       │    ├─ UploadNotFound        422  upload_not_found     (named by a request's image field)
@@ -11,6 +12,7 @@
       │    ├─ JobNotFinished             job_not_finished
       │    ├─ InputsGone                 inputs_gone
       │    └─ IdempotencyKeyInUse        idempotency_key_in_use    (the first request with it is still being accepted)
+      ├─ BodyTooSlow                408  body_too_slow
       ├─ PayloadTooLarge            413  payload_too_large
       ├─ Invalid                    422  invalid_request
       │    ├─ ParameterNotSupported      parameter_not_supported
@@ -37,6 +39,9 @@
       │    ├─ ChecksNotMet               checks_not_met
       │    ├─ AttemptsExhausted          attempts_exhausted
       │    └─ DeadlineExceeded           deadline_exceeded
+      ├─ TooMany                    429
+      │    ├─ RateLimited                rate_limited
+      │    └─ TooManyQueued              too_many_queued
       └─ Unavailable                503  unavailable
 
 ``status`` is the HTTP status, ``code`` is stable, ``field`` names the part of the request to blame (dotted path); ``retry_after_s``
@@ -56,7 +61,7 @@ class OutfillError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
 
     def __init__(self, detail: str, *, field: str | None = None) -> None:
         super().__init__(detail)
@@ -68,6 +73,16 @@ class Unauthenticated(OutfillError):
     """The bearer key is missing or unknown."""
 
     status, code, title = 401, "unauthenticated", "Authentication required"
+
+
+class MissingScope(OutfillError):
+    """The key is good, and not for this."""
+
+    status, code, title = 403, "missing_scope", "Scope missing"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"the key lacks the scope {scope}")
+        self.scope = scope
 
 
 class NotFound(OutfillError):
@@ -129,6 +144,12 @@ class PayloadTooLarge(OutfillError):
     """The body, or one file, has too many bytes."""
 
     status, code, title = 413, "payload_too_large", "Payload too large"
+
+
+class BodyTooSlow(OutfillError):
+    """The body did not arrive in time."""
+
+    status, code, title = 408, "body_too_slow", "Body arrived too slowly"
 
 
 class Invalid(OutfillError):
@@ -271,6 +292,32 @@ class DeadlineExceeded(JobFailure):
     """The job's deadline passed before it was done."""
 
     code, title = "deadline_exceeded", "Deadline exceeded"
+
+
+class TooMany(OutfillError):
+    """The caller is over one of its limits."""
+
+    status, code, title = 429, "too_many", "Over a limit"
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(TooMany):
+    """The key has made as many requests as it may for now."""
+
+    code, title = "rate_limited", "Too many requests"
+
+
+class TooManyQueued(TooMany):
+    """As many jobs of the tenant wait as may; some have to be begun, canceled or expire first."""
+
+    code, title = "too_many_queued", "Too many queued jobs"
+
+    def __init__(self, detail: str, *, limit: int) -> None:
+        super().__init__(detail, retry_after_s=5)
+        self.limit = limit
 
 
 class Unavailable(OutfillError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import sys
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from api_schemas.access import Scope
+
+TENANT_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
@@ -25,9 +29,11 @@ class _Section(BaseModel):
 class ApiKey(_Section):
     """A caller. The key itself is never stored, only its SHA-256; ``outfill keys new`` prints both."""
 
-    tenant: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    tenant: Annotated[str, StringConstraints(pattern=TENANT_NAME.pattern)]
     key_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     webhook_secret: SecretStr
+    scopes: tuple[Scope, ...] = tuple(Scope)
+    requests_per_minute: int | None = Field(default=None, ge=0)
 
     @field_validator("webhook_secret")
     @classmethod
@@ -68,13 +74,30 @@ class S3(_Section):
 class Auth(_Section):
     """Who may call."""
 
-    keys: tuple[ApiKey, ...] = Field(default=(), description='JSON list of `{"tenant", "key_sha256", "webhook_secret"}`.')
+    keys: tuple[ApiKey, ...] = Field(
+        default=(),
+        description='JSON list of `{"tenant", "key_sha256", "webhook_secret"}`, and if wanted `"scopes"` and `"requests_per_minute"`: '
+        "keys beside those that `outfill keys create` makes.",
+    )
 
 
 class Limits(_Section):
     """What is accepted."""
 
+    requests_per_minute: int = Field(
+        default=6000, ge=0, description="Requests that one key may make, unless it has a number of its own; 0: any number."
+    )
+    queued_jobs: int = Field(
+        default=10_000, ge=0, description="Jobs of one tenant that may wait, unless `outfill tenants set` says otherwise; 0: any number."
+    )
+    running_jobs: int = Field(
+        default=0,
+        ge=0,
+        description="Jobs of one tenant that workers may hold at once, unless `outfill tenants set` says otherwise; 0: any number.",
+    )
+
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="Of a request body.")
+    body_timeout_s: float = Field(default=120.0, gt=0, description="For a request body to arrive in; then 408.")
     max_image_bytes: int = Field(default=32 * 2**20, ge=1024, description="Of one encoded image.")
     max_image_pixels: int = Field(default=80_000_000, ge=1, description="Width times height of one image, input or output.")
 
@@ -172,6 +195,8 @@ class Retention(_Section):
     """When things are deleted."""
 
     jobs_s: int = Field(default=7 * 86400, ge=1, description="Records, inputs and outputs, after the job ended.")
+    inputs_s: int | None = Field(default=None, ge=0, description="Inputs, after the job ended; empty: as long as the record.")
+    outputs_s: int | None = Field(default=None, ge=0, description="Outputs, after the job ended; empty: as long as the record.")
     uploads_s: int = Field(default=86400, ge=60, description="Uploads, after they were asked for.")
 
 

@@ -20,9 +20,10 @@ from core.settings import Settings
 from core.storage import Storage
 from service import bodies, problems
 from service.deps import Services
+from service.keys import KeyRing
 from service.metrics import ApiMetrics
 from service.middleware import BodyLimit, RequestContext
-from service.routes import health, jobs, models, uploads
+from service.routes import health, jobs, models, uploads, usage
 
 _PROBLEM = {"model": Problem, "content": {"application/problem+json": {}}}
 
@@ -34,8 +35,9 @@ def build_services(settings: Settings) -> Services:
         settings=settings,
         connection=connection,
         waiting=AsyncRedis.from_url(settings.redis.url.get_secret_value(), socket_timeout=None),
+        keys=KeyRing(connection, settings),
         storage=Storage(settings.s3),
-        records=JobRecords(connection, retention_s=settings.retention.jobs_s),
+        records=JobRecords.of(connection, settings.retention),
         queue=JobQueue(connection, fsync_timeout_ms=settings.redis.fsync_timeout_ms),
         catalogue=Catalogue(connection),
         http=outbound.client(settings.outbound),
@@ -62,12 +64,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=version("outfill"),
         summary="Fills, extends, erases and replaces parts of images.",
         lifespan=lifespan,
-        responses={401: _PROBLEM, 404: _PROBLEM, 409: _PROBLEM, 413: _PROBLEM, 422: _PROBLEM, 503: _PROBLEM},
+        responses={401: _PROBLEM, 403: _PROBLEM, 404: _PROBLEM, 409: _PROBLEM, 413: _PROBLEM, 422: _PROBLEM, 429: _PROBLEM, 503: _PROBLEM},
     )
     problems.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes, timeout_s=settings.limits.body_timeout_s)
     app.add_middleware(RequestContext, metrics=services.metrics)  # outermost: it counts refusals too
-    for module in (health, jobs, uploads, models):
+    for module in (health, jobs, uploads, models, usage):
         app.include_router(module.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

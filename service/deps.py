@@ -15,6 +15,7 @@ from core.jobs import JobRecords
 from core.queue import JobQueue
 from core.settings import Settings
 from core.storage import Storage
+from service.keys import KeyRing
 from service.metrics import ApiMetrics
 
 
@@ -26,6 +27,7 @@ class Services:
     connection: redis.Redis
     waiting: AsyncRedis
     """For callers who wait for a job: one connection for each."""
+    keys: KeyRing
     storage: Storage
     records: JobRecords
     queue: JobQueue

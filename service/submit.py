@@ -80,6 +80,7 @@ def new_spec(caller: Tenant, job_id: str, card: ModelCard, request: JobRequest, 
         request=request,
         inputs=inputs,
         created_at=now,
+        key_id=caller.key_id,
         deadline_at=now + timedelta(seconds=request.deadline_s) if request.deadline_s else None,
     )
 
@@ -108,7 +109,7 @@ def _keep(parts: Services, spec: JobSpec, store: Callable[[JobSpec], None], rese
     this process dies half-way, the steward does.
     """
     try:
-        parts.records.create(spec)
+        parts.records.create(spec, queued_jobs=parts.settings.limits.queued_jobs)
         store(spec)
         if reservation is not None:
             _bind(parts, reservation, spec)

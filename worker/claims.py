@@ -58,13 +58,15 @@ class _ManyExecutions(SimpleWorker):
 class Claims:
     """Takes leases, keeps them alive, gives them back. Thread-safe."""
 
-    def __init__(self, connection: redis.Redis, records: JobRecords, queue: JobQueue, *, lease_s: int, overdue_s: float) -> None:
+    def __init__(
+        self, connection: redis.Redis, records: JobRecords, queue: JobQueue, *, lease_s: int, overdue_s: float, running_jobs: int = 0
+    ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{str(ULID())[-6:]}"
         self._redis = connection
         self._records = records
         self._queue = queue
         self._lease_s = lease_s
-        self._overdue_s = overdue_s
+        self._overdue_s, self._running_jobs = overdue_s, running_jobs
         self._held: dict[str, Lease] = {}
         self._lock = threading.Lock()
         self._rq = _ManyExecutions([queue.rq_queue(NO_QUEUE)], name=self.name, connection=connection, serializer=JSONSerializer)
@@ -83,9 +85,9 @@ class Claims:
         with self._lock:
             return list(self._held.values())
 
-    def take(self, models: Sequence[str]) -> Lease | None:
-        """Claim, lease and begin the next job of ``models``; ``None`` if none waits."""
-        while claimed := self._queue.claim(models, 1, overdue_s=self._overdue_s):
+    def take(self, models: Sequence[str], *, spare_bulk: bool = False) -> Lease | None:
+        """Claim, lease and begin the next job of ``models``; ``None`` if none waits. ``spare_bulk`` leaves bulk jobs."""
+        while claimed := self._queue.claim(models, 1, overdue_s=self._overdue_s, running_jobs=self._running_jobs, spare_bulk=spare_bulk):
             (queue, job_id) = claimed[0]
             lease = self._adopt(queue, job_id)
             if lease is not None:
@@ -104,6 +106,7 @@ class Claims:
         self._rq.prepare_job_execution(message, remove_from_intermediate_queue=True)
         if record is None or record.spec.queue != queue:
             _log.warning("claimed_unknown_job", job=job_id, queue=queue)
+            self._queue.let_go(job_id)
             self._settle(message, execution)
             return None
         verdict, attempt = self._records.begin(record.spec, execution.composite_key)

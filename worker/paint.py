@@ -26,6 +26,7 @@ from redis.exceptions import RedisError
 from api_schemas.errors import DeadlineExceeded, ErrorInfo, OutfillError, Unavailable
 from api_schemas.jobs import JobStatus, StoredOutput, utc_now
 from api_schemas.models import ModelCard
+from api_schemas.requests import Priority
 from core.catalogue import Catalogue
 from core.jobs import JobRecords, Outcome
 from core.settings import Settings
@@ -125,7 +126,7 @@ class PaintWorker:
         while not self._stopping:
             models = self._models_with_room()
             try:
-                lease = self._claims.take(models) if models else None
+                lease = self._claims.take(models, spare_bulk=self._full_of_bulk()) if models else None
             except RedisError as error:
                 _log.warning("claim_failed", error=repr(error))
                 time.sleep(1.0)
@@ -145,6 +146,12 @@ class PaintWorker:
         self._intake.submit(self._guarded, self._prepare, work)
         while self._held():
             time.sleep(self._settings.worker.poll_s)
+
+    def _full_of_bulk(self) -> bool:
+        """Whether bulk jobs have all slots but one, which is kept for the others: they would wait for the end of a bulk job."""
+        with self._lock:
+            bulk = sum(work.spec.request.priority is Priority.BULK for work in self._works.values())
+        return bulk >= max(self._settings.worker.slots - 1, 1)
 
     def _models_with_room(self) -> list[str]:
         with self._lock:

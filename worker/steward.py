@@ -24,7 +24,7 @@ from core.events import Outbox
 from core.jobs import JobRecord, JobRecords, Outcome
 from core.queue import NO_QUEUE, JobQueue, message_keys
 from core.settings import Settings
-from core.storage import Storage, upload_key
+from core.storage import Storage, job_prefixes, upload_key
 from worker.steward_metrics import StewardMetrics
 from worker.webhooks import Dispatcher
 
@@ -119,8 +119,11 @@ class Steward:
         return (
             self.reap_lapsed_leases,
             self.give_back_strays,
+            self.line_up,
             self.expire_deadlines,
             self.take_back_unaccepted,
+            self.delete_old_inputs,
+            self.delete_old_outputs,
             self.delete_old_jobs,
             self.delete_old_uploads,
             self.forget_dead_workers,
@@ -184,6 +187,19 @@ class Steward:
                 self._metrics.strays.inc(back)
                 _log.warning("strays_given_back", queue=queue, jobs=back)
 
+    def line_up(self) -> None:
+        """Let jobs be claimed whose API died between queuing them and lining them up."""
+        for queue in self._queue.queues():
+            for job_id in self._queue.out_of_line(queue):
+                self._try(self._line_up, queue, job_id)
+
+    def _line_up(self, queue: str, job_id: str) -> None:
+        record = self._records.find(job_id)
+        if record is None:
+            self._queue.drop(queue, job_id)
+        else:
+            self._queue.line_up(record.spec)
+
     def expire_deadlines(self) -> None:
         """End jobs whose deadline passed while they waited; those that run are their worker's."""
         for job_id in self._records.past_deadline(utc_now()):
@@ -211,6 +227,29 @@ class Steward:
         elif self._records.delete(record.spec, only_if="unaccepted"):  # an API that is only slow finds itself not in time
             self._storage.delete_job(record.spec.tenant, job_id)
             _log.warning("unaccepted_job_taken_back", job=job_id)
+
+    def delete_old_inputs(self) -> None:
+        """Delete inputs that are to go before their job's record."""
+        for job_id in self._records.inputs_past_retention(utc_now()):
+            self._try(self._delete_inputs, job_id)
+
+    def _delete_inputs(self, job_id: str) -> None:
+        record = self._records.find(job_id)
+        if record is not None:
+            self._storage.delete(self._storage.keys(job_prefixes(record.spec.tenant, job_id)[0]))
+        self._records.forget_inputs(job_id)
+
+    def delete_old_outputs(self) -> None:
+        """Delete outputs that are to go before their job's record, which then gives out no more URLs of them."""
+        for job_id in self._records.outputs_past_retention(utc_now()):
+            self._try(self._delete_outputs, job_id)
+
+    def _delete_outputs(self, job_id: str) -> None:
+        record = self._records.find(job_id)
+        if record is not None:
+            self._records.mark_outputs_deleted(job_id)
+            self._storage.delete(self._storage.keys(job_prefixes(record.spec.tenant, job_id)[1]))
+        self._records.forget_outputs(job_id)
 
     def delete_old_jobs(self) -> None:
         """Delete objects, then records, of jobs past their retention."""

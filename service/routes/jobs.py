@@ -23,7 +23,7 @@ from api_schemas.jobs import DryRun, Job, JobList, JobSpec, JobStatus, first_id
 from api_schemas.requests import Operation
 from core.events import wait_until_terminal
 from core.jobs import JobRecord, public
-from service.auth import Caller
+from service.auth import JobsReader, JobsWriter
 from service.bodies import REPEAT_BODY, Body, Changes, request_body
 from service.deps import Parts, Services
 from service.dry_run import dry_run
@@ -42,7 +42,7 @@ _Moment = Annotated[AwareDatetime, Field(ge=_FIRST, lt=_LAST)]
 
 def _view(parts: Services, record: JobRecord) -> Job:
     waiting = record.status is JobStatus.QUEUED
-    position = parts.queue.position(record.spec.queue, record.spec.id) if waiting else None
+    position = parts.queue.position(record.spec) if waiting else None
     return public(record, parts.storage, position=position)
 
 
@@ -93,7 +93,7 @@ class CreateQuery(BaseModel):
 async def create(
     request: Request,
     response: Response,
-    caller: Caller,
+    caller: JobsWriter,
     parts: Parts,
     body: Body,
     query: Annotated[CreateQuery, Query()],
@@ -118,7 +118,7 @@ async def repeat_job(
     job_id: str,
     request: Request,
     response: Response,
-    caller: Caller,
+    caller: JobsWriter,
     parts: Parts,
     changes: Changes,
     key: IdempotencyKey,
@@ -178,7 +178,7 @@ def _wait_seconds(prefer: str | None) -> int:
 
 
 @router.get("")
-def page(caller: Caller, parts: Parts, query: Annotated[ListQuery, Query()]) -> JobList:
+def page(caller: JobsReader, parts: Parts, query: Annotated[ListQuery, Query()]) -> JobList:
     """The caller's jobs that match all filters, newest first (by id, whose first ten letters are the time).
 
     A page holds `limit` jobs, or fewer where those that match are rare; `next` is null on the last one.
@@ -193,22 +193,23 @@ def page(caller: Caller, parts: Parts, query: Annotated[ListQuery, Query()]) -> 
 
 
 @router.get("/{job_id}")
-def read(job_id: str, caller: Caller, parts: Parts) -> Job:
+def read(job_id: str, caller: JobsReader, parts: Parts) -> Job:
     """One job."""
     return _view(parts, parts.records.get(job_id, caller.name))
 
 
 @router.post("/{job_id}/cancel")
-def cancel(job_id: str, caller: Caller, parts: Parts) -> Job:
+def cancel(job_id: str, caller: JobsWriter, parts: Parts) -> Job:
     """Cancel a job: at once while it waits, at its next step while it runs. Canceling twice is no error."""
     return _view(parts, parts.records.cancel(job_id, caller.name))
 
 
 @router.delete("/{job_id}", status_code=204)
-def delete(job_id: str, caller: Caller, parts: Parts) -> None:
+def delete(job_id: str, caller: JobsWriter, parts: Parts) -> None:
     """Delete a job that has ended: its record, its inputs and outputs, the webhooks that it is owed, and its idempotency key."""
     record = parts.records.get(job_id, caller.name)
     if not record.status.terminal:
         raise JobNotFinished(f"the job is {record.status}; POST /v1/jobs/{job_id}/cancel first")
     parts.storage.delete_job(caller.name, job_id)  # the record last: it is what leads to the objects
     parts.records.delete(record.spec, only_if="ended")
+    parts.queue.wait_until_durable()  # else a Redis that crashes now would bring the record back, without its objects
