@@ -21,7 +21,7 @@ from core.settings import Outbound
 
 MAX_REDIRECTS = 3
 # Threads of their own: a slow name server must not take those that everything else waits for, and a lookup cannot be broken off.
-_RESOLVERS = ThreadPoolExecutor(16, "dns")
+_RESOLVERS = ThreadPoolExecutor(64, "dns")
 _NAT64 = IPv6Network("64:ff9b::/96")
 _6TO4 = IPv6Network("2002::/16")
 _COMPATIBLE = IPv6Network("::/96")
@@ -105,7 +105,9 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
 
 def client(settings: Outbound) -> httpx.AsyncClient:
     """An HTTP client that connects only where callers may send it. Denied hosts raise ``httpx.ConnectError``."""
-    transport = httpx.AsyncHTTPTransport(retries=0, trust_env=False)
+    # Its users bound what they do at once. A pool that is full would make one receiver wait for another.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+    transport = httpx.AsyncHTTPTransport(retries=0, trust_env=False, limits=limits)
     # httpx has no argument for httpcore's network backend; tests/core/test_outbound.py counts connections through this.
     transport._pool._network_backend = _GuardedBackend(settings)  # noqa: SLF001
     return httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=settings.timeout_s)

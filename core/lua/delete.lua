@@ -1,6 +1,6 @@
 -- Removes every trace of a job from Redis. Returns 1, or 0 if it is not what it has to be.
 -- KEYS: job, tenant index, counts, queue, intermediate list, events, RQ job, RQ executions, accepting, deadlines, expiry, outbox,
---       dead letters, started registry
+--       dead letters, started registry, deliveries of the tenant, dead letters of the tenant
 -- ARGV: id, what it has to be: 'unaccepted' (it waits, and its acceptance has not ended), 'ended' (then its webhooks go too: its owner
 --       wants nothing more of it), '' for anything
 local status = redis.call('HGET', KEYS[1], 'status')
@@ -10,10 +10,11 @@ if ARGV[2] == 'ended' then
   local fields = redis.call('HGETALL', KEYS[1])
   for i = 1, #fields, 2 do
     if string.sub(fields[i], 1, 8) == 'webhook:' then
-      local webhook = string.sub(fields[i], 9)
-      redis.call('ZREM', KEYS[12], webhook)
-      redis.call('ZREM', KEYS[13], webhook)
-      redis.call('DEL', fields[i + 1])
+      local webhook, lane = string.sub(fields[i], 9), fields[i + 1]
+      redis.call('ZREM', 'outfill:lane:' .. lane, webhook)
+      refresh(KEYS[12], lane)
+      for _, list in ipairs({KEYS[13], KEYS[15], KEYS[16]}) do redis.call('ZREM', list, webhook) end
+      redis.call('DEL', 'outfill:webhook:' .. webhook)
     end
   end
 end

@@ -1,12 +1,12 @@
--- The only way into a terminal state. Sets state, result, event and webhook row in one step, or nothing.
+-- The only way into a terminal state. Sets state, result, event and webhook rows in one step, or nothing.
 -- Returns 1 if this call ended the job, 2 if an earlier call with the same lease did, 0 if it had ended otherwise or the state was
 -- another, -1 if the lease is lost, 3 if it was to succeed and its owner has asked to cancel (end it as canceled instead).
--- KEYS: job, started registry, events, outbox, webhook row, expiry, deadlines, counts, queue, intermediate list, RQ job, RQ executions,
---       durations of the model
--- ARGV: id, from, status, now, now_ms, delete_at_ms, event, webhook id ('' for none), webhook row,
---       lease member ('' for none), lapsed_before ('' where the lease must be alive), field, value, ...
+-- KEYS: job, started registry, expiry, deadlines, counts, queue, intermediate list, RQ job, RQ executions, durations of the model, then what
+--       tell.lua takes: events, outbox, endpoints, deliveries
+-- ARGV: id, from, status, delete_at_ms, lease member ('' for none), lapsed_before ('' where the lease must be alive), then the eight that
+--       tell.lua takes: event, now, now_ms, ...; field, value, ...
 local status = redis.call('HGET', KEYS[1], 'status')
-local lease, lapsed_before = ARGV[10], ARGV[11]
+local lease, lapsed_before = ARGV[5], ARGV[6]
 if not status then return 0 end
 if status ~= ARGV[2] then
   if lease ~= '' and redis.call('HGET', KEYS[1], 'committed_by') == lease then return 2 end
@@ -18,32 +18,26 @@ if lease ~= '' then
   if lapsed_before ~= '' and tonumber(score) > tonumber(lapsed_before) then return -1 end
 end
 if ARGV[3] == 'succeeded' and redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then return 3 end
-redis.call('HSET', KEYS[1], 'status', ARGV[3], 'finished_at', ARGV[4])
+redis.call('HSET', KEYS[1], 'status', ARGV[3], 'finished_at', ARGV[8])
 redis.call('HDEL', KEYS[1], 'preview')
-for i = 12, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+for i = 15, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 if lease ~= '' and lapsed_before == '' then
   redis.call('HSET', KEYS[1], 'committed_by', lease) -- RQ's own bookkeeping is the worker's next step
 else
   if lease ~= '' then redis.call('ZREM', KEYS[2], lease) end
-  redis.call('LREM', KEYS[9], 0, ARGV[1])
-  redis.call('LREM', KEYS[10], 0, ARGV[1])
-  redis.call('DEL', KEYS[11], KEYS[12])
+  redis.call('LREM', KEYS[6], 0, ARGV[1])
+  redis.call('LREM', KEYS[7], 0, ARGV[1])
+  redis.call('DEL', KEYS[8], KEYS[9])
 end
 local begun_ms = redis.call('HGET', KEYS[1], 'begun_ms')
 if ARGV[3] == 'succeeded' and begun_ms then
-  redis.call('LPUSH', KEYS[13], ARGV[5] - begun_ms)
-  redis.call('LTRIM', KEYS[13], 0, 31)
-  redis.call('EXPIRE', KEYS[13], 604800)
+  redis.call('LPUSH', KEYS[10], ARGV[9] - begun_ms)
+  redis.call('LTRIM', KEYS[10], 0, 31)
+  redis.call('EXPIRE', KEYS[10], 604800)
 end
-redis.call('HINCRBY', KEYS[8], status, -1)
-redis.call('HINCRBY', KEYS[8], ARGV[3], 1)
-redis.call('ZREM', KEYS[7], ARGV[1])
-redis.call('ZADD', KEYS[6], ARGV[6], ARGV[1])
-local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', 256, '*', 'event', ARGV[7], 'seq', seq, 'at', ARGV[4])
-if ARGV[8] ~= '' then
-  redis.call('HSET', KEYS[5], 'row', ARGV[9], 'seq', seq, 'attempts', 0)
-  redis.call('ZADD', KEYS[4], ARGV[5], ARGV[8])
-  redis.call('HSET', KEYS[1], 'webhook:' .. ARGV[8], KEYS[5])
-end
+redis.call('HINCRBY', KEYS[5], status, -1)
+redis.call('HINCRBY', KEYS[5], ARGV[3], 1)
+redis.call('ZREM', KEYS[4], ARGV[1])
+redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
+tell({KEYS[1], unpack(KEYS, 11, 14)}, {unpack(ARGV, 7, 14)})
 return 1
