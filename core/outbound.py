@@ -25,8 +25,15 @@ _RESOLVERS = ThreadPoolExecutor(64, "dns")
 _NAT64 = IPv6Network("64:ff9b::/96")
 _6TO4 = IPv6Network("2002::/16")
 _COMPATIBLE = IPv6Network("::/96")
-_NEVER = (IPv6Network("fec0::/10"), IPv6Network("64:ff9b:1::/48"), IPv4Network("192.88.99.0/24"))
-"""Site-local, local NAT64 and 6to4 relays: Python 3.11 takes them for global."""
+_NEVER = (
+    IPv6Network("fec0::/10"),
+    IPv6Network("64:ff9b:1::/48"),
+    IPv4Network("192.88.99.0/24"),
+    IPv4Network("192.0.0.0/24"),
+    IPv4Network("168.63.129.16/32"),
+)
+"""What Python 3.11 takes for global: site-local, local NAT64, 6to4 relays, protocol assignments (Oracle's metadata service is among them); and what
+is global by the registry and yet leads to the host that one runs on (Azure's agent)."""
 
 
 class AddressNotAllowed(httpcore.ConnectError):
