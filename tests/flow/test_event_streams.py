@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ import redis
 from conftest import ENDED, Api, box_mask, eventually
 
 from service.app import LISTENING
-from service.local import LocalStack
+from service.local import API_COMMAND, LocalStack, Part, _resolve, free_ports
 
 REPLACE = {"operation": "replace_background", "image": "file:photo", "background": {"color": "#ffffff"}}
 LONG = {"operation": "inpaint", "image": "file:photo", "mask": "file:mask", "prompt": "x", "steps": 150, "num_images": 8}
@@ -180,8 +181,8 @@ def test_so_many_streams_may_be_open(api: Api, neighbour: Api, long_job: dict[st
     limit = int(stack.environment()["OUTFILL_EVENTS__STREAMS_PER_TENANT"])
     with ExitStack() as streams:
         http = streams.enter_context(httpx.Client(base_url=stack.url, headers=api.http.headers, timeout=70, limits=httpx.Limits()))
-        for _ in range(limit):
-            next(streams.enter_context(following(Api(http), long_job["id"])))
+        opened = [streams.enter_context(following(Api(http), long_job["id"])) for _ in range(limit)]
+        assert all(next(events) for events in opened)  # kept: who lets go of one closes it
         answer = api.http.get(long_job["urls"]["events"])
         assert (answer.status_code, answer.json()["code"]) == (429, "too_many_streams")
         assert int(answer.headers["retry-after"]) > 0
@@ -201,3 +202,30 @@ def test_the_reference_tells_of_streams(api: Api) -> None:
     operation = api.http.get("/openapi.json").json()["paths"]["/v1/jobs/{job_id}/events"]["get"]
     assert "text/event-stream" in operation["responses"]["200"]["content"]
     assert "last-event-id" in [parameter["name"].lower() for parameter in operation["parameters"]]
+
+
+def test_an_api_that_is_stopped_ends_its_streams(stack: LocalStack, long_job: dict[str, Any], tmp_path: Path) -> None:
+    """SIGTERM: what is open ends without the job, so that the process can end too, with status 0 and by itself."""
+    (port,) = free_ports(1)
+    part = Part("api-2", _resolve((*API_COMMAND, "--port", str(port))), stack.environment(), tmp_path / "log")
+    headers = {"Authorization": f"Bearer {stack.api_key}"}
+    part.start()
+    assert part.process is not None
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=120) as http:
+            eventually(lambda: answers(http), timeout_s=120)
+            with following(Api(http), long_job["id"]) as events:
+                next(events)
+                part.process.terminate()
+                assert states(list(events)) in ([], ["running"])
+            assert part.process.wait(60) == 0
+    finally:
+        part.process.kill()
+        part.process.wait()
+
+
+def answers(http: httpx.Client) -> bool:
+    try:
+        return http.get("/healthz").is_success
+    except httpx.TransportError:
+        return False
