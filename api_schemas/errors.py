@@ -5,12 +5,17 @@
       ├─ MissingScope               403  missing_scope
       ├─ NotFound                   404
       │    ├─ JobNotFound                job_not_found
+      │    ├─ WebhookNotFound            webhook_not_found
+      │    ├─ DeliveryNotFound           delivery_not_found
       │    ├─ UploadNotFound        422  upload_not_found     (named by a request's image field)
       │    └─ ModelNotFound         422  model_not_found
       ├─ Conflict                   409
       │    ├─ JobAlreadyFinished         job_already_finished
       │    ├─ JobNotFinished             job_not_finished
       │    ├─ InputsGone                 inputs_gone
+      │    ├─ PayloadGone                payload_gone         (the job of a webhook was deleted)
+      │    ├─ WebhookDisabled            webhook_disabled
+      │    ├─ TooManyWebhooks            too_many_webhooks
       │    └─ IdempotencyKeyInUse        idempotency_key_in_use    (the first request with it is still being accepted)
       ├─ BodyTooSlow                408  body_too_slow
       ├─ PayloadTooLarge            413  payload_too_large
@@ -33,6 +38,7 @@
       │         ├─ MaskEmpty             mask_empty
       │         ├─ MaskFull              mask_full
       │         └─ MaskHasNoAlpha        mask_has_no_alpha
+      ├─ TooManyStreams             429  too_many_streams
       ├─ JobFailure                      (ends a job; never an HTTP answer by itself)
       │    ├─ SubjectNotFound            subject_not_found
       │    ├─ EngineFailed               engine_failed
@@ -97,6 +103,18 @@ class JobNotFound(NotFound):
     code, title = "job_not_found", "Job not found"
 
 
+class WebhookNotFound(NotFound):
+    """No webhook endpoint with this id belongs to the caller."""
+
+    code, title = "webhook_not_found", "Webhook endpoint not found"
+
+
+class DeliveryNotFound(NotFound):
+    """No webhook with this id was owed to the caller, or nothing is kept of it any more."""
+
+    code, title = "delivery_not_found", "Delivery not found"
+
+
 class UploadNotFound(NotFound):
     """No upload with this id belongs to the caller, or its bytes have not arrived."""
 
@@ -131,6 +149,24 @@ class InputsGone(Conflict):
     """The inputs of the job that is to be repeated were deleted."""
 
     code, title = "inputs_gone", "Inputs are gone"
+
+
+class PayloadGone(Conflict):
+    """The webhook tells of a job that was deleted, so that there is nothing to send."""
+
+    code, title = "payload_gone", "Payload gone"
+
+
+class WebhookDisabled(Conflict):
+    """Nothing is sent to this endpoint until it is enabled."""
+
+    code, title = "webhook_disabled", "Webhook endpoint disabled"
+
+
+class TooManyWebhooks(Conflict):
+    """The tenant has as many endpoints as it may have."""
+
+    code, title = "too_many_webhooks", "Too many webhook endpoints"
 
 
 class IdempotencyKeyInUse(Conflict):
@@ -258,6 +294,13 @@ class MaskHasNoAlpha(MaskError):
     """``polarity: alpha`` was asked for and the mask has no alpha channel."""
 
     code, title = "mask_has_no_alpha", "Mask has no alpha channel"
+
+
+class TooManyStreams(OutfillError):
+    """As many event streams are open as may be, of the caller or of all."""
+
+    status, code, title = 429, "too_many_streams", "Too many event streams"
+    retry_after_s = 5
 
 
 class JobFailure(OutfillError):

@@ -183,10 +183,11 @@ class Progress(BaseModel):
 
 
 class JobUrls(BaseModel):
-    """Where to read and cancel the job."""
+    """Where to read, cancel and follow the job."""
 
     self: str
     cancel: str
+    events: str
 
 
 class Job(BaseModel):

@@ -16,10 +16,10 @@ from typing import Any, Literal, cast
 import redis
 
 from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound, TooManyQueued
-from api_schemas.events import TERMINAL_EVENTS, WebhookRow
-from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, Progress, StoredOutput, utc_now
+from api_schemas.events import TERMINAL_EVENTS, Event
+from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, Progress, StoredOutput
 from api_schemas.requests import JobEvent, JobRequest
-from core.events import DEAD_LETTERS, OUTBOX, stream_key, webhook_key
+from core.events import DEAD_LETTERS, OUTBOX, dead_key, deliveries_key, stream_key, telling
 from core.queue import execution_key, intermediate_key, leases_key, line_key, lua, message_keys, queue_key, running_key, turns_key
 from core.settings import Retention
 from core.storage import Storage
@@ -103,6 +103,8 @@ class JobRecord:
     """Their time to live is over; what was measured on them is still told."""
     preview: str | None = None
     """Object key of what the picture looked like a few steps ago; while it runs."""
+    preview_number: int = 0
+    """Which of its previews that is."""
 
     @classmethod
     def of(cls, fields: Mapping[bytes, bytes]) -> JobRecord:
@@ -122,6 +124,7 @@ class JobRecord:
             cancel_requested="cancel" in text,
             outputs_deleted="outputs_deleted" in text,
             preview=text.get("preview"),
+            preview_number=int(text.get("preview_number", 0)),
         )
 
 
@@ -171,12 +174,13 @@ class JobRecords:
         self._keep_ms = [retention_s * 1000, *("" if seconds is None else seconds * 1000 for seconds in (inputs_s, outputs_s))]
         self._strip = connection.register_script(lua("strip"))
         self._create = connection.register_script(lua("create"))
-        self._begin = connection.register_script(lua("begin"))
-        self._finish = connection.register_script(lua("finish"))
+        telling_scripts = lua("outbox") + lua("tell")
+        self._begin = connection.register_script(telling_scripts + lua("begin"))
+        self._finish = connection.register_script(telling_scripts + lua("finish"))
         self._requeue = connection.register_script(lua("requeue"))
         self._beat = connection.register_script(lua("beat"))
         self._cancel = connection.register_script(lua("cancel"))
-        self._delete = connection.register_script(lua("delete"))
+        self._delete = connection.register_script(lua("outbox") + lua("delete"))
         self._reserve = connection.register_script(lua("reserve"))
         self._bind = connection.register_script(lua("bind"))
         self._release = connection.register_script(lua("release"))
@@ -204,6 +208,20 @@ class JobRecords:
         """The lease member of the execution that runs the job, or ran it last."""
         found = cast("bytes | None", self._redis.hget(job_key(job_id), "execution"))
         return found.decode() if found else None
+
+    def status(self, job_id: str) -> JobStatus | None:
+        """The state of a job, if there is such a job."""
+        found = cast("bytes | None", self._redis.hget(job_key(job_id), "status"))
+        return JobStatus(found.decode()) if found else None
+
+    def news(self, job_id: str, after: str) -> tuple[JobRecord | None, list[tuple[str, JobEvent]]]:
+        """The record, and what was told of the job since the entry ``after`` of its stream, as of one moment."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hgetall(job_key(job_id))
+            pipe.xrange(stream_key(job_id), f"({after}")
+            fields, entries = pipe.execute()
+        told = [(entry.decode(), JobEvent(values[b"event"].decode())) for entry, values in entries]
+        return JobRecord.of(fields) if b"spec" in fields else None, told
 
     def page(
         self,
@@ -295,29 +313,11 @@ class JobRecords:
 
     def begin(self, spec: JobSpec, lease: str) -> tuple[Verdict, int]:
         """An execution holding ``lease`` begins the job: the verdict, and which attempt this is."""
-        now = utc_now()
-        row = WebhookRow.of(spec.request.webhook, JobEvent.STARTED, job_id=spec.id, tenant=spec.tenant, at=now)
+        keys, told = telling(Event.now(JobEvent.STARTED, tenant=spec.tenant, job_id=spec.id), spec.request.webhook)
         verdict, attempts = cast(
             "tuple[bytes, int]",
             self._begin(
-                keys=[
-                    job_key(spec.id),
-                    leases_key(spec.queue),
-                    COUNTS,
-                    stream_key(spec.id),
-                    OUTBOX,
-                    webhook_key(row.id if row else ""),
-                    *_tenant_keys(spec)[:2],
-                ],
-                args=[
-                    lease,
-                    now.isoformat(),
-                    milliseconds(now),
-                    JobEvent.STARTED,
-                    row.id if row else "",
-                    row.model_dump_json() if row else "",
-                    spec.id,
-                ],
+                keys=[job_key(spec.id), leases_key(spec.queue), COUNTS, *_tenant_keys(spec)[:2], *keys], args=[lease, spec.id, *told]
             ),
         )
         return cast("Verdict", verdict.decode()), attempts
@@ -335,24 +335,14 @@ class JobRecords:
         return self._end(spec, JobStatus.RUNNING, outcome, lease=lease, lapsed_before=f"{lapsed_before_s}") == 1
 
     def _end(self, spec: JobSpec, source: JobStatus, outcome: Outcome, *, lease: str = "", lapsed_before: str = "") -> int:
-        now = utc_now()
-        event = TERMINAL_EVENTS[outcome.status]
-        row = WebhookRow.of(spec.request.webhook, event, job_id=spec.id, tenant=spec.tenant, at=now)
-        keys = [
-            job_key(spec.id),
-            leases_key(spec.queue),
-            stream_key(spec.id),
-            OUTBOX,
-            webhook_key(row.id if row else ""),
-            EXPIRY,
-            DEADLINES,
-        ]
-        keys += [COUNTS, queue_key(spec.queue), intermediate_key(spec.queue), *message_keys(spec.id), durations_key(spec.model)]
-        keys += [usage_key(spec.key_id, now.date()), *_tenant_keys(spec), policy_key(spec.tenant), INPUTS_EXPIRY, OUTPUTS_EXPIRY]
-        args: list[str | int] = [spec.id, source, outcome.status, now.isoformat(), milliseconds(now), self._keep_ms[0]]
-        args += [event, row.id if row else "", row.model_dump_json() if row else "", lease, lapsed_before]
+        event = Event.now(TERMINAL_EVENTS[outcome.status], tenant=spec.tenant, job_id=spec.id)
+        told_keys, told = telling(event, spec.request.webhook)
+        keys = [job_key(spec.id), leases_key(spec.queue), EXPIRY, DEADLINES, COUNTS, queue_key(spec.queue), intermediate_key(spec.queue)]
+        keys += [*message_keys(spec.id), durations_key(spec.model), usage_key(spec.key_id, event.occurred_at.date()), *_tenant_keys(spec)]
+        keys += [policy_key(spec.tenant), INPUTS_EXPIRY, OUTPUTS_EXPIRY, *told_keys]
         pixels = sum(output.width * output.height for output in outcome.outputs)
-        args += [len(outcome.outputs), pixels, USAGE_TTL_S, spec.tenant, *self._keep_ms[1:], *outcome.fields()]
+        args: list[str | int] = [spec.id, source, outcome.status, self._keep_ms[0], lease, lapsed_before]
+        args += [len(outcome.outputs), pixels, USAGE_TTL_S, spec.tenant, *self._keep_ms[1:], *told, *outcome.fields()]
         return cast("int", self._finish(keys=keys, args=args))
 
     def requeue(self, spec: JobSpec, lease: str, *, lapsed_before_s: float | None = None) -> bool:
@@ -383,9 +373,10 @@ class JobRecords:
 
     # -- while it runs ------------------------------------------------------------------------------------------------------------
 
-    def beat(self, job_id: str, lease: str, step: int, steps: int, *, preview: str | None = None) -> Beat:
-        """Store how far a running job is, with the key of its preview if there is one, and hear what became of it."""
-        return _BEATS[cast("int", self._beat(keys=[job_key(job_id)], args=[lease, step, steps, preview or ""]))]
+    def beat(self, job_id: str, lease: str, step: int, steps: int, *, preview: str | None = None, number: int = 0) -> Beat:
+        """Store how far a running job is, with the key of its preview if there is one and which it is, and hear what became of it."""
+        args: list[str | int] = [lease, step, steps, preview or "", number]
+        return _BEATS[cast("int", self._beat(keys=[job_key(job_id), stream_key(job_id)], args=args))]
 
     # -- tenants ------------------------------------------------------------------------------------------------------------------
 
@@ -461,6 +452,7 @@ class JobRecords:
         keys = [job_key(spec.id), tenant_key(spec.tenant), COUNTS, queue_key(spec.queue), intermediate_key(spec.queue), stream_key(spec.id)]
         keys += [*message_keys(spec.id), ACCEPTING, DEADLINES, EXPIRY, OUTBOX, DEAD_LETTERS, leases_key(spec.queue)]
         keys += [usage_key(spec.key_id, spec.created_at.date()), *_tenant_keys(spec), INPUTS_EXPIRY, OUTPUTS_EXPIRY]
+        keys += [deliveries_key(spec.tenant), dead_key(spec.tenant)]
         return bool(self._delete(keys=keys, args=[spec.id, only_if or "", spec.tenant]))
 
     def forget(self, job_id: str) -> None:
@@ -503,7 +495,7 @@ def public(record: JobRecord, storage: Storage, *, position: int | None = None, 
         recipe=recipe | (record.runtime if shown.terminal else {}),
         error=record.error if shown.terminal else None,
         metadata=spec.request.metadata,
-        urls=JobUrls(self=f"/v1/jobs/{spec.id}", cancel=f"/v1/jobs/{spec.id}/cancel"),
+        urls=JobUrls(self=f"/v1/jobs/{spec.id}", cancel=f"/v1/jobs/{spec.id}/cancel", events=f"/v1/jobs/{spec.id}/events"),
     )
 
 

@@ -126,8 +126,20 @@ class Webhooks(_Section):
         default=(5, 300, 1800, 7200, 18000, 36000, 36000),
         description="Pauses between attempts (JSON list); then the webhook is a dead letter.",
     )
-    concurrency: int = Field(default=32, ge=1, description="Deliveries in flight at once.")
+    concurrency: int = Field(default=64, ge=1, description="Deliveries in flight at once.")
+    concurrency_per_tenant: int = Field(default=16, ge=1, description="Of one tenant, so that slow receivers keep only their own waiting.")
+    concurrency_per_endpoint: int = Field(default=4, ge=1, description="To one endpoint.")
     poll_s: float = Field(default=0.25, gt=0, description="How often the outbox is looked at.")
+    max_endpoints: int = Field(default=16, ge=0, description="Endpoints that a tenant may register.")
+    kept_s: int = Field(default=7 * 86400, ge=60, description="How long deliveries and dead letters are kept after their end.")
+
+
+class Events(_Section):
+    """Server-sent events."""
+
+    heartbeat_s: float = Field(default=15.0, gt=0, description="A stream that has nothing to tell says so this often.")
+    streams: int = Field(default=1000, ge=1, description="Streams open at one API process; then 429.")
+    streams_per_tenant: int = Field(default=100, ge=1, description="Of one tenant.")
 
 
 class Models(_Section):
@@ -228,6 +240,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     outbound: Outbound = Outbound()
     webhooks: Webhooks = Webhooks()
+    events: Events = Events()
     models: Models = Models()
     worker: Worker = Worker()
     quality: Quality = Quality()

@@ -42,7 +42,7 @@ async def prepare(parts: Services, caller: Tenant, request: JobRequest, files: M
     models = await run_in_threadpool(parts.catalogue.models)
     resolved, card = resolve(request, models)
     if request.webhook is not None:
-        await check_webhook(parts, request.webhook.url)
+        await check_webhook(parts, request.webhook.url, "webhook.url")
     blobs = await sources.collect(parts, caller.name, request, files)
     limit = parts.settings.limits.max_image_pixels
     headers = await run_in_threadpool(intake.check, blobs, getattr(resolved, "mask_options", None), limit)
@@ -96,12 +96,12 @@ def _references(tenant: str, job_id: str, headers: Mapping[str, Header], blobs: 
     return {name: intake.reference(input_key(tenant, job_id, name), headers[name], data) for name, data in blobs.items()}
 
 
-async def check_webhook(parts: Services, url: str) -> None:
+async def check_webhook(parts: Services, url: str, field: str) -> None:
     """Raises ``WebhookNotAllowed`` for a URL that nothing is sent to."""
     try:
         await outbound.check_destination(url, parts.settings.outbound)
     except UrlNotAllowed as error:
-        raise WebhookNotAllowed(error.detail, field="webhook.url") from error
+        raise WebhookNotAllowed(error.detail, field=field) from error
 
 
 def _keep(parts: Services, spec: JobSpec, store: Callable[[JobSpec], None], reservation: Reservation | None) -> None:

@@ -246,6 +246,7 @@ class PaintWorker:
             with work.storing_preview:
                 if not work.ending:
                     work.preview_key = outputs.store_preview(self._storage, work.spec, work.lease.execution.id, pixels)
+                    work.previews += 1
         except Exception:
             work.wants_previews = False
             _log.warning("preview_not_stored", job=work.spec.id, exc_info=True)
@@ -390,7 +391,8 @@ class PaintWorker:
         with self._lock:
             works = list(self._works.values())
         for work in works:
-            beat = self._records.beat(work.spec.id, work.lease.member, *work.progress(), preview=work.preview_key)
+            step, steps = work.progress()
+            beat = self._records.beat(work.spec.id, work.lease.member, step, steps, preview=work.preview_key, number=work.previews)
             # Lost: another execution has it, or it is over. What has begun to end is lost by its own commit.
             if beat == "cancel" or (beat == "lost" and not work.ending):
                 work.canceled.set()

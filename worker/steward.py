@@ -20,7 +20,7 @@ from ulid import ULID
 from api_schemas.errors import AttemptsExhausted, DeadlineExceeded, ErrorInfo, OutfillError, Unavailable
 from api_schemas.jobs import JobStatus, utc_now
 from core.catalogue import Catalogue
-from core.events import Outbox
+from core.events import Endpoints, Outbox
 from core.jobs import JobRecord, JobRecords, Outcome
 from core.queue import NO_QUEUE, JobQueue, message_keys
 from core.settings import Settings
@@ -50,8 +50,8 @@ class Steward:
         self._settings = settings
         self._redis, self._records, self._queue, self._storage = connection, records, queue, storage
         self._catalogue, self._metrics = catalogue, metrics
-        self._outbox = Outbox(connection)
-        self._dispatcher = Dispatcher(settings, self._outbox, records, storage, metrics)
+        self._outbox = Outbox(connection, kept_s=settings.webhooks.kept_s)
+        self._dispatcher = Dispatcher(settings, self._outbox, Endpoints(connection), records, storage, metrics)
         self._active, self._stopping = asyncio.Event(), asyncio.Event()
         self._lock = Lock(connection, LOCK, timeout=settings.steward.lock_s, blocking=False, thread_local=False)
 

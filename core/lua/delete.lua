@@ -1,8 +1,8 @@
 -- Removes every trace of a job from Redis. Returns 1, or 0 if it is not what it has to be.
 -- KEYS: job, tenant index, counts, queue, intermediate list, events, RQ job, RQ executions, accepting, deadlines, expiry, outbox,
 --       dead letters, started registry, usage of the key on the day that the job was recorded ('' for none),
---       counts of the tenant, its running jobs, line, turns,
---       inputs and outputs by when they are to be deleted
+--       counts of the tenant, its running jobs, line, turns, inputs and outputs by when they are to be deleted,
+--       deliveries of the tenant, its dead letters
 -- ARGV: id, what it has to be: 'unaccepted' (it waits, and its acceptance has not ended), 'ended' (then its webhooks go too: its owner
 --       wants nothing more of it), '' for anything; tenant
 local status = redis.call('HGET', KEYS[1], 'status')
@@ -13,10 +13,11 @@ if ARGV[2] == 'ended' then
   local fields = redis.call('HGETALL', KEYS[1])
   for i = 1, #fields, 2 do
     if string.sub(fields[i], 1, 8) == 'webhook:' then
-      local webhook = string.sub(fields[i], 9)
-      redis.call('ZREM', KEYS[12], webhook)
-      redis.call('ZREM', KEYS[13], webhook)
-      redis.call('DEL', fields[i + 1])
+      local webhook, lane = string.sub(fields[i], 9), fields[i + 1]
+      redis.call('ZREM', 'outfill:lane:' .. lane, webhook)
+      refresh(KEYS[12], lane)
+      for _, list in ipairs({KEYS[13], KEYS[22], KEYS[23]}) do redis.call('ZREM', list, webhook) end
+      redis.call('DEL', 'outfill:webhook:' .. webhook)
     end
   end
 end

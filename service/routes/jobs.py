@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import time
@@ -20,11 +19,10 @@ from starlette.concurrency import run_in_threadpool
 
 from api_schemas.errors import Invalid, JobNotFinished, OutfillError
 from api_schemas.jobs import DryRun, Job, JobList, JobSpec, JobStatus, first_id
-from api_schemas.requests import Operation
-from core.events import wait_until_terminal
+from api_schemas.requests import Operation, RepeatRequest
 from core.jobs import JobRecord, public
 from service.auth import JobsReader, JobsWriter
-from service.bodies import REPEAT_BODY, Body, Changes, request_body
+from service.bodies import Body, Changes, described, request_body
 from service.deps import Parts, Services
 from service.dry_run import dry_run
 from service.idempotency import HEADER as IDEMPOTENCY_KEY
@@ -112,7 +110,11 @@ async def create(
 
 
 @router.post(
-    "/{job_id}/repeat", status_code=202, response_model=Job, openapi_extra={"requestBody": REPEAT_BODY}, responses={200: {"model": Job}}
+    "/{job_id}/repeat",
+    status_code=202,
+    response_model=Job,
+    openapi_extra=described(RepeatRequest, required=False),
+    responses={200: {"model": Job}},
 )
 async def repeat_job(
     job_id: str,
@@ -148,9 +150,8 @@ async def _answer(request: Request, response: Response, parts: Services, spec: J
     if wait_s:
         began = time.perf_counter()
         # The job is accepted, whatever happens to the waiting.
-        with suppress(RedisError, TimeoutError):
-            async with asyncio.timeout(wait_s + 1):
-                await wait_until_terminal(parts.waiting, spec.id, wait_s)
+        with suppress(RedisError):
+            await parts.listeners.until_terminal(spec.id, wait_s)
         request.state.waited_s = time.perf_counter() - began
         response.headers["Preference-Applied"] = f"wait={wait_s}"
     job = await run_in_threadpool(_accepted, parts, spec)
