@@ -62,7 +62,7 @@ def intermediate_key(queue: str) -> str:
 
 
 def leases_key(queue: str) -> str:
-    """RQ's started registry: members ``{job}:{execution}``, scored by when the lease lapses (s)."""
+    """RQ's started registry: members ``{job}:{execution}``, scored by when the lease lapses (s, by the clock of Redis)."""
     return f"rq:wip:{queue}"
 
 
@@ -128,6 +128,11 @@ class JobQueue:
         """Put ids that were claimed and never leased back at the front; returns how many."""
         keys = [queue_key(queue), intermediate_key(queue), f"outfill:strays:{queue}"]
         return cast("int", self._strays(keys=keys, args=[120]))
+
+    def now_s(self) -> float:
+        """Unix time by the clock of Redis: leases go by this one alone, whatever the clocks of workers and stewards say."""
+        seconds, microseconds = cast("tuple[int, int]", self._redis.time())
+        return seconds + microseconds / 1e6
 
     def lapsed(self, queue: str, now_s: float) -> list[str]:
         """Lease members whose time is over."""

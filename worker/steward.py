@@ -138,7 +138,7 @@ class Steward:
 
     def reap_lapsed_leases(self) -> None:
         """Requeue, or end, the jobs of workers that fell silent."""
-        now_s = time.time()
+        now_s = self._queue.now_s()
         for queue in self._queue.queues():
             for member in self._queue.lapsed(queue, now_s):
                 self._try(self._reap, queue, member, now_s)
