@@ -113,7 +113,7 @@ class Claims:
                 self._held[lease.member] = lease
             return lease
         _log.info("claimed_job_not_begun", job=job_id, verdict=verdict)
-        if verdict == "duplicate":
+        if verdict in ("duplicate", "lost"):  # RQ's settling would take the lease of whoever runs it along, and nobody would miss the job
             self._forget(message, execution)
         else:
             self._settle(message, execution)
