@@ -131,7 +131,7 @@ class JobQueue:
 
     def now_s(self) -> float:
         """Unix time by the clock of Redis: leases go by this one alone, whatever the clocks of workers and stewards say."""
-        seconds, microseconds = cast("tuple[int, int]", self._redis.time())
+        seconds, microseconds = self._redis.time()
         return seconds + microseconds / 1e6
 
     def lapsed(self, queue: str, now_s: float) -> list[str]:

@@ -59,7 +59,7 @@ class Steward:
         self._outbox = Outbox(connection)
         self._dispatcher = Dispatcher(settings, self._outbox, records, storage, metrics)
         self._active, self._stopping = asyncio.Event(), asyncio.Event()
-        self._token = f"{socket.gethostname()}-{ULID()}".encode()
+        self._token = f"{socket.gethostname()}-{ULID()}"
         self._lock = Lock(connection, LOCK, timeout=settings.steward.lock_s, blocking=False, thread_local=False)
 
     def stop(self) -> None:
@@ -92,7 +92,7 @@ class Steward:
     def _renew_or_acquire(self) -> bool:
         try:
             with suppress(LockError):  # another has it, or it lapsed while Redis was away
-                self._lock.local.token = self._token  # a spare too may hold it: the answer to its acquiring may have been lost
+                self._lock.local.token = self._token.encode()  # a spare too may hold it: the answer to its acquiring may have been lost
                 return bool(self._lock.reacquire())
             return bool(self._lock.acquire(token=self._token))
         except RedisError as error:

@@ -134,14 +134,16 @@ def _webhooks(scene: Scene) -> Iterator[str]:
 def left_behind(connection: redis.Redis) -> Iterator[str]:
     """Keys of Redis that should be gone."""
     for pattern in _LEFT_BEHIND:
-        for key in sorted(cast("Iterable[bytes]", connection.scan_iter(pattern, count=1000))):
+        found = cast("Iterable[bytes]", connection.scan_iter(pattern, count=1000))
+        for key in sorted(found):
             yield f"the key {key.decode()} was left behind"
     if owed := connection.zcard(OUTBOX):
         yield f"{owed} webhooks are still owed"
 
 
 def _counts(scene: Scene, found: dict[str, JobRecord | None]) -> Iterator[str]:
-    said = {key.decode(): int(value) for key, value in scene.connection.hgetall(COUNTS).items() if int(value)}
+    counts = cast("dict[bytes, bytes]", scene.connection.hgetall(COUNTS))
+    said = {key.decode(): int(value) for key, value in counts.items() if int(value)}
     really = Counter(record.status.value for record in found.values() if record)
     if said != dict(really):
         yield f"the counts say {said}; there are {dict(really)}"

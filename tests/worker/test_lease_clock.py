@@ -8,6 +8,7 @@ import pytest
 import redis
 import rq.executions
 import rq.registry
+import rq.utils
 from queueing import accept, let_lapse, spec_of, take
 
 from core.jobs import JobRecords
@@ -20,7 +21,7 @@ LEASE_S = 30
 @pytest.fixture(params=[-3600, 3600], ids=["slow", "fast"])
 def wrong_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """RQ in this process reads a clock that is an hour off."""
-    stamp = rq.registry.current_timestamp
+    stamp = rq.utils.current_timestamp
     for module in (rq.registry, rq.executions):
         monkeypatch.setattr(module, "current_timestamp", lambda: stamp() + request.param)
 
