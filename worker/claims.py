@@ -120,10 +120,13 @@ class Claims:
         return None
 
     def _lease(self, message: Message) -> Execution:
-        """As RQ's ``prepare_execution``, but the lease runs by the clock of Redis: RQ would score it by this machine's."""
+        """As RQ's ``prepare_execution``, but the lease runs by the clock of Redis: RQ would score it by this machine's.
+
+        Nor does RQ learn whose it is: its index of a worker's executions would keep each that was given back or lost while the worker lives.
+        """
         lapses_s = self._queue.now_s() + self._lease_s
         with self._redis.pipeline() as pipe:
-            execution: Execution = Execution.create(message, self._lease_s, pipeline=pipe, worker_name=self.name)
+            execution: Execution = Execution.create(message, self._lease_s, pipeline=pipe)
             pipe.zadd(message.started_job_registry.key, {execution.composite_key: lapses_s}, xx=True)
             pipe.execute()
         self._rq.executions[execution.id] = execution

@@ -1,4 +1,4 @@
-"""A worker that was held up between its claim and the start of the job does no harm to the worker that has the job by then."""
+"""What a worker leaves when a job goes to another: held up before it could begin, or given back."""
 
 from __future__ import annotations
 
@@ -34,3 +34,13 @@ def test_a_late_worker_takes_no_lease_but_its_own(
     assert records.commit(spec, lease.member, Outcome(JobStatus.SUCCEEDED)) == "committed"
     other.settle(lease)
     assert not own_redis.keys("rq:job:*")
+
+
+def test_jobs_that_were_given_back_leave_no_trace_of_their_worker(own_redis: redis.Redis, records: JobRecords, queue: JobQueue) -> None:
+    """A worker that lives on has no list of what it once held."""
+    claims = Claims(own_redis, records, queue, lease_s=30, overdue_s=60)
+    claims.start()
+    accept(records, queue, spec_of())
+    assert claims.hand_back(take(claims))
+    claims.beat()
+    assert own_redis.keys("rq:worker:*:executions") == own_redis.keys("rq:execution:*") == []
