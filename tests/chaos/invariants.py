@@ -33,7 +33,8 @@ _LEFT_BEHIND = (
     "outfill:leftovers",
     "outfill:strays:*",
 )
-BYTES_PER_ENDED_JOB = 4096
+BYTES_PER_ENDED_JOB = 8192
+"""The record, and the stream of events, for which Valkey sets aside 4 kB at once."""
 
 
 @dataclass(frozen=True)

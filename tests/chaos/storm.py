@@ -17,7 +17,7 @@ from core.storage import Storage
 from service.local import StackOptions
 
 from . import invariants
-from .caller import Caller
+from .caller import Asked, Caller
 from .invariants import Scene
 from .points import POISON, Hit
 from .receiver import Receiver
@@ -76,6 +76,11 @@ class Run:
         """What is looked at in the end."""
         return Scene(self.caller.accepted, self.records, self.connection, self.storage, self.receiver)
 
+    def ended(self, job: Asked) -> bool:
+        """Whether its record says so."""
+        record = self.records.find(job.id)
+        return record is not None and record.status.terminal
+
     def storm(self) -> Result:
         """Post, strike, fail, wait for the end, look."""
         began, missed = time.monotonic(), []
@@ -126,18 +131,15 @@ class Run:
 
     def _settle(self) -> None:
         """Wait until all jobs have ended and nothing is on its way; or for as long as patience lasts."""
-        open_jobs = {job.id for job in self.caller.accepted}
         deadline = time.monotonic() + self.plan.patience_s
+        waiting = list(self.caller.accepted)
 
-        def ended() -> bool:
-            for job_id in list(open_jobs):
-                record = self.records.find(job_id)
-                if record is not None and record.status.terminal:
-                    open_jobs.discard(job_id)
-            return not open_jobs
+        def none_waits() -> bool:
+            waiting[:] = [job for job in waiting if not self.ended(job)]
+            return not waiting
 
-        wait_until(ended, self.plan.patience_s, 0.5)
-        self.say(f"{len(self.caller.accepted) - len(open_jobs)} of {len(self.caller.accepted)} jobs have ended")
+        wait_until(none_waits, self.plan.patience_s, 0.5)
+        self.say(f"{len(self.caller.accepted) - len(waiting)} of {len(self.caller.accepted)} jobs have ended")
         wait_until(lambda: not list(invariants.left_behind(self.connection)), max(deadline - time.monotonic(), 60.0), 1.0)
 
 
