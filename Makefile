@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # torch: the CPU build of the pinned version. CPU machines need no CUDA wheels; see CONTRIBUTING.md for GPU machines.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo up check format test test-gpu bench bench-path bench-queue bench-accept bench-engine bench-quality bench-studio bench-codecs bench-gpu load studio clean
+.PHONY: setup demo up check format test test-gpu chaos bench bench-path bench-queue bench-accept bench-engine bench-quality bench-studio bench-codecs bench-gpu load studio clean
 
 setup: $(VENV)/.installed
 
@@ -40,6 +40,11 @@ test: check
 # Those that need a GPU; without one they are skipped.
 test-gpu: setup
 	$(BIN)/python -m pytest tests/gpu -m gpu
+
+# Kills, stops and outages at named points while hundreds of jobs run; `make test` has a short form. About ten minutes, and
+# build/bench/chaos.json.
+chaos: setup
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: bench-path bench-engine bench-studio
 

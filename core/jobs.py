@@ -1,8 +1,8 @@
 """Job records: the truth about every job, in Redis.
 
 Keys: ``outfill:job:{id}`` (hash), ``outfill:jobs:{tenant}`` (ids, oldest first), ``outfill:accepting``, ``outfill:deadlines`` and
-``outfill:expiry`` (ids by time), ``outfill:counts`` (jobs by state), ``outfill:reservation:{tenant}:{key}`` (idempotency keys). Every
-change of state is one Lua script in core/lua.
+``outfill:expiry`` (ids by time), ``outfill:leftovers`` (jobs that may have left objects), ``outfill:counts`` (jobs by state),
+``outfill:reservation:{tenant}:{key}`` (idempotency keys). Every change of state is one Lua script in core/lua.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import redis
 
 from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound, TooManyQueued
 from api_schemas.events import TERMINAL_EVENTS, Event
-from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, Progress, StoredOutput
+from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, Progress, StoredOutput, utc_now
 from api_schemas.requests import JobEvent, JobRequest
 from core.events import DEAD_LETTERS, OUTBOX, dead_key, deliveries_key, stream_key, telling
 from core.queue import execution_key, intermediate_key, leases_key, line_key, lua, message_keys, queue_key, running_key, turns_key
@@ -26,7 +26,7 @@ from core.storage import Storage
 
 ACCEPTING, DEADLINES, EXPIRY, COUNTS = "outfill:accepting", "outfill:deadlines", "outfill:expiry", "outfill:counts"
 INPUTS_EXPIRY, OUTPUTS_EXPIRY = f"{EXPIRY}:inputs", f"{EXPIRY}:outputs"
-UPLOADS = "outfill:uploads"
+UPLOADS, LEFTOVERS = "outfill:uploads", "outfill:leftovers"
 USAGE_TTL_S = 400 * 86400
 RESERVATION_LEASE_MS, RESERVATION_TTL_MS = 60_000, 86_400_000
 """How long an idempotency key is held by a request that has made no job yet, and by its job."""
@@ -126,6 +126,10 @@ class JobRecord:
             preview=text.get("preview"),
             preview_number=int(text.get("preview_number", 0)),
         )
+
+    def object_keys(self) -> set[str]:
+        """The objects that the outputs are made of."""
+        return {key for output in self.outputs for key in (output.key, *output.layers.values())}
 
 
 @dataclass(frozen=True)
@@ -443,6 +447,22 @@ class JobRecords:
     def forget_upload(self, tenant: str, upload_id: str) -> None:
         """The bytes are gone."""
         self._redis.zrem(UPLOADS, f"{tenant}/{upload_id}")
+
+    def expect_leftovers(self, spec: JobSpec) -> None:
+        """There may be objects of this job that no record names: what an execution stored that did not come to its commit."""
+        self._redis.zadd(LEFTOVERS, {f"{spec.tenant}/{spec.id}": milliseconds(utc_now())}, nx=True)
+
+    def leftovers(self, now: datetime) -> list[tuple[str, str]]:
+        """Tenant and id of jobs that may have left objects behind."""
+        return [(tenant, job_id) for tenant, _, job_id in (member.partition("/") for member in self._due(LEFTOVERS, now))]
+
+    def put_off_leftovers(self, tenant: str, job_id: str, until: datetime) -> None:
+        """It cannot be said yet which they are: the job has not ended."""
+        self._redis.zadd(LEFTOVERS, {f"{tenant}/{job_id}": milliseconds(until)}, xx=True)
+
+    def forget_leftovers(self, tenant: str, job_id: str) -> None:
+        """They are gone."""
+        self._redis.zrem(LEFTOVERS, f"{tenant}/{job_id}")
 
     def delete(self, spec: JobSpec, *, only_if: Literal["unaccepted", "ended"] | None = None) -> bool:
         """Remove every trace of a job from Redis; where it has ``ended``, on its owner's word, the webhooks that it is owed too.

@@ -62,7 +62,7 @@ def intermediate_key(queue: str) -> str:
 
 
 def leases_key(queue: str) -> str:
-    """RQ's started registry: members ``{job}:{execution}``, scored by when the lease lapses (s)."""
+    """RQ's started registry: members ``{job}:{execution}``, scored by when the lease lapses (s, by the clock of Redis)."""
     return f"rq:wip:{queue}"
 
 
@@ -184,6 +184,11 @@ class JobQueue:
         tenant = cast("bytes | None", self._redis.hget(f"outfill:job:{job_id}", "tenant"))
         if tenant is not None:
             self._redis.srem(running_key(tenant.decode()), job_id)
+
+    def now_s(self) -> float:
+        """Unix time by the clock of Redis: leases go by this one alone, whatever the clocks of workers and stewards say."""
+        seconds, microseconds = self._redis.time()
+        return seconds + microseconds / 1e6
 
     def lapsed(self, queue: str, now_s: float) -> list[str]:
         """Lease members whose time is over."""

@@ -200,7 +200,7 @@ class Steward(_Section):
     """The housekeeper."""
 
     period_s: float = Field(default=5.0, gt=0, description="Between two rounds.")
-    lock_s: float = Field(default=15.0, gt=0, description="A steward silent for this long loses its place to a spare.")
+    lock_s: float = Field(default=10.0, gt=0, description="A steward silent for this long loses its place to a spare.")
 
 
 class Retention(_Section):

@@ -138,12 +138,14 @@ def enqueue(parts: Services, spec: JobSpec) -> None:
 
 
 def _take_back(parts: Services, spec: JobSpec) -> None:
-    """Best effort: what is left over the steward finds among the jobs that are being accepted.
+    """Best effort: what is left over the steward finds among the jobs that are being accepted, or that may have left objects.
 
     A job that a worker has begun already, or that was accepted by a retry of the same request, is left: there is no taking that back.
     """
     try:
+        parts.records.expect_leftovers(spec)  # with the record goes what leads to the objects
         if parts.records.delete(spec, only_if="unaccepted") or parts.records.find(spec.id) is None:
             parts.storage.delete_job(spec.tenant, spec.id)
+            parts.records.forget_leftovers(spec.tenant, spec.id)
     except (OutfillError, RedisError):
         _log.warning("take_back_failed", job=spec.id, exc_info=True)

@@ -102,7 +102,7 @@ class Claims:
             _log.exception("record_unreadable", job=job_id, queue=queue)
             record = None
         message = self._message(queue, job_id)
-        execution: Execution = self._rq.prepare_execution(message)
+        execution = self._lease(message)
         self._rq.prepare_job_execution(message, remove_from_intermediate_queue=True)
         if record is None or record.spec.queue != queue:
             _log.warning("claimed_unknown_job", job=job_id, queue=queue)
@@ -116,11 +116,24 @@ class Claims:
                 self._held[lease.member] = lease
             return lease
         _log.info("claimed_job_not_begun", job=job_id, verdict=verdict)
-        if verdict == "duplicate":
+        if verdict in ("duplicate", "lost"):  # RQ's settling would take the lease of whoever runs it along, and nobody would miss the job
             self._forget(message, execution)
         else:
             self._settle(message, execution)
         return None
+
+    def _lease(self, message: Message) -> Execution:
+        """As RQ's ``prepare_execution``, but the lease runs by the clock of Redis: RQ would score it by this machine's.
+
+        Nor does RQ learn whose it is: its index of a worker's executions would keep each that was given back or lost while the worker lives.
+        """
+        lapses_s = self._queue.now_s() + self._lease_s
+        with self._redis.pipeline() as pipe:
+            execution: Execution = Execution.create(message, self._lease_s, pipeline=pipe)
+            pipe.zadd(message.started_job_registry.key, {execution.composite_key: lapses_s}, xx=True)
+            pipe.execute()
+        self._rq.executions[execution.id] = execution
+        return execution
 
     def _message(self, queue: str, job_id: str) -> Message:
         try:
@@ -129,11 +142,14 @@ class Claims:
             return Message.create(TASK, id=job_id, connection=self._redis, serializer=JSONSerializer, origin=queue, result_ttl=0)
 
     def beat(self) -> None:
-        """Extend all leases. A lease that lapsed and was taken away stays away."""
-        with self._redis.pipeline(transaction=False) as pipe:
+        """Extend all leases, by the clock of Redis. A lease that lapsed and was taken away stays away."""
+        lapses_s = self._queue.now_s() + self._lease_s
+        with self._redis.pipeline() as pipe:
             self._rq.heartbeat(self._lease_s * 4, pipeline=pipe)
             for lease in self.held():
-                lease.execution.heartbeat(lease.message.started_job_registry, self._lease_s, pipe)
+                registry = lease.message.started_job_registry
+                lease.execution.heartbeat(registry, self._lease_s, pipe)
+                pipe.zadd(registry.key, {lease.member: lapses_s}, xx=True)
             pipe.execute()
 
     def settle(self, lease: Lease) -> None:

@@ -303,12 +303,12 @@ class PaintWorker:
         return commit != "lost" and outcome.status is JobStatus.SUCCEEDED
 
     def _drop_objects(self, work: Work) -> None:
-        """Nobody will ever see them; what is missed here goes with the job's retention."""
+        """Nobody will ever see them; what is missed here is the steward's."""
         prefix = output_prefix(work.spec.tenant, work.spec.id, work.lease.execution.id)
         try:
             self._storage.delete(self._storage.keys(prefix))
         except Unavailable:
-            _log.warning("leftovers_not_deleted", prefix=prefix)
+            self._patiently(lambda: self._records.expect_leftovers(work.spec))
 
     def _drop_preview(self, work: Work) -> None:
         if work.preview_key is None:
@@ -316,7 +316,7 @@ class PaintWorker:
         try:
             self._storage.delete([work.preview_key])
         except Unavailable:
-            _log.warning("leftovers_not_deleted", prefix=work.preview_key)
+            self._patiently(lambda: self._records.expect_leftovers(work.spec))
 
     def _forget(self, work: Work) -> None:
         with self._lock:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from datetime import timedelta
 
 import pytest
@@ -224,6 +227,33 @@ def test_of_two_stewards_one_is_active(
     assert second._renew_or_acquire()
     first._active.set()
     assert not first._renew_or_acquire()
+
+
+def test_a_steward_whose_acquiring_was_not_answered_is_active_all_the_same(steward: Steward) -> None:
+    """Where the answer to taking the lock was lost, the next try finds that the lock is held, by itself."""
+    assert steward._lock.acquire(token=steward._token)  # as if nobody had heard of it
+    assert steward._renew_or_acquire()
+
+
+def test_a_lapsed_lease_does_not_wait_for_s3(
+    steward: Steward, records: JobRecords, queue: JobQueue, claims: Claims, own_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While S3 does not answer, the jobs of a dead worker are given back nevertheless."""
+    spec, answers = accept(records, queue, spec_of()), threading.Event()
+    monkeypatch.setattr(steward._storage, "keys", lambda _: answers.wait(60) and [])
+    records.expect_leftovers(spec_of())  # what makes it ask S3
+    let_lapse(own_redis, take(claims))
+
+    def let_s3_answer_once_it_is_given_back() -> None:
+        while records.get(spec.id, "shop").status is not JobStatus.QUEUED:
+            time.sleep(0.05)
+        answers.set()
+        steward.stop()
+
+    async def keep() -> None:
+        await asyncio.gather(steward.run(), asyncio.to_thread(let_s3_answer_once_it_is_given_back))
+
+    asyncio.run(keep())
 
 
 def test_the_gauges_tell_states_depth_and_age(
