@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import redis
@@ -73,8 +74,9 @@ class Claims:
         self._rq.lease_s = lease_s
 
     def start(self) -> None:
-        """Make the worker known to RQ's tools."""
-        self._rq.register_birth()  # type: ignore[no-untyped-call]
+        """Make the worker known to RQ's tools. Doing it again changes nothing."""
+        with suppress(ValueError):  # the name is ours alone: an earlier call arrived and its answer was lost
+            self._rq.register_birth()  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
         """Take the worker off RQ's list."""

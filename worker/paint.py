@@ -94,8 +94,8 @@ class PaintWorker:
 
     def run(self) -> None:
         """Work until ``stop``."""
-        self._claims.start()
-        self._announce()
+        self._patiently(self._claims.start)  # a Redis that takes no writes yet is no reason to load the models again
+        self._patiently(self._announce)
         threads = [threading.Thread(target=_or_exit, args=(loop,), name=name) for name, loop in self._loops().items()]
         for thread in threads:
             thread.start()

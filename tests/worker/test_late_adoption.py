@@ -44,3 +44,11 @@ def test_jobs_that_were_given_back_leave_no_trace_of_their_worker(own_redis: red
     assert claims.hand_back(take(claims))
     claims.beat()
     assert own_redis.keys("rq:worker:*:executions") == own_redis.keys("rq:execution:*") == []
+
+
+def test_a_start_whose_answer_was_lost_is_made_again(own_redis: redis.Redis, records: JobRecords, queue: JobQueue) -> None:
+    """A worker that tries again to become known to RQ, because the first answer never came, goes on."""
+    claims = Claims(own_redis, records, queue, lease_s=30, overdue_s=60)
+    claims.start()
+    claims.start()
+    assert len(own_redis.keys(f"rq:worker:{claims.name}")) == 1

@@ -121,7 +121,7 @@ def test_an_acceptance_that_s3_broke_off_leaves_nothing(
     with monkeypatch.context() as away:
         away.setattr(storage, "delete", refuse)
         with pytest.raises(Unavailable):
-            _keep(cast("Any", SimpleNamespace(records=records, queue=queue, storage=storage)), spec, store, None)
+            _keep(cast("Any", SimpleNamespace(settings=Settings(), records=records, queue=queue, storage=storage)), spec, store, None)
     assert records.find(spec.id) is None
     assert storage.keys(f"inputs/shop/{spec.id}/") == [key]
     steward.delete_leftovers()
