@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # torch: the CPU build of the pinned version. CPU machines need no CUDA wheels; see CONTRIBUTING.md for GPU machines.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo up check format test test-gpu bench bench-path bench-engine bench-quality bench-studio bench-codecs bench-gpu load studio clean
+.PHONY: setup demo up check format test test-gpu chaos bench bench-path bench-queue bench-accept bench-engine bench-quality bench-studio bench-codecs bench-gpu load studio clean
 
 setup: $(VENV)/.installed
 
@@ -41,11 +41,24 @@ test: check
 test-gpu: setup
 	$(BIN)/python -m pytest tests/gpu -m gpu
 
+# Kills, stops and outages at named points while hundreds of jobs run; `make test` has a short form. About ten minutes, and
+# build/bench/chaos.json.
+chaos: setup
+	$(BIN)/python -m tests.chaos $(ARGS)
+
 bench: bench-path bench-engine bench-studio
 
 # What the path costs around the model: one table of ratios, and build/bench/path.json.
 bench-path: setup
 	$(BIN)/python -m scripts.bench_path
+
+# What 100,000 queued jobs cost a claim, an acceptance and Redis's memory: about five minutes.
+bench-queue: setup
+	$(BIN)/python -m scripts.bench_queue
+
+# What a caller waits for a 202, with fifty at once, against a bare route.
+bench-accept: setup
+	$(BIN)/python -m scripts.bench_accept
 
 # What continuous batching and the CPU profile are worth, against the stock diffusers pipeline: about ten minutes on two cores.
 bench-engine: setup

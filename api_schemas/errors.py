@@ -2,15 +2,22 @@
 
     OutfillError
       ├─ Unauthenticated            401  unauthenticated
+      ├─ MissingScope               403  missing_scope
       ├─ NotFound                   404
       │    ├─ JobNotFound                job_not_found
+      │    ├─ WebhookNotFound            webhook_not_found
+      │    ├─ DeliveryNotFound           delivery_not_found
       │    ├─ UploadNotFound        422  upload_not_found     (named by a request's image field)
       │    └─ ModelNotFound         422  model_not_found
       ├─ Conflict                   409
       │    ├─ JobAlreadyFinished         job_already_finished
       │    ├─ JobNotFinished             job_not_finished
       │    ├─ InputsGone                 inputs_gone
+      │    ├─ PayloadGone                payload_gone         (the job of a webhook was deleted)
+      │    ├─ WebhookDisabled            webhook_disabled
+      │    ├─ TooManyWebhooks            too_many_webhooks
       │    └─ IdempotencyKeyInUse        idempotency_key_in_use    (the first request with it is still being accepted)
+      ├─ BodyTooSlow                408  body_too_slow
       ├─ PayloadTooLarge            413  payload_too_large
       ├─ Invalid                    422  invalid_request
       │    ├─ ParameterNotSupported      parameter_not_supported
@@ -31,12 +38,16 @@
       │         ├─ MaskEmpty             mask_empty
       │         ├─ MaskFull              mask_full
       │         └─ MaskHasNoAlpha        mask_has_no_alpha
+      ├─ TooManyStreams             429  too_many_streams
       ├─ JobFailure                      (ends a job; never an HTTP answer by itself)
       │    ├─ SubjectNotFound            subject_not_found
       │    ├─ EngineFailed               engine_failed
       │    ├─ ChecksNotMet               checks_not_met
       │    ├─ AttemptsExhausted          attempts_exhausted
       │    └─ DeadlineExceeded           deadline_exceeded
+      ├─ TooMany                    429
+      │    ├─ RateLimited                rate_limited
+      │    └─ TooManyQueued              too_many_queued
       └─ Unavailable                503  unavailable
 
 ``status`` is the HTTP status, ``code`` is stable, ``field`` names the part of the request to blame (dotted path); ``retry_after_s``
@@ -56,7 +67,7 @@ class OutfillError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
 
     def __init__(self, detail: str, *, field: str | None = None) -> None:
         super().__init__(detail)
@@ -70,6 +81,16 @@ class Unauthenticated(OutfillError):
     status, code, title = 401, "unauthenticated", "Authentication required"
 
 
+class MissingScope(OutfillError):
+    """The key is good, and not for this."""
+
+    status, code, title = 403, "missing_scope", "Scope missing"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"the key lacks the scope {scope}")
+        self.scope = scope
+
+
 class NotFound(OutfillError):
     """The thing does not exist for this caller."""
 
@@ -80,6 +101,18 @@ class JobNotFound(NotFound):
     """No job with this id belongs to the caller."""
 
     code, title = "job_not_found", "Job not found"
+
+
+class WebhookNotFound(NotFound):
+    """No webhook endpoint with this id belongs to the caller."""
+
+    code, title = "webhook_not_found", "Webhook endpoint not found"
+
+
+class DeliveryNotFound(NotFound):
+    """No webhook with this id was owed to the caller, or nothing is kept of it any more."""
+
+    code, title = "delivery_not_found", "Delivery not found"
 
 
 class UploadNotFound(NotFound):
@@ -118,6 +151,24 @@ class InputsGone(Conflict):
     code, title = "inputs_gone", "Inputs are gone"
 
 
+class PayloadGone(Conflict):
+    """The webhook tells of a job that was deleted, so that there is nothing to send."""
+
+    code, title = "payload_gone", "Payload gone"
+
+
+class WebhookDisabled(Conflict):
+    """Nothing is sent to this endpoint until it is enabled."""
+
+    code, title = "webhook_disabled", "Webhook endpoint disabled"
+
+
+class TooManyWebhooks(Conflict):
+    """The tenant has as many endpoints as it may have."""
+
+    code, title = "too_many_webhooks", "Too many webhook endpoints"
+
+
 class IdempotencyKeyInUse(Conflict):
     """Another request with the same idempotency key is being accepted now."""
 
@@ -129,6 +180,12 @@ class PayloadTooLarge(OutfillError):
     """The body, or one file, has too many bytes."""
 
     status, code, title = 413, "payload_too_large", "Payload too large"
+
+
+class BodyTooSlow(OutfillError):
+    """The body did not arrive in time."""
+
+    status, code, title = 408, "body_too_slow", "Body arrived too slowly"
 
 
 class Invalid(OutfillError):
@@ -239,6 +296,13 @@ class MaskHasNoAlpha(MaskError):
     code, title = "mask_has_no_alpha", "Mask has no alpha channel"
 
 
+class TooManyStreams(OutfillError):
+    """As many event streams are open as may be, of the caller or of all."""
+
+    status, code, title = 429, "too_many_streams", "Too many event streams"
+    retry_after_s = 5
+
+
 class JobFailure(OutfillError):
     """Ends a job in ``failed``."""
 
@@ -271,6 +335,32 @@ class DeadlineExceeded(JobFailure):
     """The job's deadline passed before it was done."""
 
     code, title = "deadline_exceeded", "Deadline exceeded"
+
+
+class TooMany(OutfillError):
+    """The caller is over one of its limits."""
+
+    status, code, title = 429, "too_many", "Over a limit"
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(TooMany):
+    """The key has made as many requests as it may for now."""
+
+    code, title = "rate_limited", "Too many requests"
+
+
+class TooManyQueued(TooMany):
+    """As many jobs of the tenant wait as may; some have to be begun, canceled or expire first."""
+
+    code, title = "too_many_queued", "Too many queued jobs"
+
+    def __init__(self, detail: str, *, limit: int) -> None:
+        super().__init__(detail, retry_after_s=5)
+        self.limit = limit
 
 
 class Unavailable(OutfillError):

@@ -84,6 +84,8 @@ class JobSpec(_Frozen):
     inputs: dict[str, InputRef]
     created_at: datetime
     deadline_at: datetime | None = None
+    key_id: str | None = None
+    """The API key that asked for it, whose usage it is."""
 
     @property
     def queue(self) -> str:
@@ -156,7 +158,7 @@ class StoredOutput(_Frozen):
 class JobOutput(BaseModel):
     """One result image."""
 
-    url: str = Field(description="A presigned URL, made afresh by each read of the job.")
+    url: str | None = Field(description="A presigned URL, made afresh by each read of the job; null once the output was deleted.")
     width: int
     height: int
     format: ImageFormat
@@ -181,10 +183,11 @@ class Progress(BaseModel):
 
 
 class JobUrls(BaseModel):
-    """Where to read and cancel the job."""
+    """Where to read, cancel and follow the job."""
 
     self: str
     cancel: str
+    events: str
 
 
 class Job(BaseModel):

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 FAULT = "field_fault"
-"""The type of pydantic's errors of ``_fault``; ``ctx["field"]`` is then the field, below the model that was validated."""
+"""The type of pydantic's errors of ``field_fault``; ``ctx["field"]`` is then the field, below the model that was validated."""
 MAX_SIDE = 16384
 METADATA_LIMIT = 2048
 
@@ -113,7 +113,7 @@ class MaskOptions(Body):
     invert: bool = Field(default=False, description="Swap edited and kept, after `polarity`.")
 
 
-def _fault(field: str, message: str) -> PydanticCustomError:
+def field_fault(field: str, message: str) -> PydanticCustomError:
     """Fields that do not go together: pydantic itself would name the model that holds them."""
     return PydanticCustomError(FAULT, message, {"field": field})
 
@@ -134,7 +134,7 @@ class OutputOptions(Body):
     @model_validator(mode="after")
     def _quality_needs_a_lossy_format(self) -> Self:
         if self.quality is not None and self.format is ImageFormat.PNG:
-            raise _fault("quality", "quality has no meaning for png")
+            raise field_fault("quality", "quality has no meaning for png")
         return self
 
 
@@ -358,7 +358,7 @@ class OutpaintRequest(_Painted):
     @model_validator(mode="after")
     def _one_way_to_extend(self) -> Self:
         if (self.expand is None) == (self.canvas is None):
-            raise _fault("expand", "give exactly one of expand and canvas")
+            raise field_fault("expand", "give exactly one of expand and canvas")
         return self
 
 
@@ -377,9 +377,9 @@ class ReplaceBackgroundRequest(_Painted):
     @model_validator(mode="after")
     def _one_background(self) -> Self:
         if (self.prompt is None) == (self.background is None):
-            raise _fault("background", "give exactly one of prompt and background")
+            raise field_fault("background", "give exactly one of prompt and background")
         if self.mask_options is not None and self.mask is None:
-            raise _fault("mask_options", "mask_options needs mask")
+            raise field_fault("mask_options", "mask_options needs mask")
         return self
 
 
@@ -391,9 +391,9 @@ class RemoveBackgroundRequest(_Request):
     @model_validator(mode="after")
     def _transparent_format(self) -> Self:
         if self.output.format is ImageFormat.JPEG:
-            raise _fault("output.format", "jpeg has no transparency; use png or webp")
+            raise field_fault("output.format", "jpeg has no transparency; use png or webp")
         if self.output.layers:
-            raise _fault("output.layers", "layers has no meaning here: the mask is always returned")
+            raise field_fault("output.layers", "layers has no meaning here: the mask is always returned")
         return self
 
 

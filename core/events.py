@@ -1,51 +1,42 @@
-"""What is told: a stream of events for each job, and the outbox of webhooks.
+"""What is told: the endpoints that tenants register, and the outbox of webhooks.
 
-The scripts that change a job's state write both in the same step (core/lua). A stream ``outfill:events:{job}`` is what a waiting
-caller reads; the outbox ``outfill:outbox`` (webhook ids by due time, ms) is what the steward delivers.
+The scripts that change a job's state write its stream of events and its webhooks in the same step (core/lua/tell.lua). The outbox ``outfill:outbox``
+has lanes, one for each endpoint and a few for the URLs that a tenant's jobs name, by when their first row is due (ms); a lane
+``outfill:lane:{lane}`` has rows by when they are due; a row ``outfill:webhook:{id}`` stays, once it is delivered or given up, as the log of its
+attempts. That is what the steward sends from, and how one receiver's backlog keeps no other waiting.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from typing import Any, cast
+import zlib
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
 import redis
-import redis.asyncio
 
-from api_schemas.events import WebhookRow
-from api_schemas.jobs import JobStatus
+from api_schemas.errors import DeliveryNotFound, TooManyWebhooks, WebhookNotFound
+from api_schemas.events import Event, WebhookRow
+from api_schemas.jobs import first_id
+from api_schemas.requests import WebhookTarget
+from api_schemas.webhooks import Attempt, Delivery, DeliveryState, StoredEndpoint
+from core.queue import lua
 
 OUTBOX, DEAD_LETTERS = "outfill:outbox", "outfill:dead"
-DEAD_LETTER_TTL_S = 7 * 86400
+KEPT_S = 7 * 86400
+"""How long a row is kept after its end, unless the settings say otherwise."""
+_URL_LANES = 8
+"""Lanes of a tenant for the URLs that its jobs name, chosen by host: a lane for each host would be as many as it likes."""
+_CHUNK, _CHUNKS = 200, 10
+"""Ids that a listing looks at at once, and how often."""
 
-_LEASE_DUE = """
--- Takes due rows and puts them off by a lease, so that a sender that dies does not take them with it.
--- KEYS: outbox   ARGV: now_ms, lease_ms, limit
-local ids = redis.call('ZRANGEBYSCORE', KEYS[1], 0, ARGV[1], 'LIMIT', 0, ARGV[3])
-for _, id in ipairs(ids) do redis.call('ZADD', KEYS[1], ARGV[1] + ARGV[2], id) end
-return ids
-"""
-
-_PUT_OFF = """
--- KEYS: outbox, webhook row   ARGV: id, due_ms
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return end
-redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
-redis.call('HINCRBY', KEYS[2], 'attempts', 1)
-"""
-
-_BURY = """
--- KEYS: outbox, webhook row, dead letters   ARGV: id, now_s, ttl_s
-if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return end
-redis.call('HINCRBY', KEYS[2], 'attempts', 1)
-redis.call('EXPIRE', KEYS[2], ARGV[3])
-redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[3], 0, ARGV[2] - ARGV[3])
-"""
+Verdict = Literal["pending", "delivered", "dead", "gone"]
 
 
 def stream_key(job_id: str) -> str:
-    """The stream of a job's events."""
+    """The stream of a job's events, and the channel on which its listeners are woken."""
     return f"outfill:events:{job_id}"
 
 
@@ -54,63 +45,245 @@ def webhook_key(webhook_id: str) -> str:
     return f"outfill:webhook:{webhook_id}"
 
 
-class Outbox:
-    """Webhooks that are owed. A row leaves only when it was delivered, or given up as a dead letter."""
+def endpoints_key(tenant: str) -> str:
+    """A tenant's endpoints by id."""
+    return f"outfill:endpoints:{tenant}"
+
+
+def deliveries_key(tenant: str) -> str:
+    """The ids of a tenant's webhooks; they begin with their time."""
+    return f"outfill:deliveries:{tenant}"
+
+
+def dead_key(tenant: str) -> str:
+    """The ids of a tenant's dead letters. ``DEAD_LETTERS`` has those of all, by when they were given up."""
+    return f"outfill:dead:{tenant}"
+
+
+def lane_key(lane: str) -> str:
+    """The rows that wait for one receiver."""
+    return f"outfill:lane:{lane}"
+
+
+def telling(event: Event, target: WebhookTarget | None) -> tuple[list[str], list[str]]:
+    """What the scripts that tell an event of a job take (core/lua/tell.lua): the keys after the job's own, and the arguments."""
+    tenant, url = event.tenant, target.url if target is not None and event.type in target.events else ""
+    keys = [stream_key(event.job_id or ""), OUTBOX, endpoints_key(tenant), deliveries_key(tenant)]
+    moment = [event.occurred_at.isoformat(), str(int(event.occurred_at.timestamp() * 1000))]
+    return keys, [event.type, *moment, event.id, event.model_dump_json(), tenant, url, _url_lane(tenant, url) if url else ""]
+
+
+def _url_lane(tenant: str, url: str) -> str:
+    try:
+        host = urlsplit(url).netloc
+    except ValueError:  # what httpx takes for a URL and urllib does not
+        host = url
+    return f"{tenant}/{zlib.crc32(host.lower().encode()) % _URL_LANES}"
+
+
+class Endpoints:
+    """Where tenants want to be told of all their jobs."""
 
     def __init__(self, connection: redis.Redis) -> None:
         self._redis = connection
-        self._put_off = connection.register_script(_PUT_OFF)
-        self._bury = connection.register_script(_BURY)
-        self._lease_due = connection.register_script(_LEASE_DUE)
 
-    def lease(self, limit: int, lease_s: float) -> list[WebhookRow]:
-        """Rows that are due. They come again after ``lease_s`` unless their end is told."""
-        now = int(time.time() * 1000)
-        ids = cast("list[bytes]", self._lease_due(keys=[OUTBOX], args=[now, int(lease_s * 1000), limit]))
-        with self._redis.pipeline(transaction=False) as pipe:
-            for webhook_id in ids:
-                pipe.hgetall(webhook_key(webhook_id.decode()))
-            found = pipe.execute()
-        return [
-            WebhookRow.model_validate_json(fields[b"row"]).model_copy(
-                update={"seq": int(fields[b"seq"]), "attempts": int(fields[b"attempts"])}
-            )
-            for fields in found
-            if fields
-        ]
+    def of(self, tenant: str) -> list[StoredEndpoint]:
+        """A tenant's endpoints, oldest first."""
+        found = cast("dict[bytes, bytes]", self._redis.hgetall(endpoints_key(tenant)))
+        return sorted((StoredEndpoint.model_validate_json(text) for text in found.values()), key=lambda endpoint: endpoint.id)
 
-    def delivered(self, row: WebhookRow) -> None:
+    def get(self, tenant: str, endpoint_id: str) -> StoredEndpoint:
+        """One of them. Raises ``WebhookNotFound``, for another tenant's too."""
+        text = cast("bytes | None", self._redis.hget(endpoints_key(tenant), endpoint_id))
+        if text is None:
+            raise WebhookNotFound(f"no webhook endpoint {endpoint_id}")
+        return StoredEndpoint.model_validate_json(text)
+
+    def add(self, tenant: str, endpoint: StoredEndpoint, *, limit: int) -> None:
+        """Register one. Raises ``TooManyWebhooks``."""
+
+        def add(pipe: redis.client.Pipeline) -> None:
+            if pipe.hlen(endpoints_key(tenant)) >= limit:
+                raise TooManyWebhooks(f"there may be {limit} webhook endpoints; delete one first")
+            pipe.multi()
+            pipe.hset(endpoints_key(tenant), endpoint.id, endpoint.model_dump_json())
+
+        self._redis.transaction(add, endpoints_key(tenant))
+
+    def change(self, tenant: str, endpoint_id: str, how: Callable[[StoredEndpoint], StoredEndpoint]) -> StoredEndpoint:
+        """Replace one by what ``how`` makes of it, also while others change it. Raises ``WebhookNotFound``."""
+        changed: list[StoredEndpoint] = []
+
+        def change(pipe: redis.client.Pipeline) -> None:
+            text = cast("bytes | None", pipe.hget(endpoints_key(tenant), endpoint_id))
+            if text is None:
+                raise WebhookNotFound(f"no webhook endpoint {endpoint_id}")
+            changed.append(how(StoredEndpoint.model_validate_json(text)))
+            pipe.multi()
+            pipe.hset(endpoints_key(tenant), endpoint_id, changed[-1].model_dump_json())
+
+        self._redis.transaction(change, endpoints_key(tenant))
+        return changed[-1]
+
+    def remove(self, tenant: str, endpoint_id: str) -> None:
+        """Forget one; the sender drops what it is still owed. Raises ``WebhookNotFound``."""
+        if not self._redis.hdel(endpoints_key(tenant), endpoint_id):
+            raise WebhookNotFound(f"no webhook endpoint {endpoint_id}")
+
+
+class Outbox:
+    """Webhooks that are owed, and the log of those that were. A row is owed until it was delivered, or given up as a dead letter."""
+
+    def __init__(self, connection: redis.Redis, *, kept_s: int = KEPT_S) -> None:
+        self._redis, self._kept_s = connection, kept_s
+        self._lease, self._settle, self._redeliver, self._ping = (
+            connection.register_script(lua("outbox") + lua(name)) for name in ("lease", "settle", "redeliver", "ping")
+        )
+
+    # -- sending ------------------------------------------------------------------------------------------------------------------
+
+    def lease(
+        self,
+        limit: int,
+        lease_s: float,
+        *,
+        in_flight: Mapping[str, int] | None = None,
+        of_lane: int | None = None,
+        of_tenant: int | None = None,
+    ) -> list[WebhookRow]:
+        """At most ``limit`` rows that are due, such that with those ``in_flight`` (by lane) no lane and no tenant has more than its share.
+
+        They come again after ``lease_s`` unless their end is told.
+        """
+        args: list[str | int] = [int(time.time() * 1000), int(lease_s * 1000), limit, of_lane or limit, of_tenant or limit]
+        for lane, count in (in_flight or {}).items():
+            args += [lane, count]
+        ids = [webhook_id.decode() for webhook_id in cast("list[bytes]", self._lease(keys=[OUTBOX], args=args))]
+        return [_row(webhook_id, fields) for webhook_id, fields in self._rows(ids) if fields]
+
+    def delivered(self, row: WebhookRow, attempt: Attempt | None = None) -> None:
         """The receiver has accepted it."""
-        with self._redis.pipeline(transaction=True) as pipe:
-            pipe.zrem(OUTBOX, row.id)
-            pipe.delete(webhook_key(row.id))
-            pipe.execute()
+        self._end(row, "delivered", attempt)
 
-    def put_off(self, row: WebhookRow, delay_s: float) -> None:
+    def put_off(self, row: WebhookRow, delay_s: float, attempt: Attempt | None = None) -> None:
         """Try again after ``delay_s``, unless another steward has delivered it meanwhile."""
-        self._put_off(keys=[OUTBOX, webhook_key(row.id)], args=[row.id, int((time.time() + delay_s) * 1000)])
+        self._end(row, "pending", attempt, delay_s)
 
-    def bury(self, row: WebhookRow) -> None:
-        """Give up: it becomes a dead letter, kept for a week; unless its job was deleted meanwhile, and it with it."""
-        self._bury(keys=[OUTBOX, webhook_key(row.id), DEAD_LETTERS], args=[row.id, int(time.time()), DEAD_LETTER_TTL_S])
+    def bury(self, row: WebhookRow, attempt: Attempt | None = None) -> None:
+        """Give up: it becomes a dead letter; unless its job was deleted meanwhile, and it with it."""
+        self._end(row, "dead", attempt)
+
+    def drop(self, row: WebhookRow) -> None:
+        """Nobody is there any more to be told; nothing is kept of it."""
+        self._end(row, "gone", None)
+
+    def _end(self, row: WebhookRow, verdict: Verdict, attempt: Attempt | None, delay_s: float = 0.0) -> None:
+        now, tenant = time.time(), row.event.tenant
+        keys = [OUTBOX, lane_key(row.lane), webhook_key(row.id), deliveries_key(tenant), DEAD_LETTERS, dead_key(tenant)]
+        oldest = first_id("evt", datetime.fromtimestamp(now - self._kept_s, UTC))
+        args: list[str | int] = [row.id, row.lane, verdict, int((now + delay_s) * 1000), attempt.model_dump_json() if attempt else ""]
+        self._settle(keys=keys, args=[*args, int(now), self._kept_s, oldest])
 
     def size(self) -> int:
         """Webhooks owed."""
-        return self._redis.zcard(OUTBOX)
+        lanes = cast("list[bytes]", self._redis.zrange(OUTBOX, 0, -1))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for lane in lanes:
+                pipe.zcard(lane_key(lane.decode()))
+            return sum(pipe.execute())
 
     def dead_letters(self) -> int:
         """Webhooks given up."""
         return self._redis.zcard(DEAD_LETTERS)
 
+    # -- for their owner ----------------------------------------------------------------------------------------------------------
 
-async def wait_until_terminal(connection: redis.asyncio.Redis, job_id: str, timeout_s: float) -> None:
-    """Return when the job has ended, or after ``timeout_s``. Waits on the job's stream; polls nothing."""
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    last: bytes | str = "0"
-    while (left := deadline - asyncio.get_running_loop().time()) > 0:
-        status = cast("bytes | None", await connection.hget(f"outfill:job:{job_id}", "status"))
-        if status is None or JobStatus(status.decode()).terminal:
-            return
-        found: Any = await connection.xread({stream_key(job_id): last}, count=256, block=max(1, int(left * 1000)))
-        if found:
-            last = found[0][1][-1][0]
+    def ping(self, event: Event, endpoint_id: str) -> Delivery:
+        """Owe a test event to an endpoint."""
+        lane, webhook_id = f"{event.tenant}/{endpoint_id}", f"{event.id}_{endpoint_id.partition('_')[2]}"
+        args: list[str | int] = [webhook_id, lane, int(time.time() * 1000), event.model_dump_json(), endpoint_id]
+        self._ping(keys=[OUTBOX, deliveries_key(event.tenant), webhook_key(webhook_id)], args=args)
+        return self.delivery(event.tenant, webhook_id)
+
+    def redeliver(self, tenant: str, row: WebhookRow) -> Delivery:
+        """Owe a webhook anew, under its own id. Raises ``DeliveryNotFound``."""
+        keys = [OUTBOX, lane_key(row.lane), webhook_key(row.id), DEAD_LETTERS, dead_key(tenant)]
+        if not self._redeliver(keys=keys, args=[row.id, row.lane, int(time.time() * 1000)]):
+            raise DeliveryNotFound(f"nothing is kept of {row.id}")
+        return self.delivery(tenant, row.id)
+
+    def row(self, tenant: str, webhook_id: str) -> WebhookRow:
+        """A webhook of a tenant. Raises ``DeliveryNotFound``, for another tenant's too."""
+        ((_, fields),) = self._rows([webhook_id])
+        row = _row(webhook_id, fields) if fields else None
+        if row is None or row.event.tenant != tenant:
+            raise DeliveryNotFound(f"no webhook {webhook_id}")
+        return row
+
+    def delivery(self, tenant: str, webhook_id: str) -> Delivery:
+        """What became of a webhook. Raises ``DeliveryNotFound``."""
+        self.row(tenant, webhook_id)
+        return self._deliveries([webhook_id])[0]
+
+    def page(
+        self, tenant: str, *, state: DeliveryState | None, endpoint: str | None, before: str | None, limit: int
+    ) -> tuple[list[Delivery], str | None]:
+        """A tenant's webhooks, newest first, and where to go on; ``None`` says that there are no more. Where those that are wanted are rare
+        a page may be short, or empty.
+        """
+        index = dead_key(tenant) if state is DeliveryState.DEAD else deliveries_key(tenant)
+        letters = f"_{endpoint.partition('_')[2]}" if endpoint else ""
+        found: list[Delivery] = []
+        for _ in range(_CHUNKS):
+            top = f"({before}" if before else "+"
+            ids = [each.decode() for each in cast("list[bytes]", self._redis.zrevrangebylex(index, top, "-", 0, _CHUNK))]
+            for delivery in self._deliveries([each for each in ids if each.endswith(letters)]):
+                if state in (None, delivery.state):
+                    found.append(delivery)
+                    if len(found) == limit:
+                        return found, delivery.id if delivery.id != ids[-1] or len(ids) == _CHUNK else None
+            if len(ids) < _CHUNK:
+                return found, None
+            before = ids[-1]
+        return found, before
+
+    def _rows(self, ids: list[str]) -> list[tuple[str, dict[str, str]]]:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for webhook_id in ids:
+                pipe.hgetall(webhook_key(webhook_id))
+            found = pipe.execute()
+        return [
+            (webhook_id, {key.decode(): value.decode() for key, value in fields.items()})
+            for webhook_id, fields in zip(ids, found, strict=True)
+        ]
+
+    def _deliveries(self, ids: list[str]) -> list[Delivery]:
+        rows = [(webhook_id, fields) for webhook_id, fields in self._rows(ids) if fields]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for webhook_id, fields in rows:
+                pipe.zscore(lane_key(fields["lane"]), webhook_id)
+            due = pipe.execute()
+        return [_delivery(_row(webhook_id, fields), fields, ms) for (webhook_id, fields), ms in zip(rows, due, strict=True)]
+
+
+def _row(webhook_id: str, fields: Mapping[str, str]) -> WebhookRow:
+    told: dict[str, Any] = {name: fields.get(name) for name in ("lane", "url", "endpoint", "seq", "attempts")}
+    return WebhookRow(id=webhook_id, event=Event.model_validate_json(fields["event"]), **told)
+
+
+def _delivery(row: WebhookRow, fields: Mapping[str, str], due_ms: float | None) -> Delivery:
+    tried = int(fields["tried"])
+    texts = [fields[name] for name in (f"attempt:{number}" for number in range(max(1, tried - 31), tried + 1)) if name in fields]
+    event = row.event
+    return Delivery(
+        id=row.id,
+        event=event.type,
+        job_id=event.job_id,
+        sequence=row.seq,
+        endpoint=row.endpoint,
+        url=row.url,
+        state=DeliveryState(fields["state"]),
+        created_at=event.occurred_at,
+        next_attempt_at=datetime.fromtimestamp(due_ms / 1000, UTC) if due_ms is not None else None,
+        attempts=tuple(Attempt.model_validate_json(text) for text in texts),
+    )

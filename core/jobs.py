@@ -1,8 +1,8 @@
 """Job records: the truth about every job, in Redis.
 
 Keys: ``outfill:job:{id}`` (hash), ``outfill:jobs:{tenant}`` (ids, oldest first), ``outfill:accepting``, ``outfill:deadlines`` and
-``outfill:expiry`` (ids by time), ``outfill:counts`` (jobs by state), ``outfill:reservation:{tenant}:{key}`` (idempotency keys). Every
-change of state is one Lua script in core/lua.
+``outfill:expiry`` (ids by time), ``outfill:leftovers`` (jobs that may have left objects), ``outfill:counts`` (jobs by state),
+``outfill:reservation:{tenant}:{key}`` (idempotency keys). Every change of state is one Lua script in core/lua.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime
 from typing import Any, Literal, cast
 
 import redis
 
-from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound
-from api_schemas.events import TERMINAL_EVENTS, WebhookRow
+from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound, TooManyQueued
+from api_schemas.events import TERMINAL_EVENTS, Event
 from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, Progress, StoredOutput, utc_now
 from api_schemas.requests import JobEvent, JobRequest
-from core.events import DEAD_LETTERS, OUTBOX, stream_key, webhook_key
-from core.queue import execution_key, intermediate_key, leases_key, lua, message_keys, queue_key
+from core.events import DEAD_LETTERS, OUTBOX, dead_key, deliveries_key, stream_key, telling
+from core.queue import execution_key, intermediate_key, leases_key, line_key, lua, message_keys, queue_key, running_key, turns_key
+from core.settings import Retention
 from core.storage import Storage
 
 ACCEPTING, DEADLINES, EXPIRY, COUNTS = "outfill:accepting", "outfill:deadlines", "outfill:expiry", "outfill:counts"
-UPLOADS = "outfill:uploads"
+INPUTS_EXPIRY, OUTPUTS_EXPIRY = f"{EXPIRY}:inputs", f"{EXPIRY}:outputs"
+UPLOADS, LEFTOVERS = "outfill:uploads", "outfill:leftovers"
+USAGE_TTL_S = 400 * 86400
 RESERVATION_LEASE_MS, RESERVATION_TTL_MS = 60_000, 86_400_000
 """How long an idempotency key is held by a request that has made no job yet, and by its job."""
 
@@ -60,6 +63,21 @@ def reservation_key(tenant: str, key: str) -> str:
     return f"outfill:reservation:{tenant}:{key}"
 
 
+def tenant_counts_key(tenant: str) -> str:
+    """How many jobs of a tenant wait."""
+    return f"outfill:counts:{tenant}"
+
+
+def policy_key(tenant: str) -> str:
+    """What a tenant has of its own: limits, times to live, a webhook secret."""
+    return f"outfill:tenant:{tenant}"
+
+
+def usage_key(key_id: str | None, day: date) -> str:
+    """What an API key was used for on one day (UTC); '' for none."""
+    return f"outfill:usage:{key_id}:{day.isoformat()}" if key_id else ""
+
+
 def milliseconds(moment: datetime) -> int:
     """Unix time in ms."""
     return int(moment.timestamp() * 1000)
@@ -81,8 +99,12 @@ class JobRecord:
     """What it ran with: device, dtype, versions."""
     error: ErrorInfo | None = None
     cancel_requested: bool = False
+    outputs_deleted: bool = False
+    """Their time to live is over; what was measured on them is still told."""
     preview: str | None = None
     """Object key of what the picture looked like a few steps ago; while it runs."""
+    preview_number: int = 0
+    """Which of its previews that is."""
 
     @classmethod
     def of(cls, fields: Mapping[bytes, bytes]) -> JobRecord:
@@ -100,8 +122,14 @@ class JobRecord:
             runtime=json.loads(text.get("runtime", "{}")),
             error=ErrorInfo.model_validate_json(text["error"]) if "error" in text else None,
             cancel_requested="cancel" in text,
+            outputs_deleted="outputs_deleted" in text,
             preview=text.get("preview"),
+            preview_number=int(text.get("preview_number", 0)),
         )
+
+    def object_keys(self) -> set[str]:
+        """The objects that the outputs are made of."""
+        return {key for output in self.outputs for key in (output.key, *output.layers.values())}
 
 
 @dataclass(frozen=True)
@@ -145,19 +173,26 @@ class Outcome:
 class JobRecords:
     """Reads and changes job records. Thread-safe."""
 
-    def __init__(self, connection: redis.Redis, *, retention_s: int) -> None:
+    def __init__(self, connection: redis.Redis, *, retention_s: int, inputs_s: int | None = None, outputs_s: int | None = None) -> None:
         self._redis = connection
-        self._retention = timedelta(seconds=retention_s)
+        self._keep_ms = [retention_s * 1000, *("" if seconds is None else seconds * 1000 for seconds in (inputs_s, outputs_s))]
+        self._strip = connection.register_script(lua("strip"))
         self._create = connection.register_script(lua("create"))
-        self._begin = connection.register_script(lua("begin"))
-        self._finish = connection.register_script(lua("finish"))
+        telling_scripts = lua("outbox") + lua("tell")
+        self._begin = connection.register_script(telling_scripts + lua("begin"))
+        self._finish = connection.register_script(telling_scripts + lua("finish"))
         self._requeue = connection.register_script(lua("requeue"))
         self._beat = connection.register_script(lua("beat"))
         self._cancel = connection.register_script(lua("cancel"))
-        self._delete = connection.register_script(lua("delete"))
+        self._delete = connection.register_script(lua("outbox") + lua("delete"))
         self._reserve = connection.register_script(lua("reserve"))
         self._bind = connection.register_script(lua("bind"))
         self._release = connection.register_script(lua("release"))
+
+    @classmethod
+    def of(cls, connection: redis.Redis, retention: Retention) -> JobRecords:
+        """The records of a process, kept as the settings say."""
+        return cls(connection, retention_s=retention.jobs_s, inputs_s=retention.inputs_s, outputs_s=retention.outputs_s)
 
     # -- reading ------------------------------------------------------------------------------------------------------------------
 
@@ -177,6 +212,20 @@ class JobRecords:
         """The lease member of the execution that runs the job, or ran it last."""
         found = cast("bytes | None", self._redis.hget(job_key(job_id), "execution"))
         return found.decode() if found else None
+
+    def status(self, job_id: str) -> JobStatus | None:
+        """The state of a job, if there is such a job."""
+        found = cast("bytes | None", self._redis.hget(job_key(job_id), "status"))
+        return JobStatus(found.decode()) if found else None
+
+    def news(self, job_id: str, after: str) -> tuple[JobRecord | None, list[tuple[str, JobEvent]]]:
+        """The record, and what was told of the job since the entry ``after`` of its stream, as of one moment."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hgetall(job_key(job_id))
+            pipe.xrange(stream_key(job_id), f"({after}")
+            fields, entries = pipe.execute()
+        told = [(entry.decode(), JobEvent(values[b"event"].decode())) for entry, values in entries]
+        return JobRecord.of(fields) if b"spec" in fields else None, told
 
     def page(
         self,
@@ -224,13 +273,18 @@ class JobRecords:
 
     # -- changing state -----------------------------------------------------------------------------------------------------------
 
-    def create(self, spec: JobSpec) -> None:
-        """Record a job as queued. It counts as being accepted until ``accepted`` is called."""
+    def create(self, spec: JobSpec, *, queued_jobs: int = 0) -> None:
+        """Record a job as queued. It counts as being accepted until ``accepted`` is called.
+
+        Raises ``TooManyQueued`` where the tenant has as many jobs waiting as its policy allows, or ``queued_jobs`` (0: any number).
+        """
         deadline = milliseconds(spec.deadline_at) if spec.deadline_at else ""
-        self._create(
-            keys=[job_key(spec.id), tenant_key(spec.tenant), ACCEPTING, DEADLINES, COUNTS],
-            args=[spec.id, spec.model_dump_json(exclude_none=True), milliseconds(spec.created_at), deadline],
-        )
+        keys = [job_key(spec.id), tenant_key(spec.tenant), ACCEPTING, DEADLINES, COUNTS, usage_key(spec.key_id, spec.created_at.date())]
+        keys += [tenant_counts_key(spec.tenant), policy_key(spec.tenant)]
+        args: list[str | int] = [spec.id, spec.model_dump_json(exclude_none=True), milliseconds(spec.created_at), deadline]
+        found = cast("int", self._create(keys=keys, args=[*args, USAGE_TTL_S, queued_jobs]))
+        if found < 0:
+            raise TooManyQueued(f"{-found} jobs wait, which is all that may", limit=-found)
 
     def reserve(self, wanted: Reservation) -> Reservation:
         """Hold an idempotency key for a short while: the reservation that has it now, ``wanted`` or an earlier one."""
@@ -263,20 +317,11 @@ class JobRecords:
 
     def begin(self, spec: JobSpec, lease: str) -> tuple[Verdict, int]:
         """An execution holding ``lease`` begins the job: the verdict, and which attempt this is."""
-        now = utc_now()
-        row = WebhookRow.of(spec.request.webhook, JobEvent.STARTED, job_id=spec.id, tenant=spec.tenant, at=now)
+        keys, told = telling(Event.now(JobEvent.STARTED, tenant=spec.tenant, job_id=spec.id), spec.request.webhook)
         verdict, attempts = cast(
             "tuple[bytes, int]",
             self._begin(
-                keys=[job_key(spec.id), leases_key(spec.queue), COUNTS, stream_key(spec.id), OUTBOX, webhook_key(row.id if row else "")],
-                args=[
-                    lease,
-                    now.isoformat(),
-                    milliseconds(now),
-                    JobEvent.STARTED,
-                    row.id if row else "",
-                    row.model_dump_json() if row else "",
-                ],
+                keys=[job_key(spec.id), leases_key(spec.queue), COUNTS, *_tenant_keys(spec)[:2], *keys], args=[lease, spec.id, *told]
             ),
         )
         return cast("Verdict", verdict.decode()), attempts
@@ -294,21 +339,14 @@ class JobRecords:
         return self._end(spec, JobStatus.RUNNING, outcome, lease=lease, lapsed_before=f"{lapsed_before_s}") == 1
 
     def _end(self, spec: JobSpec, source: JobStatus, outcome: Outcome, *, lease: str = "", lapsed_before: str = "") -> int:
-        now = utc_now()
-        event = TERMINAL_EVENTS[outcome.status]
-        row = WebhookRow.of(spec.request.webhook, event, job_id=spec.id, tenant=spec.tenant, at=now)
-        keys = [
-            job_key(spec.id),
-            leases_key(spec.queue),
-            stream_key(spec.id),
-            OUTBOX,
-            webhook_key(row.id if row else ""),
-            EXPIRY,
-            DEADLINES,
-        ]
-        keys += [COUNTS, queue_key(spec.queue), intermediate_key(spec.queue), *message_keys(spec.id), durations_key(spec.model)]
-        args: list[str | int] = [spec.id, source, outcome.status, now.isoformat(), milliseconds(now), milliseconds(now + self._retention)]
-        args += [event, row.id if row else "", row.model_dump_json() if row else "", lease, lapsed_before, *outcome.fields()]
+        event = Event.now(TERMINAL_EVENTS[outcome.status], tenant=spec.tenant, job_id=spec.id)
+        told_keys, told = telling(event, spec.request.webhook)
+        keys = [job_key(spec.id), leases_key(spec.queue), EXPIRY, DEADLINES, COUNTS, queue_key(spec.queue), intermediate_key(spec.queue)]
+        keys += [*message_keys(spec.id), durations_key(spec.model), usage_key(spec.key_id, event.occurred_at.date()), *_tenant_keys(spec)]
+        keys += [policy_key(spec.tenant), INPUTS_EXPIRY, OUTPUTS_EXPIRY, *told_keys]
+        pixels = sum(output.width * output.height for output in outcome.outputs)
+        args: list[str | int] = [spec.id, source, outcome.status, self._keep_ms[0], lease, lapsed_before]
+        args += [len(outcome.outputs), pixels, USAGE_TTL_S, spec.tenant, *self._keep_ms[1:], *told, *outcome.fields()]
         return cast("int", self._finish(keys=keys, args=args))
 
     def requeue(self, spec: JobSpec, lease: str, *, lapsed_before_s: float | None = None) -> bool:
@@ -317,10 +355,10 @@ class JobRecords:
         Without a time: by the worker that holds it, which costs no attempt.
         """
         args: list[str | int] = [spec.id, lease, "" if lapsed_before_s is None else f"{lapsed_before_s}", int(lapsed_before_s is None)]
-        args.append(lease.rpartition(":")[2])
+        args += [lease.rpartition(":")[2], spec.tenant]
         queue = spec.queue
         keys = [job_key(spec.id), leases_key(queue), queue_key(queue), intermediate_key(queue), COUNTS, *message_keys(spec.id)]
-        keys.append(execution_key(lease))
+        keys += [execution_key(lease), *_tenant_keys(spec)]
         return bool(self._requeue(keys=keys, args=args))
 
     def cancel(self, job_id: str, tenant: str) -> JobRecord:
@@ -339,9 +377,27 @@ class JobRecords:
 
     # -- while it runs ------------------------------------------------------------------------------------------------------------
 
-    def beat(self, job_id: str, lease: str, step: int, steps: int, *, preview: str | None = None) -> Beat:
-        """Store how far a running job is, with the key of its preview if there is one, and hear what became of it."""
-        return _BEATS[cast("int", self._beat(keys=[job_key(job_id)], args=[lease, step, steps, preview or ""]))]
+    def beat(self, job_id: str, lease: str, step: int, steps: int, *, preview: str | None = None, number: int = 0) -> Beat:
+        """Store how far a running job is, with the key of its preview if there is one and which it is, and hear what became of it."""
+        args: list[str | int] = [lease, step, steps, preview or "", number]
+        return _BEATS[cast("int", self._beat(keys=[job_key(job_id), stream_key(job_id)], args=args))]
+
+    # -- tenants ------------------------------------------------------------------------------------------------------------------
+
+    def policy(self, tenant: str) -> dict[str, str]:
+        """What a tenant has of its own; see ``service/tenant_commands.py`` for the names."""
+        found = cast("dict[bytes, bytes]", self._redis.hgetall(policy_key(tenant)))
+        return {name.decode(): value.decode() for name, value in found.items()}
+
+    def set_policy(self, tenant: str, changes: Mapping[str, int | str | None]) -> None:
+        """Change it, from the next script on; ``None`` goes back to the settings."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            for name, value in changes.items():
+                if value is None:
+                    pipe.hdel(policy_key(tenant), name)
+                else:
+                    pipe.hset(policy_key(tenant), name, str(value))
+            pipe.execute()
 
     # -- housekeeping -------------------------------------------------------------------------------------------------------------
 
@@ -356,6 +412,26 @@ class JobRecords:
     def past_retention(self, now: datetime) -> list[str]:
         """Jobs that are to be deleted."""
         return self._due(EXPIRY, now)
+
+    def inputs_past_retention(self, now: datetime) -> list[str]:
+        """Jobs whose inputs are to be deleted before they are."""
+        return self._due(INPUTS_EXPIRY, now)
+
+    def outputs_past_retention(self, now: datetime) -> list[str]:
+        """Jobs whose outputs are to be deleted before they are."""
+        return self._due(OUTPUTS_EXPIRY, now)
+
+    def mark_outputs_deleted(self, job_id: str) -> None:
+        """Give out no more URLs of a job's outputs: they are about to be deleted."""
+        self._strip(keys=[job_key(job_id)])
+
+    def forget_inputs(self, job_id: str) -> None:
+        """They are gone."""
+        self._redis.zrem(INPUTS_EXPIRY, job_id)
+
+    def forget_outputs(self, job_id: str) -> None:
+        """They are gone."""
+        self._redis.zrem(OUTPUTS_EXPIRY, job_id)
 
     def _due(self, key: str, now: datetime, limit: int = 500) -> list[str]:
         return [job_id.decode() for job_id in cast("Iterable[bytes]", self._redis.zrangebyscore(key, 0, milliseconds(now), 0, limit))]
@@ -372,6 +448,22 @@ class JobRecords:
         """The bytes are gone."""
         self._redis.zrem(UPLOADS, f"{tenant}/{upload_id}")
 
+    def expect_leftovers(self, spec: JobSpec) -> None:
+        """There may be objects of this job that no record names: what an execution stored that did not come to its commit."""
+        self._redis.zadd(LEFTOVERS, {f"{spec.tenant}/{spec.id}": milliseconds(utc_now())}, nx=True)
+
+    def leftovers(self, now: datetime) -> list[tuple[str, str]]:
+        """Tenant and id of jobs that may have left objects behind."""
+        return [(tenant, job_id) for tenant, _, job_id in (member.partition("/") for member in self._due(LEFTOVERS, now))]
+
+    def put_off_leftovers(self, tenant: str, job_id: str, until: datetime) -> None:
+        """It cannot be said yet which they are: the job has not ended."""
+        self._redis.zadd(LEFTOVERS, {f"{tenant}/{job_id}": milliseconds(until)}, xx=True)
+
+    def forget_leftovers(self, tenant: str, job_id: str) -> None:
+        """They are gone."""
+        self._redis.zrem(LEFTOVERS, f"{tenant}/{job_id}")
+
     def delete(self, spec: JobSpec, *, only_if: Literal["unaccepted", "ended"] | None = None) -> bool:
         """Remove every trace of a job from Redis; where it has ``ended``, on its owner's word, the webhooks that it is owed too.
 
@@ -379,14 +471,21 @@ class JobRecords:
         """
         keys = [job_key(spec.id), tenant_key(spec.tenant), COUNTS, queue_key(spec.queue), intermediate_key(spec.queue), stream_key(spec.id)]
         keys += [*message_keys(spec.id), ACCEPTING, DEADLINES, EXPIRY, OUTBOX, DEAD_LETTERS, leases_key(spec.queue)]
-        return bool(self._delete(keys=keys, args=[spec.id, only_if or ""]))
+        keys += [usage_key(spec.key_id, spec.created_at.date()), *_tenant_keys(spec), INPUTS_EXPIRY, OUTPUTS_EXPIRY]
+        keys += [deliveries_key(spec.tenant), dead_key(spec.tenant)]
+        return bool(self._delete(keys=keys, args=[spec.id, only_if or "", spec.tenant]))
 
     def forget(self, job_id: str) -> None:
         """Take an id off the lists of what is due: its record is gone."""
         with self._redis.pipeline(transaction=True) as pipe:
-            for index in (ACCEPTING, DEADLINES, EXPIRY):
+            for index in (ACCEPTING, DEADLINES, EXPIRY, INPUTS_EXPIRY, OUTPUTS_EXPIRY):
                 pipe.zrem(index, job_id)
             pipe.execute()
+
+
+def _tenant_keys(spec: JobSpec) -> tuple[str, str, str, str]:
+    """A tenant's counts, its running jobs, its line in the job's queue, and that queue's turns."""
+    return tenant_counts_key(spec.tenant), running_key(spec.tenant), line_key(spec.queue, spec.tenant), turns_key(spec.queue)
 
 
 def recipe_of(request: JobRequest, model: str, revision: str) -> dict[str, Any]:
@@ -410,11 +509,13 @@ def public(record: JobRecord, storage: Storage, *, position: int | None = None, 
         started_at=record.started_at,
         finished_at=record.finished_at if shown.terminal else None,
         attempts=record.attempts,
-        outputs=tuple(_public_output(output, storage) for output in record.outputs) if shown is JobStatus.SUCCEEDED else (),
+        outputs=tuple(_public_output(output, None if record.outputs_deleted else storage) for output in record.outputs)
+        if shown is JobStatus.SUCCEEDED
+        else (),
         recipe=recipe | (record.runtime if shown.terminal else {}),
         error=record.error if shown.terminal else None,
         metadata=spec.request.metadata,
-        urls=JobUrls(self=f"/v1/jobs/{spec.id}", cancel=f"/v1/jobs/{spec.id}/cancel"),
+        urls=JobUrls(self=f"/v1/jobs/{spec.id}", cancel=f"/v1/jobs/{spec.id}/cancel", events=f"/v1/jobs/{spec.id}/events"),
     )
 
 
@@ -423,6 +524,9 @@ def _progress(record: JobRecord, storage: Storage, shown: JobStatus) -> Progress
     return Progress(step=record.step, steps=record.steps, preview_url=storage.presign_get(preview) if preview else None)
 
 
-def _public_output(output: StoredOutput, storage: Storage) -> JobOutput:
+def _public_output(output: StoredOutput, storage: Storage | None) -> JobOutput:
+    """An output with fresh URLs; without ``storage`` it is deleted and has none."""
+    if storage is None:
+        return JobOutput(url=None, **output.model_dump(exclude={"key", "layers"}))
     layers = {name: storage.presign_get(key) for name, key in output.layers.items()}
     return JobOutput(url=storage.presign_get(output.key), layers=layers or None, **output.model_dump(exclude={"key", "layers"}))

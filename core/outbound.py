@@ -21,12 +21,19 @@ from core.settings import Outbound
 
 MAX_REDIRECTS = 3
 # Threads of their own: a slow name server must not take those that everything else waits for, and a lookup cannot be broken off.
-_RESOLVERS = ThreadPoolExecutor(16, "dns")
+_RESOLVERS = ThreadPoolExecutor(64, "dns")
 _NAT64 = IPv6Network("64:ff9b::/96")
 _6TO4 = IPv6Network("2002::/16")
 _COMPATIBLE = IPv6Network("::/96")
-_NEVER = (IPv6Network("fec0::/10"), IPv6Network("64:ff9b:1::/48"), IPv4Network("192.88.99.0/24"))
-"""Site-local, local NAT64 and 6to4 relays: Python 3.11 takes them for global."""
+_NEVER = (
+    IPv6Network("fec0::/10"),
+    IPv6Network("64:ff9b:1::/48"),
+    IPv4Network("192.88.99.0/24"),
+    IPv4Network("192.0.0.0/24"),
+    IPv4Network("168.63.129.16/32"),
+)
+"""What Python 3.11 takes for global: site-local, local NAT64, 6to4 relays, protocol assignments (Oracle's metadata service is among them); and what
+is global by the registry and yet leads to the host that one runs on (Azure's agent)."""
 
 
 class AddressNotAllowed(httpcore.ConnectError):
@@ -105,7 +112,9 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
 
 def client(settings: Outbound) -> httpx.AsyncClient:
     """An HTTP client that connects only where callers may send it. Denied hosts raise ``httpx.ConnectError``."""
-    transport = httpx.AsyncHTTPTransport(retries=0, trust_env=False)
+    # Its users bound what they do at once. A pool that is full would make one receiver wait for another.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+    transport = httpx.AsyncHTTPTransport(retries=0, trust_env=False, limits=limits)
     # httpx has no argument for httpcore's network backend; tests/core/test_outbound.py counts connections through this.
     transport._pool._network_backend = _GuardedBackend(settings)  # noqa: SLF001
     return httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=settings.timeout_s)

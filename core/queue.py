@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
@@ -62,13 +62,28 @@ def intermediate_key(queue: str) -> str:
 
 
 def leases_key(queue: str) -> str:
-    """RQ's started registry: members ``{job}:{execution}``, scored by when the lease lapses (s)."""
+    """RQ's started registry: members ``{job}:{execution}``, scored by when the lease lapses (s, by the clock of Redis)."""
     return f"rq:wip:{queue}"
 
 
 def execution_key(lease_member: str) -> str:
     """RQ's own key for one execution."""
     return f"rq:execution:{lease_member}"
+
+
+def turns_key(queue: str) -> str:
+    """The tenants that have jobs waiting in a queue, by when each last had its turn."""
+    return f"outfill:turns:{queue}"
+
+
+def line_key(queue: str, tenant: str) -> str:
+    """A tenant's jobs that wait in a queue, in the order in which they came."""
+    return f"outfill:line:{queue}:{tenant}"
+
+
+def running_key(tenant: str) -> str:
+    """A tenant's jobs that workers hold."""
+    return f"outfill:running:{tenant}"
 
 
 def message_keys(job_id: str) -> tuple[str, str]:
@@ -89,19 +104,46 @@ class JobQueue:
         self._redis = connection
         self._fsync_timeout_ms = fsync_timeout_ms
         self._unretried = redis.Redis.from_pool(_without_retries(connection))
+        self._rq_queues: dict[str, Queue] = {}
+        self._line = connection.register_script(lua("line"))
+        self._position = connection.register_script(lua("position"))
         self._claim = connection.register_script(lua("claim"))
         self._strays = connection.register_script(lua("strays"))
 
     def rq_queue(self, queue: str) -> Queue:
-        """RQ's object for a queue."""
-        return Queue(queue, connection=self._redis, serializer=JSONSerializer)
+        """RQ's object for a queue. Kept: a new one asks Redis for its version first."""
+        return self._rq_queues.setdefault(queue, Queue(queue, connection=self._redis, serializer=JSONSerializer))
 
     def push(self, spec: JobSpec) -> None:
         """Queue the job, once however often this is called, and wait until it is on disk. Raises ``Unavailable``."""
         with suppress(DuplicateJobError):  # an earlier try arrived and its answer was lost
             self.rq_queue(spec.queue).enqueue_call(TASK, job_id=spec.id, unique=True, timeout=-1, result_ttl=0, description=spec.id)
+        self.line_up(spec)
+        self.wait_until_durable()
+
+    def wait_until_durable(self) -> None:
+        """Return when all that was written to Redis before is on disk. Raises ``Unavailable`` if that takes too long."""
         if self._fsync_timeout_ms:
             self._wait_for_fsync()
+
+    def line_up(self, spec: JobSpec) -> None:
+        """Let a job that RQ has queued be claimed. Doing it again changes nothing."""
+        keys = [f"outfill:job:{spec.id}", queue_key(spec.queue), line_key(spec.queue, spec.tenant), turns_key(spec.queue)]
+        self._line(keys=keys, args=[spec.id, spec.tenant])
+
+    def out_of_line(self, queue: str, limit: int = 1000) -> list[str]:
+        """Jobs at the front of a queue that nobody lined up: the API died right after it queued them."""
+        ids = [job_id.decode() for job_id in cast("list[bytes]", self._redis.lrange(queue_key(queue), 0, 0))]
+        if not ids or self._redis.hexists(f"outfill:job:{ids[0]}", "place"):
+            return []
+        return [job_id.decode() for job_id in cast("list[bytes]", self._redis.lrange(queue_key(queue), 0, limit - 1))]
+
+    def drop(self, queue: str, job_id: str) -> None:
+        """Forget a queued id whose record is gone, with RQ's message."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.lrem(queue_key(queue), 0, job_id)
+            pipe.delete(*message_keys(job_id))
+            pipe.execute()
 
     def _wait_for_fsync(self) -> None:
         # WAITAOF speaks of the writes of its own connection, so a write goes first on that connection: the log is in order, hence
@@ -114,20 +156,39 @@ class JobQueue:
                 if local >= 1:
                     return
                 break
-        raise Unavailable("Redis did not confirm the job on disk in time")
+        raise Unavailable("Redis did not confirm in time that it is on disk")
 
-    def claim(self, models: Sequence[str], count: int, *, overdue_s: float) -> list[tuple[str, str]]:
-        """Take up to ``count`` jobs of ``models``: pairs of queue name and job id, which now stand on intermediate lists."""
-        keys = [queue_key(queue_name(model, priority)) for priority in PRIORITIES for model in models]
-        overdue = f"job_{ULID.from_timestamp(time.time() - overdue_s)}"
-        taken = [item.decode() for item in cast("list[bytes]", self._claim(keys=keys, args=[count, len(models), overdue]))]
+    def claim(
+        self, models: Sequence[str], count: int, *, overdue_s: float, running_jobs: int = 0, spare_bulk: bool = False
+    ) -> list[tuple[str, str]]:
+        """Take up to ``count`` jobs of ``models``: pairs of queue name and job id, which now stand on intermediate lists.
+
+        Of a tenant without a number of its own workers hold at most ``running_jobs`` (0: any number). ``spare_bulk`` leaves bulk jobs.
+        """
+        priorities = [priority for priority in PRIORITIES if not (spare_bulk and priority is Priority.BULK)]
+        names = [queue_name(model, priority) for priority in priorities for model in models]
+        keys = [*map(queue_key, names), *map(turns_key, names)]
+        args: list[str | int] = [count, len(models), "", running_jobs, *(line_key(name, "") for name in names)]
+        args[2] = f"job_{ULID.from_timestamp(time.time() - overdue_s)}"
+        taken = [item.decode() for item in cast("list[bytes]", self._claim(keys=keys, args=args))]
         prefix = len(Queue.redis_queue_namespace_prefix)
         return [(key[prefix:], job_id) for key, job_id in zip(taken[::2], taken[1::2], strict=True)]
 
     def give_back_strays(self, queue: str) -> int:
         """Put ids that were claimed and never leased back at the front; returns how many."""
-        keys = [queue_key(queue), intermediate_key(queue), f"outfill:strays:{queue}"]
-        return cast("int", self._strays(keys=keys, args=[120]))
+        keys = [queue_key(queue), intermediate_key(queue), f"outfill:strays:{queue}", turns_key(queue)]
+        return cast("int", self._strays(keys=keys, args=[120, line_key(queue, "")]))
+
+    def let_go(self, job_id: str) -> None:
+        """A claimed job that cannot be begun is not its tenant's to hold."""
+        tenant = cast("bytes | None", self._redis.hget(f"outfill:job:{job_id}", "tenant"))
+        if tenant is not None:
+            self._redis.srem(running_key(tenant.decode()), job_id)
+
+    def now_s(self) -> float:
+        """Unix time by the clock of Redis: leases go by this one alone, whatever the clocks of workers and stewards say."""
+        seconds, microseconds = self._redis.time()
+        return seconds + microseconds / 1e6
 
     def lapsed(self, queue: str, now_s: float) -> list[str]:
         """Lease members whose time is over."""
@@ -157,9 +218,14 @@ class JobQueue:
         prefix = len(Queue.redis_queue_namespace_prefix)
         return sorted(member.decode()[prefix:] for member in members)
 
-    def position(self, queue: str, job_id: str) -> int | None:
-        """How many jobs stand before this one in its queue; ``None`` if it has left it."""
-        return cast("int | None", cast("Any", self._redis).lpos(queue_key(queue), job_id))
+    def position(self, spec: JobSpec) -> int | None:
+        """How many jobs of its queue would be claimed before this one, as the tenants take turns now; ``None`` if it has left it."""
+        keys = [line_key(spec.queue, spec.tenant), turns_key(spec.queue)]
+        return cast("int | None", self._position(keys=keys, args=[spec.id, spec.tenant, line_key(spec.queue, "")]))
+
+    def next_position(self, queue: str, tenant: str) -> int:
+        """How many jobs of a queue would be claimed before one that a tenant adds now."""
+        return cast("int", self._position(keys=[line_key(queue, tenant), turns_key(queue)], args=["", tenant, line_key(queue, "")]))
 
     def head(self, queue: str) -> str | None:
         """The job that is next in a queue."""

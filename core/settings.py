@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import sys
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from api_schemas.access import Scope
+
+TENANT_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
@@ -25,9 +29,11 @@ class _Section(BaseModel):
 class ApiKey(_Section):
     """A caller. The key itself is never stored, only its SHA-256; ``outfill keys new`` prints both."""
 
-    tenant: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    tenant: Annotated[str, StringConstraints(pattern=TENANT_NAME.pattern)]
     key_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     webhook_secret: SecretStr
+    scopes: tuple[Scope, ...] = tuple(Scope)
+    requests_per_minute: int | None = Field(default=None, ge=0)
 
     @field_validator("webhook_secret")
     @classmethod
@@ -68,13 +74,30 @@ class S3(_Section):
 class Auth(_Section):
     """Who may call."""
 
-    keys: tuple[ApiKey, ...] = Field(default=(), description='JSON list of `{"tenant", "key_sha256", "webhook_secret"}`.')
+    keys: tuple[ApiKey, ...] = Field(
+        default=(),
+        description='JSON list of `{"tenant", "key_sha256", "webhook_secret"}`, and if wanted `"scopes"` and `"requests_per_minute"`: '
+        "keys beside those that `outfill keys create` makes.",
+    )
 
 
 class Limits(_Section):
     """What is accepted."""
 
+    requests_per_minute: int = Field(
+        default=6000, ge=0, description="Requests that one key may make, unless it has a number of its own; 0: any number."
+    )
+    queued_jobs: int = Field(
+        default=10_000, ge=0, description="Jobs of one tenant that may wait, unless `outfill tenants set` says otherwise; 0: any number."
+    )
+    running_jobs: int = Field(
+        default=0,
+        ge=0,
+        description="Jobs of one tenant that workers may hold at once, unless `outfill tenants set` says otherwise; 0: any number.",
+    )
+
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="Of a request body.")
+    body_timeout_s: float = Field(default=120.0, gt=0, description="For a request body to arrive in; then 408.")
     max_image_bytes: int = Field(default=32 * 2**20, ge=1024, description="Of one encoded image.")
     max_image_pixels: int = Field(default=80_000_000, ge=1, description="Width times height of one image, input or output.")
 
@@ -103,8 +126,20 @@ class Webhooks(_Section):
         default=(5, 300, 1800, 7200, 18000, 36000, 36000),
         description="Pauses between attempts (JSON list); then the webhook is a dead letter.",
     )
-    concurrency: int = Field(default=32, ge=1, description="Deliveries in flight at once.")
+    concurrency: int = Field(default=64, ge=1, description="Deliveries in flight at once.")
+    concurrency_per_tenant: int = Field(default=16, ge=1, description="Of one tenant, so that slow receivers keep only their own waiting.")
+    concurrency_per_endpoint: int = Field(default=4, ge=1, description="To one endpoint.")
     poll_s: float = Field(default=0.25, gt=0, description="How often the outbox is looked at.")
+    max_endpoints: int = Field(default=16, ge=0, description="Endpoints that a tenant may register.")
+    kept_s: int = Field(default=7 * 86400, ge=60, description="How long deliveries and dead letters are kept after their end.")
+
+
+class Events(_Section):
+    """Server-sent events."""
+
+    heartbeat_s: float = Field(default=15.0, gt=0, description="A stream that has nothing to tell says so this often.")
+    streams: int = Field(default=1000, ge=1, description="Streams open at one API process; then 429.")
+    streams_per_tenant: int = Field(default=100, ge=1, description="Of one tenant.")
 
 
 class Models(_Section):
@@ -165,13 +200,15 @@ class Steward(_Section):
     """The housekeeper."""
 
     period_s: float = Field(default=5.0, gt=0, description="Between two rounds.")
-    lock_s: float = Field(default=15.0, gt=0, description="A steward silent for this long loses its place to a spare.")
+    lock_s: float = Field(default=10.0, gt=0, description="A steward silent for this long loses its place to a spare.")
 
 
 class Retention(_Section):
     """When things are deleted."""
 
     jobs_s: int = Field(default=7 * 86400, ge=1, description="Records, inputs and outputs, after the job ended.")
+    inputs_s: int | None = Field(default=None, ge=0, description="Inputs, after the job ended; empty: as long as the record.")
+    outputs_s: int | None = Field(default=None, ge=0, description="Outputs, after the job ended; empty: as long as the record.")
     uploads_s: int = Field(default=86400, ge=60, description="Uploads, after they were asked for.")
 
 
@@ -203,6 +240,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     outbound: Outbound = Outbound()
     webhooks: Webhooks = Webhooks()
+    events: Events = Events()
     models: Models = Models()
     worker: Worker = Worker()
     quality: Quality = Quality()

@@ -7,7 +7,7 @@ uploads/{tenant}/{upload}                       bytes kept for a later job
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,6 +132,13 @@ class Storage:
     def delete_job(self, tenant: str, job_id: str) -> None:
         """Delete all objects of a job."""
         self.delete(key for prefix in job_prefixes(tenant, job_id) for key in self.keys(prefix))
+
+    def delete_outputs(self, tenant: str, job_id: str, *, but: Collection[str]) -> int:
+        """Delete what the executions of a job stored, ``but`` some of it; returns how many objects those were."""
+        _, prefix = job_prefixes(tenant, job_id)
+        unwanted = [key for key in self.keys(prefix) if key not in but]
+        self.delete(unwanted)
+        return len(unwanted)
 
     def presign_get(self, key: str) -> str:
         """A URL from which anyone can read the object for a while."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,28 +18,41 @@ from redis.asyncio import Redis as AsyncRedis
 from api_schemas.errors import Problem
 from core import logging, outbound, queue
 from core.catalogue import Catalogue
+from core.events import Endpoints, Outbox
 from core.jobs import JobRecords
 from core.queue import JobQueue
 from core.settings import Settings
 from core.storage import Storage
 from service import bodies, problems
 from service.deps import Services
+from service.keys import KeyRing
+from service.listeners import Listeners
 from service.metrics import ApiMetrics
 from service.middleware import BodyLimit, RequestContext
-from service.routes import health, jobs, models, uploads
+from service.routes import events, health, jobs, models, uploads, usage, webhooks
 
+LISTENING = "outfill-listening"
+"""What the connection of those who wait is called in Redis' list of clients."""
 _PROBLEM = {"model": Problem, "content": {"application/problem+json": {}}}
 
 
 def build_services(settings: Settings) -> Services:
     """Connect the parts of one process."""
     connection = queue.connect(settings.redis)
+    records = JobRecords.of(connection, settings.retention)
+    # Without a limit on reading: it waits for messages.
+    listening = AsyncRedis.from_url(
+        settings.redis.url.get_secret_value(), socket_timeout=None, socket_keepalive=True, client_name=LISTENING
+    )
     return Services(
         settings=settings,
         connection=connection,
-        waiting=AsyncRedis.from_url(settings.redis.url.get_secret_value(), socket_timeout=None),
+        listeners=Listeners(listening, records, settings.events),
+        keys=KeyRing(connection, settings),
         storage=Storage(settings.s3),
-        records=JobRecords(connection, retention_s=settings.retention.jobs_s),
+        records=records,
+        endpoints=Endpoints(connection),
+        outbox=Outbox(connection, kept_s=settings.webhooks.kept_s),
         queue=JobQueue(connection, fsync_timeout_ms=settings.redis.fsync_timeout_ms),
         catalogue=Catalogue(connection),
         http=outbound.client(settings.outbound),
@@ -52,9 +69,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.services = services
+        _on_stop_signal(services.listeners.close)
         yield
         await services.http.aclose()
-        await services.waiting.aclose()
+        await services.listeners.aclose()
         services.connection.close()
 
     app = FastAPI(
@@ -62,15 +80,31 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=version("outfill"),
         summary="Fills, extends, erases and replaces parts of images.",
         lifespan=lifespan,
-        responses={401: _PROBLEM, 404: _PROBLEM, 409: _PROBLEM, 413: _PROBLEM, 422: _PROBLEM, 503: _PROBLEM},
+        responses={401: _PROBLEM, 403: _PROBLEM, 404: _PROBLEM, 409: _PROBLEM, 413: _PROBLEM, 422: _PROBLEM, 429: _PROBLEM, 503: _PROBLEM},
     )
     problems.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes, timeout_s=settings.limits.body_timeout_s)
     app.add_middleware(RequestContext, metrics=services.metrics)  # outermost: it counts refusals too
-    for module in (health, jobs, uploads, models):
+    for module in (health, jobs, events, uploads, models, webhooks, usage):
         app.include_router(module.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+def _on_stop_signal(call: Callable[[], None]) -> None:
+    """Call it too when the process is told to end: uvicorn tells the application only after the last open answer has ended."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        earlier = signal.getsignal(number)
+
+        def stop(number: int, frame: FrameType | None, earlier: Any = earlier) -> None:
+            loop.call_soon_threadsafe(call)
+            if callable(earlier):
+                earlier(number, frame)
+
+        signal.signal(number, stop)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -1,21 +1,25 @@
-"""Who is calling: bearer keys, of which only the hashes are known."""
+"""Who is calling, and whether it may: a bearer key with a scope. A route says what it demands by the type of its ``caller``."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+import structlog
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
-from api_schemas.errors import Unauthenticated
-from core.settings import ApiKey
+from api_schemas.access import Scope
+from api_schemas.errors import MissingScope, RateLimited, Unauthenticated
 from service.deps import Parts
+from service.keys import Admission, hash_key
 
-_bearer = HTTPBearer(auto_error=False, description="An API key; `outfill keys new` makes one.")
+_log = structlog.get_logger(__name__)
+_bearer = HTTPBearer(auto_error=False, description="An API key; `outfill keys create` makes one.")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+_REFUSALS = {"unknown": "the key is not known", "revoked": "the key was revoked", "expired": "the key has expired"}
 
 
 @dataclass(frozen=True)
@@ -23,33 +27,44 @@ class Tenant:
     """An authenticated caller."""
 
     name: str
+    key_id: str
+    """Which of the tenant's keys it called with."""
 
 
-def hash_key(key: str) -> str:
-    """How a key is kept. Keys are random and long, so that a plain hash suffices."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def find_key(keys: tuple[ApiKey, ...], presented: str) -> ApiKey | None:
-    """The entry of a presented key. Takes the same time for every key."""
-    digest = hash_key(presented)
-    found = None
-    for entry in keys:
-        if hmac.compare_digest(entry.key_sha256, digest):
-            found = entry
-    return found
-
-
-def _caller(parts: Parts, credentials: Credentials) -> Tenant:
+def _caller(request: Request, parts: Parts, credentials: Credentials, demanded: SecurityScopes) -> Tenant:
     if credentials is None:
         raise Unauthenticated("send Authorization: Bearer <key>")
-    entry = find_key(parts.settings.auth.keys, credentials.credentials)
-    if entry is None:
-        raise Unauthenticated("the key is not known")
-    return Tenant(entry.tenant)
+    found = parts.keys.admit(credentials.credentials)
+    request.state.key = {"key": found.key_id, "tenant": found.tenant} if found.key_id else {}
+    request.state.rate_limit = rate_limit_headers(found)
+    if found.verdict in _REFUSALS:
+        client = request.client.host if request.client else None
+        _log.warning("key_refused", why=found.verdict, client=client, method=request.method, path=request.url.path, **request.state.key)
+        raise Unauthenticated(_REFUSALS[found.verdict])
+    if found.verdict == "limited":
+        wait_s = max(math.ceil(found.wait_ms / 1000), 1)
+        raise RateLimited(f"the key may make {found.limit} requests a minute; the next one in {wait_s} s", retry_after_s=wait_s)
+    for scope in demanded.scopes:
+        if scope not in found.scopes:
+            raise MissingScope(scope)
+    return Tenant(found.tenant, found.key_id)
 
 
-Caller = Annotated[Tenant, Depends(_caller)]
+def rate_limit_headers(found: Admission) -> dict[str, str]:
+    """What a caller is told of its rate: the two fields of draft-ietf-httpapi-ratelimit-headers-10."""
+    if not found.limit:
+        return {}
+    full_s = math.ceil(found.full_ms / 1000)
+    return {"RateLimit-Policy": f'"requests";q={found.limit};w=60', "RateLimit": f'"requests";r={found.left};t={full_s}'}
+
+
+JobsReader = Annotated[Tenant, Security(_caller, scopes=[Scope.JOBS_READ])]
+JobsWriter = Annotated[Tenant, Security(_caller, scopes=[Scope.JOBS_WRITE])]
+UploadsWriter = Annotated[Tenant, Security(_caller, scopes=[Scope.UPLOADS_WRITE])]
+ModelsReader = Annotated[Tenant, Security(_caller, scopes=[Scope.MODELS_READ])]
+WebhooksReader = Annotated[Tenant, Security(_caller, scopes=[Scope.WEBHOOKS_READ])]
+WebhooksWriter = Annotated[Tenant, Security(_caller, scopes=[Scope.WEBHOOKS_WRITE])]
+UsageReader = Annotated[Tenant, Security(_caller, scopes=[Scope.USAGE_READ])]
 
 
 def _scraper(parts: Parts, credentials: Credentials) -> None:

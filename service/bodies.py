@@ -1,9 +1,9 @@
-"""Reads a job request from JSON, or from multipart/form-data: a ``request`` part and the files that it names; and what a repetition changes."""
+"""Reads a job request from JSON, or from multipart/form-data: a ``request`` part and the files that it names; and smaller bodies."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
@@ -23,11 +23,15 @@ from api_schemas.requests import (
     ReplaceBackgroundRequest,
     job_request,
 )
+from api_schemas.webhooks import EndpointChanges, EndpointRequest, RotateRequest
 from service.deps import Parts
 from service.problems import InvalidRequest, invalid
 
+M = TypeVar("M", bound=BaseModel)
 JobBody = tuple[JobRequest, dict[str, bytes]]
 _MAX_FILES = 8
+_MAX_MARKS = 20_000
+"""Commas and colons of a request: two prompts of nothing else, its metadata, and more fields than there are."""
 _MODELS: dict[Operation, type[BaseModel]] = {
     Operation.INPAINT: InpaintRequest,
     Operation.ERASE: EraseRequest,
@@ -70,7 +74,7 @@ async def _read_body(request: Request, parts: Parts) -> JobBody:
                 return await _read_form(form)
         if kind not in ("application/json", ""):
             raise Invalid("send application/json or multipart/form-data", field="Content-Type")
-        return await run_in_threadpool(job_request.validate_json, await request.body()), {}
+        return await run_in_threadpool(_job_request, await request.body()), {}
     except ValidationError as error:
         raise invalid(error) from error
 
@@ -90,27 +94,59 @@ async def _read_form(form: FormData) -> JobBody:
             files[name] = content
     if text is None:
         raise InvalidRequest("the part that holds the JSON is missing", field="request", code="missing_field")
-    return await run_in_threadpool(job_request.validate_json, text), files
+    return await run_in_threadpool(_job_request, text.encode() if isinstance(text, str) else text), files
+
+
+def _job_request(text: bytes) -> JobRequest:
+    return job_request.validate_json(_checked(text))
+
+
+def _checked(text: bytes) -> bytes:
+    """JSON that has no more values than a request can have. Each one too many would cost an error of its own: a body of 64 MB minutes, and
+    gigabytes. Images in base64 have neither commas nor colons.
+    """
+    if text.count(b",") + text.count(b":") > _MAX_MARKS:
+        raise InvalidRequest("the JSON holds more values than any request has", field=None, code="invalid_json")
+    return text
 
 
 Body = Annotated[JobBody, Depends(_read_body)]
 
 
-async def _read_changes(request: Request) -> RepeatRequest:
+def json_body(model: type[M], *, required: bool = True) -> Callable[[Request], Awaitable[M]]:
+    """Reads a JSON body of a route that has no query. Not by FastAPI, which would take the body in before it asks for the key."""
+
+    async def read(request: Request) -> M:
+        no_query(request)
+        body = await request.body()
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if body and kind not in ("application/json", ""):
+            raise Invalid("send application/json" if required else "send application/json, or no body", field="Content-Type")
+        try:
+            return await run_in_threadpool(model.model_validate_json, _checked(body) if required else _checked(body) or b"{}")
+        except ValidationError as error:
+            raise invalid(error) from error
+
+    return read
+
+
+def no_query(request: Request) -> None:
+    """Refuses query parameters, on a route that has none."""
     if request.query_params:
         raise InvalidRequest("there is no such parameter", field=next(iter(request.query_params)), code="unknown_field")
-    body = await request.body()
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if body and kind not in ("application/json", ""):
-        raise Invalid("send application/json, or no body", field="Content-Type")
-    try:
-        return await run_in_threadpool(RepeatRequest.model_validate_json, body or b"{}")
-    except ValidationError as error:
-        raise invalid(error) from error
 
 
-Changes = Annotated[RepeatRequest, Depends(_read_changes)]
-REPEAT_BODY = {"required": False, "content": {"application/json": {"schema": {"$ref": _REF.format(model=RepeatRequest.__name__)}}}}
+def described(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
+    """The OpenAPI requestBody of a route with ``json_body``."""
+    content = {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
+    return {"requestBody": {"required": required, "content": content}}
+
+
+Changes = Annotated[RepeatRequest, Depends(json_body(RepeatRequest, required=False))]
+NewEndpoint = Annotated[EndpointRequest, Depends(json_body(EndpointRequest))]
+ChangedEndpoint = Annotated[EndpointChanges, Depends(json_body(EndpointChanges))]
+Rotation = Annotated[RotateRequest, Depends(json_body(RotateRequest, required=False))]
+NoQuery = Depends(no_query)
 
 
 def request_body() -> dict[str, Any]:
@@ -137,7 +173,7 @@ def request_body() -> dict[str, Any]:
 
 def schemas() -> Mapping[str, Any]:
     """The component schemas that the request bodies refer to."""
-    models: tuple[type[BaseModel], ...] = (*_MODELS.values(), RepeatRequest)
+    models: tuple[type[BaseModel], ...] = (*_MODELS.values(), RepeatRequest, EndpointRequest, EndpointChanges, RotateRequest)
     _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     found: dict[str, Any] = definitions["$defs"]
     return found

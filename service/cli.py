@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from service.keys import new_key, new_webhook_secret, settings_entry
+from service import key_commands, tenant_commands
 from service.local import LocalStack, StackError, StackOptions, run_until_signal
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Outfill: fills, extends, erases and replaces parts of images.")
-keys = typer.Typer(no_args_is_help=True, help="API keys.")
-app.add_typer(keys, name="keys")
+app.add_typer(key_commands.app, name="keys")
+app.add_typer(tenant_commands.app, name="tenants")
 _console = Console()
 
 
@@ -60,14 +59,6 @@ def demo(
     from service.demo import run_demo  # noqa: PLC0415 - the demo's photos come with the local extra
 
     raise typer.Exit(run_demo(out, data, _console))
-
-
-@keys.command("new")
-def keys_new(tenant: Annotated[str, typer.Option(help="Whose jobs the key sees.")] = "default") -> None:
-    """Make an API key and its entry for OUTFILL_AUTH__KEYS. The key is shown once and kept nowhere."""
-    key, secret = new_key(), new_webhook_secret()
-    typer.echo(f"key             {key}\nwebhook secret  {secret}")
-    typer.echo(f"settings        OUTFILL_AUTH__KEYS='[{json.dumps(settings_entry(tenant, key, secret))}]'")
 
 
 @app.command("models", add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -8,13 +8,15 @@ from typing import Annotated, cast
 import httpx
 import redis
 from fastapi import Depends, Request
-from redis.asyncio import Redis as AsyncRedis
 
 from core.catalogue import Catalogue
+from core.events import Endpoints, Outbox
 from core.jobs import JobRecords
 from core.queue import JobQueue
 from core.settings import Settings
 from core.storage import Storage
+from service.keys import KeyRing
+from service.listeners import Listeners
 from service.metrics import ApiMetrics
 
 
@@ -24,10 +26,13 @@ class Services:
 
     settings: Settings
     connection: redis.Redis
-    waiting: AsyncRedis
-    """For callers who wait for a job: one connection for each."""
+    listeners: Listeners
+    """Callers who wait for a job: one connection for all."""
+    keys: KeyRing
     storage: Storage
     records: JobRecords
+    endpoints: Endpoints
+    outbox: Outbox
     queue: JobQueue
     catalogue: Catalogue
     http: httpx.AsyncClient

@@ -18,16 +18,16 @@ from service.submit import Prepared, prepare
 
 async def dry_run(parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes]) -> DryRun:
     """Do all of accepting ``request`` but keeping it. Raises what accepting it would."""
-    return await run_in_threadpool(_describe, parts, await prepare(parts, caller, request, files))
+    return await run_in_threadpool(_describe, parts, caller.name, await prepare(parts, caller, request, files))
 
 
-def _describe(parts: Services, prepared: Prepared) -> DryRun:
+def _describe(parts: Services, tenant: str, prepared: Prepared) -> DryRun:
     request, card = prepared.request, prepared.model.card
     return DryRun(
         operation=request.operation,
         model=card.id,
         recipe=recipe_of(request, card.id, card.revision),
-        position=parts.queue.depth(queue_name(card.id, request.priority)),
+        position=parts.queue.next_position(queue_name(card.id, request.priority), tenant),
         estimate_s=seconds_until_done(parts.records, parts.queue, card.id, request.priority, workers=len(prepared.model.workers)),
     )
 

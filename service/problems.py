@@ -12,7 +12,17 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from api_schemas.errors import Invalid, OutfillError, Problem, Unauthenticated, Unavailable
+from api_schemas.errors import (
+    BodyTooSlow,
+    Invalid,
+    MissingScope,
+    OutfillError,
+    PayloadTooLarge,
+    Problem,
+    TooManyQueued,
+    Unauthenticated,
+    Unavailable,
+)
 from api_schemas.requests import FAULT, Operation
 
 _log = structlog.get_logger(__name__)
@@ -20,6 +30,7 @@ _log = structlog.get_logger(__name__)
 _CODES = {"extra_forbidden": "unknown_field", "missing": "missing_field", "json_invalid": "invalid_json"}
 """Codes of the faults that pydantic tells apart and callers may want to; all others are ``invalid_request``."""
 _MESSAGES = {"extra_forbidden": "there is no such field", "missing": "this field is required"}
+_LONGEST = 1000
 _TAGS = {"body", "query", *Operation}
 
 
@@ -56,15 +67,28 @@ def problem(error: OutfillError, request_id: str | None) -> JSONResponse:
         type="about:blank",
         title=error.title,
         status=error.status,
-        detail=error.detail,
+        detail=_short(error.detail),
         code=error.code,
-        field=error.field,
+        field=error.field and _short(error.field),
         request_id=request_id,
     )
-    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {}
+    headers = {}
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, (PayloadTooLarge, BodyTooSlow)):  # else the rest of the body would be read, to no end
+        headers["Connection"] = "close"
+    if isinstance(error, MissingScope):  # RFC 6750, section 3.1
+        headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, TooManyQueued):
+        headers |= {"RateLimit-Policy": f'"queued_jobs";q={error.limit}', "RateLimit": '"queued_jobs";r=0'}
     return JSONResponse(body.model_dump(exclude_none=True), error.status, headers, "application/problem+json")
+
+
+def _short(text: str) -> str:
+    """What a caller sent comes back in full only where it is no longer than a line or two."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def request_id(request: Request) -> str | None:

@@ -42,7 +42,7 @@ async def prepare(parts: Services, caller: Tenant, request: JobRequest, files: M
     models = await run_in_threadpool(parts.catalogue.models)
     resolved, card = resolve(request, models)
     if request.webhook is not None:
-        await check_webhook(parts, request.webhook.url)
+        await check_webhook(parts, request.webhook.url, "webhook.url")
     blobs = await sources.collect(parts, caller.name, request, files)
     limit = parts.settings.limits.max_image_pixels
     headers = await run_in_threadpool(intake.check, blobs, getattr(resolved, "mask_options", None), limit)
@@ -80,6 +80,7 @@ def new_spec(caller: Tenant, job_id: str, card: ModelCard, request: JobRequest, 
         request=request,
         inputs=inputs,
         created_at=now,
+        key_id=caller.key_id,
         deadline_at=now + timedelta(seconds=request.deadline_s) if request.deadline_s else None,
     )
 
@@ -95,12 +96,12 @@ def _references(tenant: str, job_id: str, headers: Mapping[str, Header], blobs: 
     return {name: intake.reference(input_key(tenant, job_id, name), headers[name], data) for name, data in blobs.items()}
 
 
-async def check_webhook(parts: Services, url: str) -> None:
+async def check_webhook(parts: Services, url: str, field: str) -> None:
     """Raises ``WebhookNotAllowed`` for a URL that nothing is sent to."""
     try:
         await outbound.check_destination(url, parts.settings.outbound)
     except UrlNotAllowed as error:
-        raise WebhookNotAllowed(error.detail, field="webhook.url") from error
+        raise WebhookNotAllowed(error.detail, field=field) from error
 
 
 def _keep(parts: Services, spec: JobSpec, store: Callable[[JobSpec], None], reservation: Reservation | None) -> None:
@@ -108,7 +109,7 @@ def _keep(parts: Services, spec: JobSpec, store: Callable[[JobSpec], None], rese
     this process dies half-way, the steward does.
     """
     try:
-        parts.records.create(spec)
+        parts.records.create(spec, queued_jobs=parts.settings.limits.queued_jobs)
         store(spec)
         if reservation is not None:
             _bind(parts, reservation, spec)
@@ -137,12 +138,14 @@ def enqueue(parts: Services, spec: JobSpec) -> None:
 
 
 def _take_back(parts: Services, spec: JobSpec) -> None:
-    """Best effort: what is left over the steward finds among the jobs that are being accepted.
+    """Best effort: what is left over the steward finds among the jobs that are being accepted, or that may have left objects.
 
     A job that a worker has begun already, or that was accepted by a retry of the same request, is left: there is no taking that back.
     """
     try:
+        parts.records.expect_leftovers(spec)  # with the record goes what leads to the objects
         if parts.records.delete(spec, only_if="unaccepted") or parts.records.find(spec.id) is None:
             parts.storage.delete_job(spec.tenant, spec.id)
+            parts.records.forget_leftovers(spec.tenant, spec.id)
     except (OutfillError, RedisError):
         _log.warning("take_back_failed", job=spec.id, exc_info=True)

@@ -177,6 +177,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, model_stor
         "OUTFILL_MODELS__DIRECTORIES": json.dumps({"tiny": str(tiny_model)}),
         "OUTFILL_WEBHOOKS__RETRY_DELAYS_S": "[0.2, 0.2, 0.2]",
         "OUTFILL_STEWARD__PERIOD_S": "1",
+        "OUTFILL_EVENTS__HEARTBEAT_S": "0.5",
+        "OUTFILL_EVENTS__STREAMS_PER_TENANT": "60",
         "OUTFILL_LIMITS__MAX_BODY_BYTES": str(24 * 2**20),
         "OUTFILL_LIMITS__MAX_IMAGE_BYTES": str(8 * 2**20),
     }

@@ -86,8 +86,15 @@ def paint(settings: Settings) -> int:
     device = _device(settings) if needs_torch else "cpu"
     warm = {card.id: _warm_engine(card, settings, device, metrics) for card in cards.values() if card.engine is not EngineKind.CUTOUT}
     connection = queue.connect(settings.redis)
-    records = JobRecords(connection, retention_s=settings.retention.jobs_s)
-    claims = Claims(connection, records, JobQueue(connection), lease_s=settings.worker.lease_s, overdue_s=settings.worker.overdue_s)
+    records = JobRecords.of(connection, settings.retention)
+    claims = Claims(
+        connection,
+        records,
+        JobQueue(connection),
+        lease_s=settings.worker.lease_s,
+        overdue_s=settings.worker.overdue_s,
+        running_jobs=settings.limits.running_jobs,
+    )
     worker = PaintWorker(
         settings,
         cards=cards,
@@ -117,7 +124,7 @@ def steward(settings: Settings) -> int:
         keeper = Steward(
             settings,
             connection=connection,
-            records=JobRecords(connection, retention_s=settings.retention.jobs_s),
+            records=JobRecords.of(connection, settings.retention),
             queue=JobQueue(connection),
             storage=Storage(settings.s3),
             catalogue=Catalogue(connection),

@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import redis
@@ -58,21 +59,24 @@ class _ManyExecutions(SimpleWorker):
 class Claims:
     """Takes leases, keeps them alive, gives them back. Thread-safe."""
 
-    def __init__(self, connection: redis.Redis, records: JobRecords, queue: JobQueue, *, lease_s: int, overdue_s: float) -> None:
+    def __init__(
+        self, connection: redis.Redis, records: JobRecords, queue: JobQueue, *, lease_s: int, overdue_s: float, running_jobs: int = 0
+    ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{str(ULID())[-6:]}"
         self._redis = connection
         self._records = records
         self._queue = queue
         self._lease_s = lease_s
-        self._overdue_s = overdue_s
+        self._overdue_s, self._running_jobs = overdue_s, running_jobs
         self._held: dict[str, Lease] = {}
         self._lock = threading.Lock()
         self._rq = _ManyExecutions([queue.rq_queue(NO_QUEUE)], name=self.name, connection=connection, serializer=JSONSerializer)
         self._rq.lease_s = lease_s
 
     def start(self) -> None:
-        """Make the worker known to RQ's tools."""
-        self._rq.register_birth()  # type: ignore[no-untyped-call]
+        """Make the worker known to RQ's tools. Doing it again changes nothing."""
+        with suppress(ValueError):  # the name is ours alone: an earlier call arrived and its answer was lost
+            self._rq.register_birth()  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
         """Take the worker off RQ's list."""
@@ -83,9 +87,9 @@ class Claims:
         with self._lock:
             return list(self._held.values())
 
-    def take(self, models: Sequence[str]) -> Lease | None:
-        """Claim, lease and begin the next job of ``models``; ``None`` if none waits."""
-        while claimed := self._queue.claim(models, 1, overdue_s=self._overdue_s):
+    def take(self, models: Sequence[str], *, spare_bulk: bool = False) -> Lease | None:
+        """Claim, lease and begin the next job of ``models``; ``None`` if none waits. ``spare_bulk`` leaves bulk jobs."""
+        while claimed := self._queue.claim(models, 1, overdue_s=self._overdue_s, running_jobs=self._running_jobs, spare_bulk=spare_bulk):
             (queue, job_id) = claimed[0]
             lease = self._adopt(queue, job_id)
             if lease is not None:
@@ -100,10 +104,11 @@ class Claims:
             _log.exception("record_unreadable", job=job_id, queue=queue)
             record = None
         message = self._message(queue, job_id)
-        execution: Execution = self._rq.prepare_execution(message)
+        execution = self._lease(message)
         self._rq.prepare_job_execution(message, remove_from_intermediate_queue=True)
         if record is None or record.spec.queue != queue:
             _log.warning("claimed_unknown_job", job=job_id, queue=queue)
+            self._queue.let_go(job_id)
             self._settle(message, execution)
             return None
         verdict, attempt = self._records.begin(record.spec, execution.composite_key)
@@ -113,11 +118,24 @@ class Claims:
                 self._held[lease.member] = lease
             return lease
         _log.info("claimed_job_not_begun", job=job_id, verdict=verdict)
-        if verdict == "duplicate":
+        if verdict in ("duplicate", "lost"):  # RQ's settling would take the lease of whoever runs it along, and nobody would miss the job
             self._forget(message, execution)
         else:
             self._settle(message, execution)
         return None
+
+    def _lease(self, message: Message) -> Execution:
+        """As RQ's ``prepare_execution``, but the lease runs by the clock of Redis: RQ would score it by this machine's.
+
+        Nor does RQ learn whose it is: its index of a worker's executions would keep each that was given back or lost while the worker lives.
+        """
+        lapses_s = self._queue.now_s() + self._lease_s
+        with self._redis.pipeline() as pipe:
+            execution: Execution = Execution.create(message, self._lease_s, pipeline=pipe)
+            pipe.zadd(message.started_job_registry.key, {execution.composite_key: lapses_s}, xx=True)
+            pipe.execute()
+        self._rq.executions[execution.id] = execution
+        return execution
 
     def _message(self, queue: str, job_id: str) -> Message:
         try:
@@ -126,11 +144,14 @@ class Claims:
             return Message.create(TASK, id=job_id, connection=self._redis, serializer=JSONSerializer, origin=queue, result_ttl=0)
 
     def beat(self) -> None:
-        """Extend all leases. A lease that lapsed and was taken away stays away."""
-        with self._redis.pipeline(transaction=False) as pipe:
+        """Extend all leases, by the clock of Redis. A lease that lapsed and was taken away stays away."""
+        lapses_s = self._queue.now_s() + self._lease_s
+        with self._redis.pipeline() as pipe:
             self._rq.heartbeat(self._lease_s * 4, pipeline=pipe)
             for lease in self.held():
-                lease.execution.heartbeat(lease.message.started_job_registry, self._lease_s, pipe)
+                registry = lease.message.started_job_registry
+                lease.execution.heartbeat(registry, self._lease_s, pipe)
+                pipe.zadd(registry.key, {lease.member: lapses_s}, xx=True)
             pipe.execute()
 
     def settle(self, lease: Lease) -> None:

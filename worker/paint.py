@@ -26,6 +26,7 @@ from redis.exceptions import RedisError
 from api_schemas.errors import DeadlineExceeded, ErrorInfo, OutfillError, Unavailable
 from api_schemas.jobs import JobStatus, StoredOutput, utc_now
 from api_schemas.models import ModelCard
+from api_schemas.requests import Priority
 from core.catalogue import Catalogue
 from core.jobs import JobRecords, Outcome
 from core.settings import Settings
@@ -93,8 +94,8 @@ class PaintWorker:
 
     def run(self) -> None:
         """Work until ``stop``."""
-        self._claims.start()
-        self._announce()
+        self._patiently(self._claims.start)  # a Redis that takes no writes yet is no reason to load the models again
+        self._patiently(self._announce)
         threads = [threading.Thread(target=_or_exit, args=(loop,), name=name) for name, loop in self._loops().items()]
         for thread in threads:
             thread.start()
@@ -125,7 +126,7 @@ class PaintWorker:
         while not self._stopping:
             models = self._models_with_room()
             try:
-                lease = self._claims.take(models) if models else None
+                lease = self._claims.take(models, spare_bulk=self._full_of_bulk()) if models else None
             except RedisError as error:
                 _log.warning("claim_failed", error=repr(error))
                 time.sleep(1.0)
@@ -145,6 +146,12 @@ class PaintWorker:
         self._intake.submit(self._guarded, self._prepare, work)
         while self._held():
             time.sleep(self._settings.worker.poll_s)
+
+    def _full_of_bulk(self) -> bool:
+        """Whether bulk jobs have all slots but one, which is kept for the others: they would wait for the end of a bulk job."""
+        with self._lock:
+            bulk = sum(work.spec.request.priority is Priority.BULK for work in self._works.values())
+        return bulk >= max(self._settings.worker.slots - 1, 1)
 
     def _models_with_room(self) -> list[str]:
         with self._lock:
@@ -239,6 +246,7 @@ class PaintWorker:
             with work.storing_preview:
                 if not work.ending:
                     work.preview_key = outputs.store_preview(self._storage, work.spec, work.lease.execution.id, pixels)
+                    work.previews += 1
         except Exception:
             work.wants_previews = False
             _log.warning("preview_not_stored", job=work.spec.id, exc_info=True)
@@ -295,12 +303,12 @@ class PaintWorker:
         return commit != "lost" and outcome.status is JobStatus.SUCCEEDED
 
     def _drop_objects(self, work: Work) -> None:
-        """Nobody will ever see them; what is missed here goes with the job's retention."""
+        """Nobody will ever see them; what is missed here is the steward's."""
         prefix = output_prefix(work.spec.tenant, work.spec.id, work.lease.execution.id)
         try:
             self._storage.delete(self._storage.keys(prefix))
         except Unavailable:
-            _log.warning("leftovers_not_deleted", prefix=prefix)
+            self._patiently(lambda: self._records.expect_leftovers(work.spec))
 
     def _drop_preview(self, work: Work) -> None:
         if work.preview_key is None:
@@ -308,7 +316,7 @@ class PaintWorker:
         try:
             self._storage.delete([work.preview_key])
         except Unavailable:
-            _log.warning("leftovers_not_deleted", prefix=work.preview_key)
+            self._patiently(lambda: self._records.expect_leftovers(work.spec))
 
     def _forget(self, work: Work) -> None:
         with self._lock:
@@ -383,7 +391,8 @@ class PaintWorker:
         with self._lock:
             works = list(self._works.values())
         for work in works:
-            beat = self._records.beat(work.spec.id, work.lease.member, *work.progress(), preview=work.preview_key)
+            step, steps = work.progress()
+            beat = self._records.beat(work.spec.id, work.lease.member, step, steps, preview=work.preview_key, number=work.previews)
             # Lost: another execution has it, or it is over. What has begun to end is lost by its own commit.
             if beat == "cancel" or (beat == "lost" and not work.ending):
                 work.canceled.set()

@@ -6,8 +6,10 @@ Any number may run; one is active, by a renewed lock. It never imports torch.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 import redis
@@ -20,17 +22,21 @@ from ulid import ULID
 from api_schemas.errors import AttemptsExhausted, DeadlineExceeded, ErrorInfo, OutfillError, Unavailable
 from api_schemas.jobs import JobStatus, utc_now
 from core.catalogue import Catalogue
-from core.events import Outbox
+from core.events import Endpoints, Outbox
 from core.jobs import JobRecord, JobRecords, Outcome
 from core.queue import NO_QUEUE, JobQueue, message_keys
 from core.settings import Settings
-from core.storage import Storage, upload_key
+from core.storage import Storage, job_prefixes, upload_key
 from worker.steward_metrics import StewardMetrics
 from worker.webhooks import Dispatcher
 
 _log = structlog.get_logger(__name__)
 LOCK = "outfill:steward"
+SPARE_POLL_S = 1.0
+"""How often a spare looks whether the lock is free."""
 ACCEPTANCE_LIMIT = timedelta(minutes=10)
+LEFTOVERS_PAUSE = timedelta(seconds=20)
+"""Until it is looked at again whether a job has ended that may have left objects."""
 
 
 class Steward:
@@ -50,9 +56,10 @@ class Steward:
         self._settings = settings
         self._redis, self._records, self._queue, self._storage = connection, records, queue, storage
         self._catalogue, self._metrics = catalogue, metrics
-        self._outbox = Outbox(connection)
-        self._dispatcher = Dispatcher(settings, self._outbox, records, storage, metrics)
+        self._outbox = Outbox(connection, kept_s=settings.webhooks.kept_s)
+        self._dispatcher = Dispatcher(settings, self._outbox, Endpoints(connection), records, storage, metrics)
         self._active, self._stopping = asyncio.Event(), asyncio.Event()
+        self._token = f"{socket.gethostname()}-{ULID()}"
         self._lock = Lock(connection, LOCK, timeout=settings.steward.lock_s, blocking=False, thread_local=False)
 
     def stop(self) -> None:
@@ -63,7 +70,8 @@ class Steward:
         """Keep house until stopped."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._hold_lock())
-            group.create_task(self._keep_rounds())
+            group.create_task(self._keep_rounds(self.duties()))
+            group.create_task(self._keep_rounds(self.storage_duties()))
             group.create_task(self._dispatcher.run(self._active, self._stopping))
         if self._active.is_set():
             await asyncio.to_thread(self._release)
@@ -78,16 +86,15 @@ class Steward:
                 _log.info("steward_active" if held else "steward_spare")
             self._active.set() if held else self._active.clear()
             self._metrics.active.set(int(held))
-            await self._pause(self._settings.steward.lock_s / 3)
+            renewal_s = self._settings.steward.lock_s / 3
+            await self._pause(renewal_s if held else min(renewal_s, SPARE_POLL_S))
 
     def _renew_or_acquire(self) -> bool:
         try:
-            if self._active.is_set():
-                try:
-                    return bool(self._lock.reacquire())
-                except LockError:
-                    pass  # another has it, or it lapsed while Redis was away
-            return bool(self._lock.acquire())
+            with suppress(LockError):  # another has it, or it lapsed while Redis was away
+                self._lock.local.token = self._token.encode()  # a spare too may hold it: the answer to its acquiring may have been lost
+                return bool(self._lock.reacquire())
+            return bool(self._lock.acquire(token=self._token))
         except RedisError as error:
             _log.warning("lock_unreachable", error=repr(error))
             return False
@@ -107,10 +114,10 @@ class Steward:
 
     # -- rounds -------------------------------------------------------------------------------------------------------------------
 
-    async def _keep_rounds(self) -> None:
+    async def _keep_rounds(self, duties: Sequence[Callable[[], None]]) -> None:
         while not self._stopping.is_set():
             if self._active.is_set():
-                for duty in self.duties():
+                for duty in duties:
                     await asyncio.to_thread(self._try, duty)
             await self._pause(self._settings.steward.period_s if self._active.is_set() else 0.2)
 
@@ -119,32 +126,45 @@ class Steward:
         return (
             self.reap_lapsed_leases,
             self.give_back_strays,
+            self.line_up,
             self.expire_deadlines,
-            self.take_back_unaccepted,
-            self.delete_old_jobs,
-            self.delete_old_uploads,
             self.forget_dead_workers,
             self.set_gauges,
         )
 
-    def _try(self, duty: Callable[..., None], *args: str | float) -> None:
-        """Do one duty, or one record's share of it: a bad record must not keep the others waiting."""
+    def storage_duties(self) -> Sequence[Callable[[], None]]:
+        """What needs S3, in rounds of its own: while S3 is away a call takes minutes, and no lapsed lease should wait for it."""
+        return (
+            self.take_back_unaccepted,
+            self.delete_old_inputs,
+            self.delete_old_outputs,
+            self.delete_old_jobs,
+            self.delete_old_uploads,
+            self.delete_leftovers,
+        )
+
+    def _try(self, duty: Callable[..., None], *args: str | float) -> bool:
+        """Do one duty, or one record's share of it: a bad record must not keep the others waiting. False: Redis or S3 are away."""
         try:
             duty(*args)
         except (RedisError, Unavailable) as error:
             _log.warning("duty_put_off", duty=duty.__name__, about=args, error=repr(error))
+            return False
         except Exception:
             _log.exception("duty_failed", duty=duty.__name__, about=args)
+        return True
 
     def reap_lapsed_leases(self) -> None:
         """Requeue, or end, the jobs of workers that fell silent."""
-        now_s = time.time()
+        now_s = self._queue.now_s()
         for queue in self._queue.queues():
             for member in self._queue.lapsed(queue, now_s):
                 self._try(self._reap, queue, member, now_s)
 
     def _reap(self, queue: str, member: str, now_s: float) -> None:
         record = self._records.find(member.partition(":")[0])
+        if record is not None:  # whatever becomes of the job: what this execution has stored is of no use
+            self._records.expect_leftovers(record.spec)
         if record is None or record.status.terminal:
             self._queue.discard_lease(queue, member)
             return
@@ -184,6 +204,19 @@ class Steward:
                 self._metrics.strays.inc(back)
                 _log.warning("strays_given_back", queue=queue, jobs=back)
 
+    def line_up(self) -> None:
+        """Let jobs be claimed whose API died between queuing them and lining them up."""
+        for queue in self._queue.queues():
+            for job_id in self._queue.out_of_line(queue):
+                self._try(self._line_up, queue, job_id)
+
+    def _line_up(self, queue: str, job_id: str) -> None:
+        record = self._records.find(job_id)
+        if record is None:
+            self._queue.drop(queue, job_id)
+        else:
+            self._queue.line_up(record.spec)
+
     def expire_deadlines(self) -> None:
         """End jobs whose deadline passed while they waited; those that run are their worker's."""
         for job_id in self._records.past_deadline(utc_now()):
@@ -200,7 +233,8 @@ class Steward:
     def take_back_unaccepted(self) -> None:
         """Clear away jobs whose acceptance was broken off: their callers never got an answer."""
         for job_id in self._records.stuck_in_acceptance(utc_now() - ACCEPTANCE_LIMIT):
-            self._try(self._take_back, job_id)
+            if not self._try(self._take_back, job_id):
+                return
 
     def _take_back(self, job_id: str) -> None:
         record = self._records.find(job_id)
@@ -208,14 +242,60 @@ class Steward:
             self._records.forget(job_id)
         elif record.status is not JobStatus.QUEUED or self._redis.exists(message_keys(job_id)[0]):
             self._records.accepted(job_id)
-        elif self._records.delete(record.spec, only_if="unaccepted"):  # an API that is only slow finds itself not in time
-            self._storage.delete_job(record.spec.tenant, job_id)
-            _log.warning("unaccepted_job_taken_back", job=job_id)
+        else:
+            self._records.expect_leftovers(record.spec)
+            if self._records.delete(record.spec, only_if="unaccepted"):  # an API that is only slow finds itself not in time
+                _log.warning("unaccepted_job_taken_back", job=job_id)
+                self._delete_leftovers(record.spec.tenant, job_id)
+
+    def delete_leftovers(self) -> None:
+        """Delete the objects that no record names, of jobs that have ended or are gone."""
+        for tenant, job_id in self._records.leftovers(utc_now()):
+            if not self._try(self._delete_leftovers, tenant, job_id):
+                return
+
+    def _delete_leftovers(self, tenant: str, job_id: str) -> None:
+        record = self._records.find(job_id)
+        if record is None:
+            self._storage.delete_job(tenant, job_id)
+        elif record.status.terminal:
+            if gone := self._storage.delete_outputs(tenant, job_id, but=record.object_keys()):
+                _log.info("leftovers_deleted", job=job_id, objects=gone)
+        else:
+            self._records.put_off_leftovers(tenant, job_id, utc_now() + LEFTOVERS_PAUSE)
+            return
+        self._records.forget_leftovers(tenant, job_id)
+
+    def delete_old_inputs(self) -> None:
+        """Delete inputs that are to go before their job's record."""
+        for job_id in self._records.inputs_past_retention(utc_now()):
+            if not self._try(self._delete_inputs, job_id):
+                return
+
+    def _delete_inputs(self, job_id: str) -> None:
+        record = self._records.find(job_id)
+        if record is not None:
+            self._storage.delete(self._storage.keys(job_prefixes(record.spec.tenant, job_id)[0]))
+        self._records.forget_inputs(job_id)
+
+    def delete_old_outputs(self) -> None:
+        """Delete outputs that are to go before their job's record, which then gives out no more URLs of them."""
+        for job_id in self._records.outputs_past_retention(utc_now()):
+            if not self._try(self._delete_outputs, job_id):
+                return
+
+    def _delete_outputs(self, job_id: str) -> None:
+        record = self._records.find(job_id)
+        if record is not None:
+            self._records.mark_outputs_deleted(job_id)
+            self._storage.delete(self._storage.keys(job_prefixes(record.spec.tenant, job_id)[1]))
+        self._records.forget_outputs(job_id)
 
     def delete_old_jobs(self) -> None:
         """Delete objects, then records, of jobs past their retention."""
         for job_id in self._records.past_retention(utc_now()):
-            self._try(self._delete_job, job_id)
+            if not self._try(self._delete_job, job_id):
+                return
 
     def _delete_job(self, job_id: str) -> None:
         record = self._records.find(job_id)

@@ -33,6 +33,8 @@ class Work:
     """Set from when one is handed out until it is stored; no other is made meanwhile."""
     preview_key: str | None = None
     """The object that holds the newest of them, once there is one."""
+    previews: int = 0
+    """How many of them there were."""
     storing_preview: threading.Lock = field(default_factory=threading.Lock)
     """Held while one is being stored and while ``ending`` is set, so that none arrives after the job has ended."""
     _done: int = 0

@@ -1,30 +1,69 @@
 -- Takes up to n waiting jobs for a worker and puts each on its queue's intermediate list, in one step.
--- Order: the priorities in turn; within one priority the model whose head is oldest. One claim in four goes to the oldest head that
--- has waited too long, whatever its priority, so that nothing starves and an old backlog does not undo the priorities. Job ids are ULIDs, so that older ids are smaller and their first ten letters are their time.
--- KEYS: for each priority in turn, the queue of each model:  q[p1,m1], q[p1,m2], ..., q[p2,m1], ...
--- ARGV: n, models, overdue (ids below this have waited too long)
+-- Order: the priorities in turn; within one priority the model whose head is oldest; within one queue the tenant whose last turn is longest
+-- ago, and its jobs in the order in which they came. A tenant of which workers hold as many jobs as they may is passed over.
+-- One claim in four goes to the oldest head that has waited too long, whatever its priority, so that nothing starves and an old backlog does
+-- not undo the priorities. Job ids are ULIDs, so that older ids are smaller and their first ten letters are their time.
+-- KEYS: for each priority in turn, the queue of each model:  q[p1,m1], q[p1,m2], ..., q[p2,m1], ...; then as many: their turns
+-- ARGV: n, models, overdue (ids below this have waited too long), jobs of a tenant that may be held (0: any number) where it has no number
+--       of its own, then for each queue the beginning of its lines' names
 -- Returns {queue key, id, queue key, id, ...}
-local n, models, overdue = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local taken = {}
+local n, models, overdue, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local queues = #KEYS / 2
+local taken, room = {}, {}
+
+local function has_room(tenant)
+  if room[tenant] == nil then
+    local most = tonumber(redis.call('HGET', 'outfill:tenant:' .. tenant, 'running_jobs') or limit)
+    room[tenant] = most == 0 and math.huge or most - redis.call('SCARD', 'outfill:running:' .. tenant)
+  end
+  return room[tenant] > 0
+end
+
+local function head_of(i)
+  local first = 0
+  while true do
+    local tenants = redis.call('ZRANGE', KEYS[queues + i], first, first + 15)
+    if #tenants == 0 then return nil end
+    for _, tenant in ipairs(tenants) do
+      if has_room(tenant) then
+        local head = redis.call('ZRANGE', ARGV[4 + i] .. tenant, 0, 0)[1]
+        if head then return head, tenant end
+      end
+    end
+    first = first + 16
+  end
+end
+
 while #taken < 2 * n do
-  local best, best_id
+  local best, best_id, best_tenant
   local overdue_turn = redis.call('INCR', 'outfill:claims') % 4 == 0
-  for i = 1, overdue_turn and #KEYS or 0 do
-    local head = redis.call('LINDEX', KEYS[i], 0)
-    if head and head < overdue and (not best_id or head < best_id) then best, best_id = KEYS[i], head end
+  for i = 1, overdue_turn and queues or 0 do
+    local head, tenant = head_of(i)
+    if head and head < overdue and (not best_id or head < best_id) then best, best_id, best_tenant = i, head, tenant end
   end
   local first = 1
-  while not best and first <= #KEYS do
+  while not best and first <= queues do
     for i = first, first + models - 1 do
-      local head = redis.call('LINDEX', KEYS[i], 0)
-      if head and (not best_id or head < best_id) then best, best_id = KEYS[i], head end
+      local head, tenant = head_of(i)
+      if head and (not best_id or head < best_id) then best, best_id, best_tenant = i, head, tenant end
     end
     first = first + models
   end
   if not best then break end
-  redis.call('LPOP', best)
-  redis.call('RPUSH', best .. ':intermediate', best_id)
-  table.insert(taken, best)
-  table.insert(taken, best_id)
+  local queue, line = KEYS[best], ARGV[4 + best] .. best_tenant
+  redis.call('ZREM', line, best_id)
+  if redis.call('EXISTS', line) == 1 then
+    redis.call('ZADD', KEYS[queues + best], redis.call('INCR', 'outfill:places'), best_tenant)
+  else
+    redis.call('ZREM', KEYS[queues + best], best_tenant)
+  end
+  redis.call('LREM', queue, 1, best_id)
+  if redis.call('HGET', 'outfill:job:' .. best_id, 'status') == 'queued' then -- else a slow worker had begun it before it was given back
+    redis.call('RPUSH', queue .. ':intermediate', best_id)
+    redis.call('SADD', 'outfill:running:' .. best_tenant, best_id)
+    room[best_tenant] = room[best_tenant] - 1
+    table.insert(taken, queue)
+    table.insert(taken, best_id)
+  end
 end
 return taken

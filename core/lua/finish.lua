@@ -1,12 +1,14 @@
--- The only way into a terminal state. Sets state, result, event and webhook row in one step, or nothing.
+-- The only way into a terminal state. Sets state, result, event and webhook rows in one step, or nothing.
 -- Returns 1 if this call ended the job, 2 if an earlier call with the same lease did, 0 if it had ended otherwise or the state was
 -- another, -1 if the lease is lost, 3 if it was to succeed and its owner has asked to cancel (end it as canceled instead).
--- KEYS: job, started registry, events, outbox, webhook row, expiry, deadlines, counts, queue, intermediate list, RQ job, RQ executions,
---       durations of the model
--- ARGV: id, from, status, now, now_ms, delete_at_ms, event, webhook id ('' for none), webhook row,
---       lease member ('' for none), lapsed_before ('' where the lease must be alive), field, value, ...
+-- KEYS: job, started registry, expiry, deadlines, counts, queue, intermediate list, RQ job, RQ executions, durations of the model,
+--       usage of the key today ('' for none), counts of the tenant, its running jobs, line, turns, its policy, inputs and outputs by when they
+--       are to be deleted, then what tell.lua takes: events, outbox, endpoints, deliveries
+-- ARGV: id, from, status, how long to keep the record (ms), lease member ('' for none), lapsed_before ('' where the lease must be alive),
+--       images, pixels, seconds to keep a day of usage, tenant, how long to keep the inputs, and the outputs ('': as long as the record), then
+--       the eight that tell.lua takes: event, now, now_ms, ...; field, value, ...
 local status = redis.call('HGET', KEYS[1], 'status')
-local lease, lapsed_before = ARGV[10], ARGV[11]
+local lease, lapsed_before = ARGV[5], ARGV[6]
 if not status then return 0 end
 if status ~= ARGV[2] then
   if lease ~= '' and redis.call('HGET', KEYS[1], 'committed_by') == lease then return 2 end
@@ -18,32 +20,42 @@ if lease ~= '' then
   if lapsed_before ~= '' and tonumber(score) > tonumber(lapsed_before) then return -1 end
 end
 if ARGV[3] == 'succeeded' and redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then return 3 end
-redis.call('HSET', KEYS[1], 'status', ARGV[3], 'finished_at', ARGV[4])
+redis.call('HSET', KEYS[1], 'status', ARGV[3], 'finished_at', ARGV[14])
 redis.call('HDEL', KEYS[1], 'preview')
-for i = 12, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+for i = 21, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 if lease ~= '' and lapsed_before == '' then
   redis.call('HSET', KEYS[1], 'committed_by', lease) -- RQ's own bookkeeping is the worker's next step
 else
   if lease ~= '' then redis.call('ZREM', KEYS[2], lease) end
-  redis.call('LREM', KEYS[9], 0, ARGV[1])
-  redis.call('LREM', KEYS[10], 0, ARGV[1])
-  redis.call('DEL', KEYS[11], KEYS[12])
+  if redis.call('ZREM', KEYS[14], ARGV[1]) == 1 or redis.call('HEXISTS', KEYS[1], 'place') == 0 then
+    redis.call('LREM', KEYS[6], 1, ARGV[1]) -- a long list is only looked through where it holds the job
+    if redis.call('EXISTS', KEYS[14]) == 0 then redis.call('ZREM', KEYS[15], ARGV[10]) end
+  end
+  redis.call('LREM', KEYS[7], 0, ARGV[1])
+  redis.call('DEL', KEYS[8], KEYS[9])
 end
 local begun_ms = redis.call('HGET', KEYS[1], 'begun_ms')
 if ARGV[3] == 'succeeded' and begun_ms then
-  redis.call('LPUSH', KEYS[13], ARGV[5] - begun_ms)
-  redis.call('LTRIM', KEYS[13], 0, 31)
-  redis.call('EXPIRE', KEYS[13], 604800)
+  redis.call('LPUSH', KEYS[10], ARGV[15] - begun_ms)
+  redis.call('LTRIM', KEYS[10], 0, 31)
+  redis.call('EXPIRE', KEYS[10], 604800)
 end
-redis.call('HINCRBY', KEYS[8], status, -1)
-redis.call('HINCRBY', KEYS[8], ARGV[3], 1)
-redis.call('ZREM', KEYS[7], ARGV[1])
-redis.call('ZADD', KEYS[6], ARGV[6], ARGV[1])
-local seq = redis.call('HINCRBY', KEYS[1], 'seq', 1)
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', 256, '*', 'event', ARGV[7], 'seq', seq, 'at', ARGV[4])
-if ARGV[8] ~= '' then
-  redis.call('HSET', KEYS[5], 'row', ARGV[9], 'seq', seq, 'attempts', 0)
-  redis.call('ZADD', KEYS[4], ARGV[5], ARGV[8])
-  redis.call('HSET', KEYS[1], 'webhook:' .. ARGV[8], KEYS[5])
+if KEYS[11] ~= '' and tonumber(ARGV[7]) > 0 then
+  redis.call('HINCRBY', KEYS[11], 'images', ARGV[7])
+  redis.call('HINCRBY', KEYS[11], 'pixels', ARGV[8])
+  redis.call('EXPIRE', KEYS[11], ARGV[9])
 end
+redis.call('HINCRBY', KEYS[5], status, -1)
+redis.call('HINCRBY', KEYS[5], ARGV[3], 1)
+redis.call('ZREM', KEYS[4], ARGV[1])
+if status == 'queued' then redis.call('HINCRBY', KEYS[12], 'queued', -1) end
+redis.call('SREM', KEYS[13], ARGV[1])
+local policy = redis.call('HMGET', KEYS[16], 'records_s', 'inputs_s', 'outputs_s')
+local keep_ms = policy[1] and policy[1] * 1000 or tonumber(ARGV[4])
+redis.call('ZADD', KEYS[3], ARGV[15] + keep_ms, ARGV[1])
+for i = 2, 3 do -- what is to go before the record
+  local part_ms = policy[i] and policy[i] * 1000 or tonumber(ARGV[9 + i])
+  if part_ms and part_ms < keep_ms then redis.call('ZADD', KEYS[15 + i], ARGV[15] + part_ms, ARGV[1]) end
+end
+tell({KEYS[1], unpack(KEYS, 19, 22)}, {unpack(ARGV, 13, 20)})
 return 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import time
@@ -20,11 +19,10 @@ from starlette.concurrency import run_in_threadpool
 
 from api_schemas.errors import Invalid, JobNotFinished, OutfillError
 from api_schemas.jobs import DryRun, Job, JobList, JobSpec, JobStatus, first_id
-from api_schemas.requests import Operation
-from core.events import wait_until_terminal
+from api_schemas.requests import Operation, RepeatRequest
 from core.jobs import JobRecord, public
-from service.auth import Caller
-from service.bodies import REPEAT_BODY, Body, Changes, request_body
+from service.auth import JobsReader, JobsWriter
+from service.bodies import Body, Changes, described, request_body
 from service.deps import Parts, Services
 from service.dry_run import dry_run
 from service.idempotency import HEADER as IDEMPOTENCY_KEY
@@ -42,7 +40,7 @@ _Moment = Annotated[AwareDatetime, Field(ge=_FIRST, lt=_LAST)]
 
 def _view(parts: Services, record: JobRecord) -> Job:
     waiting = record.status is JobStatus.QUEUED
-    position = parts.queue.position(record.spec.queue, record.spec.id) if waiting else None
+    position = parts.queue.position(record.spec) if waiting else None
     return public(record, parts.storage, position=position)
 
 
@@ -93,7 +91,7 @@ class CreateQuery(BaseModel):
 async def create(
     request: Request,
     response: Response,
-    caller: Caller,
+    caller: JobsWriter,
     parts: Parts,
     body: Body,
     query: Annotated[CreateQuery, Query()],
@@ -112,13 +110,17 @@ async def create(
 
 
 @router.post(
-    "/{job_id}/repeat", status_code=202, response_model=Job, openapi_extra={"requestBody": REPEAT_BODY}, responses={200: {"model": Job}}
+    "/{job_id}/repeat",
+    status_code=202,
+    response_model=Job,
+    openapi_extra=described(RepeatRequest, required=False),
+    responses={200: {"model": Job}},
 )
 async def repeat_job(
     job_id: str,
     request: Request,
     response: Response,
-    caller: Caller,
+    caller: JobsWriter,
     parts: Parts,
     changes: Changes,
     key: IdempotencyKey,
@@ -148,9 +150,8 @@ async def _answer(request: Request, response: Response, parts: Services, spec: J
     if wait_s:
         began = time.perf_counter()
         # The job is accepted, whatever happens to the waiting.
-        with suppress(RedisError, TimeoutError):
-            async with asyncio.timeout(wait_s + 1):
-                await wait_until_terminal(parts.waiting, spec.id, wait_s)
+        with suppress(RedisError):
+            await parts.listeners.until_terminal(spec.id, wait_s)
         request.state.waited_s = time.perf_counter() - began
         response.headers["Preference-Applied"] = f"wait={wait_s}"
     job = await run_in_threadpool(_accepted, parts, spec)
@@ -178,7 +179,7 @@ def _wait_seconds(prefer: str | None) -> int:
 
 
 @router.get("")
-def page(caller: Caller, parts: Parts, query: Annotated[ListQuery, Query()]) -> JobList:
+def page(caller: JobsReader, parts: Parts, query: Annotated[ListQuery, Query()]) -> JobList:
     """The caller's jobs that match all filters, newest first (by id, whose first ten letters are the time).
 
     A page holds `limit` jobs, or fewer where those that match are rare; `next` is null on the last one.
@@ -193,22 +194,23 @@ def page(caller: Caller, parts: Parts, query: Annotated[ListQuery, Query()]) -> 
 
 
 @router.get("/{job_id}")
-def read(job_id: str, caller: Caller, parts: Parts) -> Job:
+def read(job_id: str, caller: JobsReader, parts: Parts) -> Job:
     """One job."""
     return _view(parts, parts.records.get(job_id, caller.name))
 
 
 @router.post("/{job_id}/cancel")
-def cancel(job_id: str, caller: Caller, parts: Parts) -> Job:
+def cancel(job_id: str, caller: JobsWriter, parts: Parts) -> Job:
     """Cancel a job: at once while it waits, at its next step while it runs. Canceling twice is no error."""
     return _view(parts, parts.records.cancel(job_id, caller.name))
 
 
 @router.delete("/{job_id}", status_code=204)
-def delete(job_id: str, caller: Caller, parts: Parts) -> None:
+def delete(job_id: str, caller: JobsWriter, parts: Parts) -> None:
     """Delete a job that has ended: its record, its inputs and outputs, the webhooks that it is owed, and its idempotency key."""
     record = parts.records.get(job_id, caller.name)
     if not record.status.terminal:
         raise JobNotFinished(f"the job is {record.status}; POST /v1/jobs/{job_id}/cancel first")
     parts.storage.delete_job(caller.name, job_id)  # the record last: it is what leads to the objects
     parts.records.delete(record.spec, only_if="ended")
+    parts.queue.wait_until_durable()  # else a Redis that crashes now would bring the record back, without its objects

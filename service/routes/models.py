@@ -5,13 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api_schemas.models import ModelList
-from service.auth import Caller
+from service.auth import ModelsReader
 from service.deps import Parts
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("")
-def page(caller: Caller, parts: Parts) -> ModelList:  # noqa: ARG001 - the caller must have a key
+def page(caller: ModelsReader, parts: Parts) -> ModelList:  # noqa: ARG001 - the caller must have a key
     """Every model: what it does, its licence, and which live workers serve it."""
     return ModelList(items=tuple(parts.catalogue.models()))

@@ -12,7 +12,7 @@ from api_schemas.errors import OutfillError, PayloadTooLarge
 from api_schemas.jobs import Upload, new_id, utc_now
 from core.storage import upload_key
 from service import intake
-from service.auth import Caller, Tenant
+from service.auth import Tenant, UploadsWriter
 from service.deps import Parts, Services
 from service.problems import InvalidRequest
 
@@ -31,7 +31,7 @@ _BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}
 
 
 @router.post("", status_code=201, response_model_exclude_none=True, openapi_extra={"requestBody": _BODY})
-async def create(request: Request, caller: Caller, parts: Parts) -> Upload:
+async def create(request: Request, caller: UploadsWriter, parts: Parts) -> Upload:
     """Keep one file. Its header is checked now, and again when a job names it."""
     limit = parts.settings.limits.max_image_bytes
     # Read here and not by FastAPI, which would take the body in before it asks for the key.
@@ -53,7 +53,7 @@ async def create(request: Request, caller: Caller, parts: Parts) -> Upload:
 
 
 @router.post("/presigned", status_code=201)
-def presign(caller: Caller, parts: Parts) -> Upload:
+def presign(caller: UploadsWriter, parts: Parts) -> Upload:
     """Get a URL to PUT a large file to. It is checked when a job names it."""
     upload = _register(parts, caller)
     return upload.model_copy(update={"put_url": parts.storage.presign_put(upload_key(caller.name, upload.id))})

@@ -13,7 +13,7 @@ from queueing import accept, let_lapse, spec_of, take
 
 from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound
 from api_schemas.jobs import JobStatus, utc_now
-from core.events import OUTBOX, Outbox, stream_key
+from core.events import Outbox, stream_key
 from core.jobs import JobRecords, Outcome, job_key
 from core.queue import JobQueue, execution_key, leases_key, queue_key
 from worker.claims import Claims
@@ -58,7 +58,7 @@ def test_a_commit_whose_answer_was_lost_may_be_tried_again(
     assert records.commit(spec, lease.member, Outcome(JobStatus.SUCCEEDED)) == "repeated"
     assert records.commit(spec, lease.member, Outcome(JobStatus.FAILED)) == "repeated"
     assert records.get(spec.id, "shop").status is JobStatus.SUCCEEDED
-    assert own_redis.zcard(OUTBOX) == 1
+    assert Outbox(own_redis).size() == 1
 
 
 def test_a_zombie_cannot_commit(records: JobRecords, queue: JobQueue, claims: Claims, own_redis: redis.Redis) -> None:
@@ -181,7 +181,7 @@ def test_every_event_has_a_number_and_a_webhook_if_it_was_asked_for(
     events = [fields for _, fields in cast("Any", own_redis).xrange(stream_key(spec.id))]
     assert [(event[b"event"], event[b"seq"]) for event in events] == [(b"job.started", b"1"), (b"job.succeeded", b"2")]
     (row,) = Outbox(own_redis).lease(10, 60)
-    assert (row.job_id, row.event, row.seq, row.attempts) == (spec.id, "job.succeeded", 2, 0)
+    assert (row.event.job_id, row.event.type, row.seq, row.attempts) == (spec.id, "job.succeeded", 2, 0)
 
 
 def test_a_leased_webhook_comes_again_only_after_its_lease(records: JobRecords, queue: JobQueue, own_redis: redis.Redis) -> None:

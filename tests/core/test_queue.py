@@ -97,6 +97,6 @@ def test_a_place_in_the_queue_is_told(own_redis: redis.Redis) -> None:
     """The position counts the jobs ahead; a job that left has none."""
     records, queue = parts(own_redis)
     first, second = accept(records, queue, spec_of()), accept(records, queue, spec_of())
-    assert (queue.position(first.queue, first.id), queue.position(second.queue, second.id)) == (0, 1)
+    assert (queue.position(first), queue.position(second)) == (0, 1)
     queue.claim(["backdrop"], 1, overdue_s=60)
-    assert queue.position(first.queue, first.id) is None
+    assert queue.position(first) is None

@@ -23,7 +23,6 @@ def test_rq_is_the_version_that_was_read() -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "parameters"),
     [
-        (SimpleWorker, "prepare_execution", ["self", "job"]),
         (SimpleWorker, "prepare_job_execution", ["self", "job", "remove_from_intermediate_queue"]),
         (SimpleWorker, "_finalize_success", ["self", "job", "queue", "execution", "return_value"]),
         (SimpleWorker, "cleanup_execution", ["self", "job", "pipeline", "execution"]),
@@ -32,6 +31,7 @@ def test_rq_is_the_version_that_was_read() -> None:
         (SimpleWorker, "register_birth", ["self"]),
         (SimpleWorker, "register_death", ["self"]),
         (SimpleWorker, "_shutdown", ["self"]),
+        (Execution, "create", ["job", "ttl", "pipeline", "worker_name"]),
         (Execution, "heartbeat", ["self", "started_job_registry", "ttl", "pipeline"]),
     ],
 )

@@ -43,13 +43,18 @@ def test_a_refused_webhook_comes_again_with_the_same_id(api: Api, receiver: Rece
 
 
 def test_a_webhook_that_is_never_accepted_is_given_up(api: Api, receiver: Receiver, live_redis: Any, photo: bytes) -> None:
-    """After the last attempt the row leaves the outbox and is a dead letter."""
+    """After the last attempt the row leaves the outbox and is a dead letter, which its owner finds with every attempt."""
     receiver.answer = lambda _: 500
     job = api.run({**REPLACE, "webhook": {"url": receiver.url}}, photo=photo)
     payloads = eventually(lambda: len(found := receiver.events(job["id"])) == 4 and found)
     webhook_id = payloads[0]["webhook_id"]
     eventually(lambda: live_redis.zscore("outfill:dead", webhook_id) is not None)
-    assert live_redis.zscore("outfill:outbox", webhook_id) is None
+    dead = next(
+        item for item in api.http.get("/v1/webhooks/deliveries", params={"state": "dead"}).json()["items"] if item["id"] == webhook_id
+    )
+    assert (dead["job_id"], dead["url"], dead["next_attempt_at"]) == (job["id"], receiver.url, None)
+    assert [attempt["status_code"] for attempt in dead["attempts"]] == [500] * 4
+    assert not [lane for lane in live_redis.keys("outfill:lane:*") if live_redis.zscore(lane, webhook_id) is not None]
 
 
 def test_an_odd_retry_after_counts_as_none(api: Api, receiver: Receiver, photo: bytes) -> None:

@@ -10,7 +10,6 @@ import redis
 from conftest import CORE_TEST_DB, eventually
 from queueing import accept, spec_of
 
-from core.events import wait_until_terminal
 from core.jobs import JobRecords
 from core.queue import JobQueue
 from core.settings import Settings
@@ -31,10 +30,10 @@ def wait(settings: Settings, job_id: str, timeout_s: float) -> None:
     async def run() -> None:
         services = build_services(settings)
         try:
-            await wait_until_terminal(services.waiting, job_id, timeout_s)
+            await services.listeners.until_terminal(job_id, timeout_s)
         finally:
             await services.http.aclose()
-            await services.waiting.aclose()
+            await services.listeners.aclose()
             services.connection.close()
 
     asyncio.run(run())

@@ -67,6 +67,14 @@ def copied(work: Path, to: Path, *folders: str) -> Path:
     return to
 
 
+def exported(work: Path, folder: Path) -> Path:
+    """A pipeline of what is in ``work``; a UNet is made up where none was trained."""
+    if checkpoint.newest(work / "unet") is None:
+        checkpoint.save(work / "unet", 4, diffusion.Learner(TINY, text.tokenizer_for(TINY, work)).state())
+    assert decoder.train(TINY, work, quiet)
+    return export.export(TINY, work, folder / "pipeline")
+
+
 def test_an_autoencoder_that_was_stopped_ends_as_one_that_was_not(work: Path, tmp_path: Path) -> None:
     stopped = copied(work, tmp_path, "scenes", "autoencoder")
     max((stopped / "autoencoder").glob("step-*.pt")).unlink()
@@ -100,10 +108,7 @@ def test_the_noise_schedule_ends_in_pure_noise() -> None:
 def test_the_export_loads_in_the_stock_pipeline_and_paints(work: Path, tmp_path: Path) -> None:
     from diffusers import StableDiffusionInpaintPipeline
 
-    if checkpoint.newest(work / "unet") is None:
-        checkpoint.save(work / "unet", 4, diffusion.Learner(TINY, text.tokenizer_for(TINY, work)).state())
-    assert decoder.train(TINY, work, quiet)
-    directory = export.export(TINY, work, tmp_path / "pipeline")
+    directory = exported(work, tmp_path)
     assert not [file for file in directory.rglob("*") if file.suffix in (".bin", ".pt", ".pth", ".ckpt")]
     pipeline: Any = StableDiffusionInpaintPipeline.from_pretrained(directory, local_files_only=True)  # type: ignore[no-untyped-call]
     pipeline.set_progress_bar_config(disable=True)
@@ -126,11 +131,26 @@ def test_a_small_stage_that_was_stopped_ends_as_one_that_was_not(work: Path, tmp
 
 def test_the_unet_starts_from_a_text_encoder_that_can_read(work: Path) -> None:
     learner = diffusion.Learner(TINY, text.tokenizer_for(TINY, work))
-    learner.begin(text.load(TINY, work))
+    learner.begin(text_encoder=text.load(TINY, work))
     learned = weights(work, "text", "model")
     for name, value in learner.networks["text_encoder"].state_dict().items():
         assert torch.equal(value, learned[f"encoder.{name}"])
         assert torch.equal(learner.ema[f"text_encoder.{name}"], value)
+
+
+def test_a_run_goes_on_from_the_weights_of_a_pipeline(work: Path, tmp_path: Path) -> None:
+    """``--from PIPELINE`` begins with its UNet and text encoder, and keeps its autoencoder, decoder and all."""
+    pipeline = exported(work, tmp_path)
+    learner = diffusion.Learner(TINY, text.tokenizer_for(TINY, work))
+    learner.begin(**diffusion.weights_of(pipeline))
+    state = checkpoint.newest(work / "unet")
+    assert state is not None
+    for name, value in learner.networks.state_dict().items():
+        learned = state["ema"][name]
+        assert torch.equal(value, learned.half().float() if name.startswith("unet.") else learned)
+        assert torch.equal(learner.ema[name], value)
+    autoencoder.adopt(tmp_path, pipeline)
+    assert same(autoencoder.load(TINY, tmp_path).state_dict(), decoder.load(TINY, work).state_dict())
 
 
 def test_threads_that_share_a_batch_learn_what_one_learns(work: Path) -> None:

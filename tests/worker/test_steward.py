@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from datetime import timedelta
 
 import pytest
@@ -9,9 +12,9 @@ import redis
 from queueing import accept, let_lapse, spec_of, take
 
 import worker.steward
-from api_schemas.jobs import JobStatus, utc_now
+from api_schemas.jobs import JobStatus, StoredOutput, utc_now
 from core.catalogue import Catalogue
-from core.jobs import JobRecords, Outcome, job_key
+from core.jobs import INPUTS_EXPIRY, OUTPUTS_EXPIRY, JobRecords, Outcome, job_key, public
 from core.queue import JobQueue, leases_key, queue_key
 from core.settings import Settings
 from core.storage import Storage, input_key
@@ -140,6 +143,56 @@ def test_old_jobs_and_uploads_are_deleted_with_their_objects(
     assert storage.keys(f"inputs/shop/{spec.id}/") == storage.keys("uploads/shop/") == []
 
 
+@pytest.mark.parametrize("by", ["settings", "tenant"])
+def test_inputs_and_outputs_may_go_before_their_record(
+    steward: Steward, queue: JobQueue, storage: Storage, own_redis: redis.Redis, claims: Claims, by: str
+) -> None:
+    """Inputs and outputs are deleted at their own time, by the settings or the tenant's policy; the record stays and says so."""
+    times = {"inputs_s": 0, "outputs_s": 0}
+    records = JobRecords(own_redis, retention_s=60, **(times if by == "settings" else {}))
+    if by == "tenant":
+        records.set_policy("shop", times)
+    spec = accept(records, queue, spec_of())
+    kept = accept(records, queue, spec_of(tenant="other"))
+    lease = take(claims)
+    output = StoredOutput.model_validate(
+        {
+            "key": f"outputs/shop/{spec.id}/e/0.png",
+            "width": 1,
+            "height": 1,
+            "format": "png",
+            "bytes": 1,
+            "sha256": "0",
+            "report": {"preserved": {"max_delta": 0, "changed_pixels": 0, "kept_pixels": 1, "sha256": "0"}, "coverage": 0.5},
+        }
+    )
+    for key in (input_key("shop", spec.id, "image"), output.key, input_key("other", kept.id, "image")):
+        storage.put(key, b"x", "image/png")
+    records.commit(spec, lease.member, Outcome(JobStatus.SUCCEEDED, outputs=(output,)))
+    assert public(records.get(spec.id, "shop"), storage).outputs[0].url
+    steward.delete_old_inputs()
+    assert storage.keys(f"inputs/shop/{spec.id}/") == []
+    assert storage.keys(f"outputs/shop/{spec.id}/") == [output.key]
+    steward.delete_old_outputs()
+    assert storage.keys(f"outputs/shop/{spec.id}/") == []
+    assert storage.keys(f"inputs/other/{kept.id}/") != []
+    (shown,) = public(records.get(spec.id, "shop"), storage).outputs
+    assert (shown.url, shown.width) == (None, 1)
+    assert records.past_retention(utc_now() + timedelta(seconds=59)) == []
+    assert not own_redis.exists(INPUTS_EXPIRY, OUTPUTS_EXPIRY)
+    storage.delete([input_key("other", kept.id, "image")])
+
+
+def test_a_tenant_may_keep_its_records_for_a_time_of_its_own(records: JobRecords, queue: JobQueue) -> None:
+    """The tenant's policy outdoes the settings, shorter or longer."""
+    spec, other = accept(records, queue, spec_of()), accept(records, queue, spec_of(tenant="other"))
+    records.set_policy("shop", {"records_s": 5})
+    for job in (spec, other):
+        records.end_queued(job, Outcome(JobStatus.CANCELED))
+    assert records.past_retention(utc_now() + timedelta(seconds=6)) == [spec.id]
+    assert set(records.past_retention(utc_now() + timedelta(seconds=61))) == {spec.id, other.id}
+
+
 def test_one_bad_record_keeps_no_other_waiting(
     steward: Steward, records: JobRecords, queue: JobQueue, claims: Claims, own_redis: redis.Redis
 ) -> None:
@@ -174,6 +227,33 @@ def test_of_two_stewards_one_is_active(
     assert second._renew_or_acquire()
     first._active.set()
     assert not first._renew_or_acquire()
+
+
+def test_a_steward_whose_acquiring_was_not_answered_is_active_all_the_same(steward: Steward) -> None:
+    """Where the answer to taking the lock was lost, the next try finds that the lock is held, by itself."""
+    assert steward._lock.acquire(token=steward._token)  # as if nobody had heard of it
+    assert steward._renew_or_acquire()
+
+
+def test_a_lapsed_lease_does_not_wait_for_s3(
+    steward: Steward, records: JobRecords, queue: JobQueue, claims: Claims, own_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While S3 does not answer, the jobs of a dead worker are given back nevertheless."""
+    spec, answers = accept(records, queue, spec_of()), threading.Event()
+    monkeypatch.setattr(steward._storage, "keys", lambda _: answers.wait(60) and [])
+    records.expect_leftovers(spec_of())  # what makes it ask S3
+    let_lapse(own_redis, take(claims))
+
+    def let_s3_answer_once_it_is_given_back() -> None:
+        while records.get(spec.id, "shop").status is not JobStatus.QUEUED:
+            time.sleep(0.05)
+        answers.set()
+        steward.stop()
+
+    async def keep() -> None:
+        await asyncio.gather(steward.run(), asyncio.to_thread(let_s3_answer_once_it_is_given_back))
+
+    asyncio.run(keep())
 
 
 def test_the_gauges_tell_states_depth_and_age(

@@ -3,7 +3,7 @@
     python -m training.studio all --work build/studio
 
 Stages: render, autoencoder, latents, text, unet, decoder, export, judge, evaluate; ``all`` runs them in this order, and ``sample`` shows what the newest
-checkpoint paints. Each goes on where it was stopped: SIGTERM saves and ends, SIGSTOP and SIGCONT pause.
+checkpoint paints. Each goes on where it was stopped: SIGTERM saves and ends, SIGSTOP and SIGCONT pause. ``--from PIPELINE`` begins with finished weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from training.studio import autoencoder, checkpoint, decoder, diffusion, evaluation, export, judge, latents, sampling, store, text
-from training.studio.recipe import Recipe
+from training.studio.recipe import REFINING, Recipe
 
 STAGES = ("render", "autoencoder", "latents", "text", "unet", "decoder", "export", "judge", "evaluate")
 
@@ -30,25 +30,28 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("build/studio"))
     parser.add_argument("--out", type=Path, help="the pipeline directory that is exported and evaluated (default: WORK/pipeline)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--unet-steps", type=int, default=Recipe.unet_steps)
+    parser.add_argument("--from", type=Path, dest="start", help="a pipeline directory to go on from, instead of from nothing: fewer steps")
+    parser.add_argument("--unet-steps", type=int)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    recipe = replace(Recipe(), unet_steps=arguments.unet_steps)
+    recipe = REFINING if arguments.start else Recipe()
+    recipe = replace(recipe, unet_steps=arguments.unet_steps or recipe.unet_steps)
     stages = STAGES if arguments.stage == "all" else (arguments.stage,)
     if arguments.stage == "all":
         (arguments.work / "pid").write_text(f"{os.getpid()}\n", encoding="ascii")
-    return 0 if all(_run(stage, recipe, arguments.work, arguments.out or arguments.work / "pipeline") for stage in stages) else 1
+    out = arguments.out or arguments.work / "pipeline"
+    return 0 if all(_run(stage, recipe, arguments.work, out, arguments.start) for stage in stages) else 1
 
 
-def _run(stage: str, recipe: Recipe, work: Path, out: Path) -> bool:
+def _run(stage: str, recipe: Recipe, work: Path, out: Path, start: Path | None) -> bool:
     """False where the stage was told to stop before its end."""
     runs: dict[str, Callable[[], object]] = {
-        "render": lambda: store.render(recipe, work, _log),
-        "autoencoder": lambda: autoencoder.train(recipe, work, _log),
-        "latents": lambda: latents.compute(recipe, work, _log),
-        "text": lambda: text.train(recipe, work, _log),
-        "unet": lambda: diffusion.train(recipe, work, _log),
+        "render": lambda: store.render(recipe, work, _log, torch.get_num_threads()),
+        "autoencoder": lambda: autoencoder.adopt(work, start) if start else autoencoder.train(recipe, work, _log),
+        "latents": lambda: latents.compute(recipe, work, _log, torch.get_num_threads()),
+        "text": lambda: start or text.train(recipe, work, _log),
+        "unet": lambda: diffusion.train(recipe, work, _log, start),
         "decoder": lambda: decoder.train(recipe, work, _log),
         "export": lambda: export.export(recipe, work, out),
         "judge": lambda: judge.train(recipe, work, _log),

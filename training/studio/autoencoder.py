@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from training.studio import checkpoint, loop
+from training.studio.precision import autocast
 from training.studio.recipe import LATENT_CHANNELS, Recipe
 from training.studio.scene import contact_sheet
 from training.studio.store import Bytes, Scenes, sheet
@@ -74,6 +75,12 @@ def _start_as_mosaic(model: Any) -> None:
     up[0].bias[:3] = 0.5  # type: ignore[index]
 
 
+def adopt(work: Path, start: Path) -> None:
+    """Take the autoencoder of the pipeline ``start`` as it is: what its latents mean to a UNet stays true."""
+    model = AutoencoderTiny.from_pretrained(start / "vae")  # type: ignore[no-untyped-call]
+    checkpoint.save(work / "autoencoder", 0, {"model": model.state_dict()})
+
+
 def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
     """Train to ``recipe.vae_steps`` or go on from a checkpoint. False if it was told to stop."""
     folder = work / "autoencoder"
@@ -118,7 +125,7 @@ def to_pixels(images: torch.Tensor) -> Bytes:
 def _step(recipe: Recipe, model: Any, optimiser: torch.optim.Optimizer, scenes: Scenes, step: int) -> tuple[float, float]:
     rng, generator = checkpoint.step_rngs(recipe.seed, STAGE, step)
     images = to_tensor(np.stack([draw_crop(rng, scenes, recipe.vae_crop) for _ in range(recipe.vae_batch)]))
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         latents = model.encoder(images)
         decoded = model.decoder(noised(latents, generator))
     decoded, latents = decoded.float(), latents.float()

@@ -190,7 +190,7 @@ def _paper(rng: Rng, spot: Spot) -> Stage:
     wide = rng.uniform(0.06, 0.35) * SIDE
     step = rng.uniform(-0.09, 0.09)
     value = 1 + step * np.tanh((rows - bend) / wide) - rng.uniform(0, 0.06) * np.exp(-(((rows - bend) / wide / 0.7) ** 2))
-    value = value * _falloff(rng, strength=0.3) * (1 + rng.uniform(0, 0.008) * speckle(rng, SIDE, SIDE))
+    value = value * _falloff(rng, strength=0.3) * (1 + rng.uniform(0, 0.003) * speckle(rng, SIDE, SIDE))
     rgb = np.clip(tint(field(value), colour.array), 0, 1)
     stage = Stage(rgb, Facts("paper", Part("paper", colour.name, colour.shade)), max(0.0, bend - wide), rng.choice([0.0, 0.06, 0.12]))
     return _lit(rng, stage)
@@ -243,9 +243,9 @@ def _podium(rng: Rng, spot: Spot) -> Stage:
         rgb = _behind(rng, rgb, colour.array, bend)
     pitch = rng.uniform(0.08, 0.3)
     light = rng.uniform(-0.8, 0.8)
-    half = max(spot.width * rng.uniform(0.58, 0.85), 0.14 * SIDE)
-    tall = rng.uniform(0.08, 0.5) * SIDE
-    top = spot.foot - pitch * half * rng.uniform(0.1, 0.5)
+    half = max(spot.width * rng.uniform(0.62, 0.9), 0.18 * SIDE)
+    tall = rng.uniform(0.14, 0.5) * SIDE
+    top = min(spot.foot, 0.93 * SIDE) - pitch * half * rng.uniform(0.1, 0.5)
     steps = [(half, top, tall)]
     if rng.random() < 0.35:
         steps.insert(0, (half * rng.uniform(1.25, 1.6), top + tall * rng.uniform(0.5, 0.8), tall * 1.2))

@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional
 
 from training.studio import autoencoder, checkpoint, loop
+from training.studio.precision import autocast
 from training.studio.recipe import Recipe
 from training.studio.store import Scenes
 
@@ -49,7 +50,7 @@ def _step(recipe: Recipe, model: Any, optimiser: torch.optim.Optimizer, scenes: 
     rng, generator = checkpoint.step_rngs(recipe.seed, STAGE, step)
     crops = [autoencoder.draw_crop(rng, scenes, recipe.vae_crop) for _ in range(recipe.decoder_batch)]
     images = autoencoder.to_tensor(np.stack(crops))
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         decoded = model.decoder(autoencoder.noised(model.encoder(images), generator))
     decoded = decoded.float()
     absolute, texture = functional.l1_loss(decoded, images), texture_distance(decoded, images, generator)

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file
 
 from training.studio import checkpoint, latents, sampling, text
 from training.studio.captions import caption
+from training.studio.precision import autocast
 from training.studio.recipe import LATENT_CHANNELS, VAE_FACTOR, Recipe
 from training.studio.schedule import warm_plateau
 from training.studio.store import sheet
@@ -69,10 +71,11 @@ class Learner:
         self._threads, self._pool = threads, ThreadPoolExecutor(threads)
         self._alphas_cumprod = sampling.alphas_cumprod()
 
-    def begin(self, text_encoder: dict[str, torch.Tensor]) -> None:
-        """Start from a text encoder that can read."""
-        self.networks["text_encoder"].load_state_dict(text_encoder)
-        self.ema |= {f"text_encoder.{name}": value.detach().clone() for name, value in text_encoder.items()}
+    def begin(self, **weights: dict[str, torch.Tensor]) -> None:
+        """Start from the weights of a network, at least from a ``text_encoder`` that can read."""
+        for network, learned in weights.items():
+            self.networks[network].load_state_dict(learned)
+            self.ema |= {f"{network}.{name}": value.detach().float().clone() for name, value in learned.items()}
 
     def state(self) -> dict[str, Any]:
         return {"networks": self.networks.state_dict(), "ema": self.ema, "optimiser": self.optimiser.state_dict()}
@@ -145,7 +148,7 @@ class Learner:
         *,
         share: float,
     ) -> float:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             embeds = self.networks["text_encoder"](tokens)[0]
             predicted = self.networks["unet"](noisy, timesteps, embeds, return_dict=False)[0]
         error = ((predicted.float() - target) ** 2 * weight).mean(dim=(1, 2, 3)) / weight.mean(dim=(1, 2, 3))
@@ -163,15 +166,20 @@ class Learner:
         torch._foreach_lerp_([self.ema[name] for name in learned], list(learned.values()), 1 - decay)
 
 
-def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
-    """Train to ``recipe.unet_steps`` or go on from a checkpoint. False if it was told to stop."""
+def train(recipe: Recipe, work: Path, log: Callable[[str], None], start: Path | None = None) -> bool:
+    """Train to ``recipe.unet_steps``, from the weights of the pipeline ``start`` if there is one, or go on from a checkpoint.
+
+    False if it was told to stop.
+    """
     folder = work / "unet"
     threads = torch.get_num_threads()
     learner = Learner(recipe, text.tokenizer_for(recipe, work), threads)
     if state := checkpoint.newest(folder):
         learner.restore(state)
+    elif start:
+        learner.begin(**weights_of(start))
     else:
-        learner.begin(text.load(recipe, work))
+        learner.begin(text_encoder=text.load(recipe, work))
     if learner.step >= recipe.unet_steps:
         return True
     data, stopper = latents.load(work), checkpoint.Stopper()
@@ -195,6 +203,11 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
         if stopper.stopped:
             return False
     return True
+
+
+def weights_of(pipeline: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """What ``Learner.begin`` takes, from a pipeline directory."""
+    return {name: load_file(next((pipeline / name).glob("*.safetensors"))) for name in ("unet", "text_encoder")}
 
 
 @contextmanager

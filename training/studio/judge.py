@@ -8,7 +8,8 @@ about a model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from training.studio.arrays import SIDE
 from training.studio.facts import Facts, Part
 from training.studio.recipe import Recipe
 from training.studio.statistics import describe
-from training.studio.store import Bytes, Scenes, save_array
+from training.studio.store import Bytes, Scenes, each_shard, save_array
 from worker.images.measures import to_lab
 
 STAGE = 4
@@ -123,7 +124,7 @@ class Reader(nn.Module):
 def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
     """Train to ``recipe.judge_steps`` or go on from a checkpoint. False if it was told to stop."""
     scenes = Scenes(work)
-    statistics = torch.from_numpy(_statistics(recipe, scenes, work / "judge", log))
+    statistics = torch.from_numpy(_statistics(recipe, work, log, torch.get_num_threads()))
     model = _new_reader(recipe)
     model.learn_scale(statistics.flatten(0, 1))
     wanted = [backdrop_of(facts) for facts in scenes.facts]
@@ -153,18 +154,20 @@ def _new_reader(recipe: Recipe) -> Reader:
     return Reader(len(describe(blank, np.ones((SIDE, SIDE), np.bool_))))
 
 
-def _statistics(recipe: Recipe, scenes: Scenes, folder: Path, log: Callable[[str], None]) -> npt.NDArray[np.float32]:
+def _statistics(recipe: Recipe, work: Path, log: Callable[[str], None], processes: int) -> npt.NDArray[np.float32]:
     """``(scenes, 1 + _VARIED, F)`` of all scenes to learn from, each as it is and varied; shards that exist are read."""
-    shards = []
-    learned = recipe.scenes - recipe.held_out
-    for start in range(0, learned, recipe.shard):
-        file = folder / f"statistics-{start:06d}.npy"
-        if not file.exists():
-            found = np.stack([_each_way(recipe, scenes, index) for index in range(start, min(start + recipe.shard, learned))])
-            save_array(file, found)
-            log(f"statistics of {start + len(found)} of {learned} scenes")
-        shards.append(np.load(file))
-    return np.concatenate(shards)
+    folder, learned = work / "statistics", replace(recipe, scenes=recipe.scenes - recipe.held_out)
+    for end in each_shard(partial(_describe_shard, learned, work), learned, folder, ".npy", processes):
+        log(f"statistics of {end} of {learned.scenes} scenes")
+    return np.concatenate([np.load(file) for file in sorted(folder.glob("*.npy"))])
+
+
+def _describe_shard(recipe: Recipe, work: Path, start: int) -> int:
+    """The number of its last scene, plus one."""
+    scenes, end = Scenes(work), min(start + recipe.shard, recipe.scenes)
+    found = np.stack([_each_way(recipe, scenes, index) for index in range(start, end)])
+    save_array(work / "statistics" / f"{start:06d}.npy", found)
+    return end
 
 
 def _each_way(recipe: Recipe, scenes: Scenes, index: int) -> npt.NDArray[np.float32]:

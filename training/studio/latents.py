@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ import torch
 from training.studio import autoencoder
 from training.studio.facts import Facts
 from training.studio.masks import draw_mask
+from training.studio.precision import autocast
 from training.studio.recipe import VAE_FACTOR, Recipe
-from training.studio.store import Scenes, write_whole
+from training.studio.store import Scenes, each_shard, write_whole
 
 _MASKS = 2
 """The stage's number in the seeds of its masks."""
@@ -35,23 +37,27 @@ class Latents:
     scaling_factor: float
 
 
-def compute(recipe: Recipe, work: Path, log: Callable[[str], None]) -> None:
-    """Encode shard by shard; shards that exist are left alone."""
-    model = autoencoder.load(recipe, work)
+def compute(recipe: Recipe, work: Path, log: Callable[[str], None], processes: int = 1) -> None:
+    """Encode shard by shard, in ``processes``; shards that exist are left alone."""
+    for end in each_shard(partial(_encode_shard, recipe, work), recipe, work / "latents", ".npz", processes):
+        log(f"latents {end} of {recipe.scenes}")
+
+
+def _encode_shard(recipe: Recipe, work: Path, start: int) -> int:
+    """The number of its last scene, plus one."""
+    end = min(start + recipe.shard, recipe.scenes)
+    # Channels last: in float32 two thirds of the time.
+    model = autoencoder.load(recipe, work).to(memory_format=torch.channels_last)
     scenes = Scenes(work)
-    for start in range(0, recipe.scenes, recipe.shard):
-        file = work / "latents" / f"{start:06d}.npz"
-        if file.exists():
-            continue
-        rows = [_encode(recipe, model, scenes, index) for index in range(start, min(start + recipe.shard, recipe.scenes))]
-        latents, masked, masks = (np.stack(part) for part in zip(*rows, strict=True))
+    rows = [_encode(recipe, model, scenes, index) for index in range(start, end)]
+    latents, masked, masks = (np.stack(part) for part in zip(*rows, strict=True))
 
-        def write(path: Path, latents: object = latents, masked: object = masked, masks: object = masks) -> None:
-            with path.open("wb") as stream:
-                np.savez(stream, latents=latents, masked=masked, masks=masks)  # type: ignore[arg-type]
+    def write(path: Path) -> None:
+        with path.open("wb") as stream:
+            np.savez(stream, latents=latents, masked=masked, masks=masks)
 
-        write_whole(file, write)
-        log(f"latents {start + len(rows)} of {recipe.scenes}, deviation {latents.std():.3f}, mean {latents.mean():.3f}")
+    write_whole(work / "latents" / f"{start:06d}.npz", write)
+    return end
 
 
 def load(work: Path) -> Latents:
@@ -80,6 +86,6 @@ def _encode(
     image = autoencoder.to_tensor(pixels[None, ..., :3])
     painted = [draw_mask(rng, np.asarray(pixels[..., 3])) for _ in range(recipe.masks_per_scene)]
     blanked = [image * torch.from_numpy(~mask).float() for mask in painted]
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         encoded = torch.cat([model.encoder(each) for each in (image, *blanked)]).float().numpy().astype(np.float16)  # type: ignore[operator]
     return encoded[0], encoded[1:], np.stack([mask_blocks(mask) for mask in painted])

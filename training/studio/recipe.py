@@ -1,4 +1,4 @@
-"""All numbers of a training run in one frozen value. The defaults are those that made the shipped weights."""
+"""All numbers of a training run in one frozen value: ``Recipe()`` begins with nothing, ``REFINING`` goes on from finished weights."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ class Recipe:
     """``scenes`` are rendered once, in shards; steps are optimiser steps."""
 
     seed: int = 20
+    earlier: str = ""
+    """What it goes on from, for the model card."""
     scenes: int = 10_000
     shard: int = 500
     masks_per_scene: int = 2
@@ -60,3 +62,19 @@ class Recipe:
     checkpoint_every: int = 250
     sheet_every: int = 500
     log_every: int = 50
+
+
+REFINING = Recipe(
+    earlier="revision 1 of this model (8,000 steps, on 10,000 scenes of the renderer of that time)",
+    scenes=6_000,
+    masks_per_scene=1,
+    decoder_steps=500,
+    decoder_rate=4e-4,
+    unet_steps=2_400,
+    unet_rate=3e-4,
+    warm_up=100,
+    unet_decay=1_600,
+    detail_from=0,
+    ema=0.998,
+)
+"""For a UNet that has learned from another renderer: a quarter of the steps, all of them also about detail; the encoder stays."""

@@ -15,6 +15,7 @@ from diffusers import DDIMScheduler
 
 from training.studio import autoencoder
 from training.studio.latents import mask_blocks
+from training.studio.precision import autocast
 from training.studio.recipe import LATENT_CHANNELS, Recipe
 from training.studio.scene import contact_sheet, draw_scene
 from training.studio.store import Bytes
@@ -84,7 +85,7 @@ def paint(
     count = len(prompts)
     pixels = autoencoder.to_tensor(image[None])
     keep = torch.from_numpy(~painted).float()
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         masked = vae.encoder(pixels * keep).float() * scaling_factor
         embeds = networks["text_encoder"](tokenize(tokenizer, [*prompts, *[""] * count]))[0]
         height, width = masked.shape[2:]

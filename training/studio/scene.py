@@ -38,7 +38,7 @@ def draw_scene(seed: int, index: int) -> Scene:
     else:
         rgb = _shadowed(rng, stage, subject)
         rgb = mix(rgb, _in_light(rng, stage, subject), alpha)
-    rgb = rgb + rng.uniform(0, 0.012) * speckle(rng, SIDE, SIDE, 0.4)[..., None]
+    rgb = rgb + rng.uniform(0, 0.003) * speckle(rng, SIDE, SIDE, 0.4)[..., None]
     return Scene(_bytes(rgb), _bytes(alpha), stage.facts)
 
 

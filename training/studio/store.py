@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from training.studio.facts import Facts
@@ -27,21 +31,29 @@ def write_whole(file: Path, write: Callable[[Path], None]) -> None:
     partial.replace(file)
 
 
-def render(recipe: Recipe, work: Path, log: Callable[[str], None]) -> None:
-    """Draw all scenes, shard by shard; shards that exist are left alone."""
-    for start in range(0, recipe.scenes, recipe.shard):
-        file = work / "scenes" / f"{start:06d}.npy"
-        if file.exists():
-            continue
-        count = min(recipe.shard, recipe.scenes - start)
-        scenes = [draw_scene(recipe.seed, start + index) for index in range(count)]
-        facts = "".join(json.dumps(scene.facts.to_dict()) + "\n" for scene in scenes)
-        write_whole(file.with_suffix(".jsonl"), lambda path, text=facts: _write_text(path, text))  # type: ignore[misc]
-        pixels = np.stack([np.dstack([scene.rgb, scene.subject]) for scene in scenes])
-        save_array(file, pixels)
-        if start == 0:
-            sheet(work / "scenes" / "sheet.png", contact_sheet([scene.rgb for scene in scenes[:80]], 10, 192))
-        log(f"scenes {start + count} of {recipe.scenes}")
+def render(recipe: Recipe, work: Path, log: Callable[[str], None], processes: int = 1) -> None:
+    """Draw all scenes, shard by shard, in ``processes``; shards that exist are left alone."""
+    for end in each_shard(partial(_render_shard, recipe, work), recipe, work / "scenes", ".npy", processes):
+        log(f"scenes {end} of {recipe.scenes}")
+
+
+def each_shard(do: Callable[[int], int], recipe: Recipe, folder: Path, extension: str, processes: int) -> Iterator[int]:
+    """What ``do(start)`` returns for each shard of which ``folder`` has no file, in ``processes`` of one thread each."""
+    missing = [start for start in range(0, recipe.scenes, recipe.shard) if not (folder / f"{start:06d}{extension}").exists()]
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(do, missing)
+
+
+def _render_shard(recipe: Recipe, work: Path, start: int) -> int:
+    """The number of its last scene, plus one."""
+    file, end = work / "scenes" / f"{start:06d}.npy", min(start + recipe.shard, recipe.scenes)
+    scenes = [draw_scene(recipe.seed, index) for index in range(start, end)]
+    facts = "".join(json.dumps(scene.facts.to_dict()) + "\n" for scene in scenes)
+    write_whole(file.with_suffix(".jsonl"), partial(_write_text, text=facts))
+    if start == 0:
+        sheet(work / "scenes" / "sheet.png", contact_sheet([scene.rgb for scene in scenes[:80]], 10, 192))
+    save_array(file, np.stack([np.dstack([scene.rgb, scene.subject]) for scene in scenes]))
+    return end
 
 
 class Scenes:

@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from training.studio import checkpoint, loop
 from training.studio.captions import caption
 from training.studio.facts import Facts
+from training.studio.precision import autocast
 from training.studio.recipe import Recipe
 from training.studio.store import Scenes
 from training.studio.vocabulary import load_tokenizer, tokenize, write_tokenizer
@@ -73,7 +74,7 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
         rng, _ = checkpoint.step_rngs(recipe.seed, STAGE, step)
         chosen = [int(index) for index in rng.integers(len(facts), size=recipe.text_batch)]
         tokens = tokenize(tokenizer, [caption(rng, facts[index]) for index in chosen])
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             states = encoder(tokens)[0]
         # From the end of the text on, every token has read all of it: each is to know the answers.
         ended = (tokens == tokenizer.eos_token_id).cumsum(dim=1) > 0

@@ -1,4 +1,8 @@
-"""Materials seen straight on: each is ``(height, width, 3)`` at ``zoom`` (1: as on a table at arm's length, 2: twice as near)."""
+"""Materials seen straight on: each is ``(height, width, 3)`` at ``zoom`` (1: as on a table at arm's length, 2: twice as near).
+
+What tells one from another is drawn at four pixels and more, coarser than a photo would have it: the autoencoder has a few numbers for each block
+of eight, and a model of this size learns what it can see.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ MARBLES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]
 }
 BRICKS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "red": ((0.60, 0.27, 0.20), (0.74, 0.69, 0.63)),
-    "white": ((0.90, 0.89, 0.87), (0.76, 0.75, 0.73)),
+    "white": ((0.90, 0.89, 0.87), (0.68, 0.67, 0.65)),
     "grey": ((0.47, 0.47, 0.48), (0.66, 0.65, 0.64)),
     "brown": ((0.42, 0.28, 0.21), (0.58, 0.53, 0.48)),
     "black": ((0.15, 0.15, 0.16), (0.28, 0.28, 0.28)),
@@ -46,7 +50,7 @@ def wood(rng: Rng, height: int, width: int, tone: str, zoom: float = 1.0, *, pla
     # One wide field of rings; each board shows its own part of it.
     bend = fbm(rng, height, width + 440, cells=(height / 60 / zoom + 1, width / 300 / zoom + 1), octaves=3)
     fine = fbm(rng, height, width + 440, cells=(height / 7 / zoom, width / 180 / zoom + 1), octaves=3, gain=0.6)
-    pores = fbm(rng, height, width + 440, cells=(height / 2.2, width / 26), octaves=1)
+    pores = fbm(rng, height, width + 440, cells=(height / 4, width / 40), octaves=1)
     if rng.random() < 0.5:
         bend = bend + _knots(rng, bend.shape, zoom)
     bend, fine, pores = (sample(noise, rows, columns + shift) for noise in (bend, fine, pores))
@@ -56,7 +60,7 @@ def wood(rng: Rng, height: int, width: int, tone: str, zoom: float = 1.0, *, pla
     texture *= 1 - 0.10 * smoothstep(0.62, 0.9, pores)[..., None]
     if planks:
         edge = np.minimum(inside, 1 - inside) * board
-        gap = np.broadcast_to(1 - smoothstep(0.4, 1.8, edge), (height, width)).copy()
+        gap = np.broadcast_to(1 - smoothstep(0.8, 2.4, edge), (height, width)).copy()
         for index in range(count):  # where one board ends and the next begins
             at = rng.uniform(0, width * 1.6)
             gap[number == index] = np.maximum(gap[number == index], 1 - smoothstep(0.4, 1.6, np.abs(columns - at)))
@@ -86,7 +90,7 @@ def marble(rng: Rng, height: int, width: int, tone: str, zoom: float = 1.0) -> F
     u = (np.cos(angle) * columns + np.sin(angle) * rows) * 0.45
     v = (-np.sin(angle) * columns + np.cos(angle) * rows) * 1.5
     share = np.zeros((height, width), np.float32)
-    veins = ((lumps * 0.7, 0.020, 0.60, 0.0), (lumps * 1.1, 0.011, 0.85, 0.35), (lumps * 2.2, 0.012, 0.4, 0.45))
+    veins = ((lumps * 0.7, 0.030, 0.75, 0.0), (lumps * 1.1, 0.020, 0.95, 0.25), (lumps * 1.8, 0.016, 0.45, 0.45))
     for cells, thin, strength, threshold in veins:
         lattice = fbm(rng, size, size, cells=(cells, cells), octaves=2, gain=0.35)
         noise = sample(lattice, field(v + warp[0]) % (2 * size), field(u + warp[1]) % (2 * size))
@@ -100,27 +104,43 @@ def marble(rng: Rng, height: int, width: int, tone: str, zoom: float = 1.0) -> F
 
 
 def concrete(rng: Rng, height: int, width: int, rgb: Field, zoom: float = 1.0) -> Field:
-    """Cast concrete: stains at several sizes, pits, sometimes the lines of its formwork."""
+    """Cast concrete: stains at several sizes, pores, and most often the joints of its formwork with the holes of its ties."""
     rows, columns = grid(height, width)
     stains = fbm(rng, height, width, cells=(height / 90 / zoom + 1, width / 90 / zoom + 1), octaves=5, gain=0.6)
     streaks = fbm(rng, height, width, cells=(height / 160 / zoom + 1, width / 30 / zoom + 1), octaves=2)
-    value = 1 + 0.34 * (stains - 0.5) + 0.10 * (streaks - 0.5) + 0.022 * speckle(rng, height, width)
-    pits = smoothstep(2.6, 3.3, speckle(rng, height, width, 0.9 * zoom))
-    value -= 0.3 * pits
-    if rng.random() < 0.35:
-        step = rng.uniform(0.5, 1.1) * min(height, width)
-        for place, size in ((rows, height), (columns, width)):
-            at = rng.uniform(0.1, 0.9) * size
-            distance = np.abs((place - at + step / 2) % step - step / 2)
-            value = value - 0.2 * np.exp(-((distance / 1.2) ** 2))
+    value = 1 + 0.36 * (stains - 0.5) + 0.12 * (streaks - 0.5) + 0.008 * speckle(rng, height, width, 1.0)
+    value = value - 0.36 * _pores(rng, height, width, zoom)
+    if rng.random() < 0.75:
+        value = value - _formwork(rng, rows, columns, rng.uniform(0.35, 0.6) * min(height, width))
     return np.clip(tint(field(value), rgb), 0, 1)
+
+
+def _pores(rng: Rng, height: int, width: int, zoom: float) -> Field:
+    """Bubbles of air that the cast left at its face: 1 in their middle."""
+    out = np.zeros((height, width), np.float32)
+    for _ in range(int(height * width / (1100 * zoom**2) * rng.uniform(0.6, 1.3))):
+        radius = (1.1 + 2.4 * rng.random() ** 2) * zoom
+        centre = (int(rng.uniform(0, width) * 16), int(rng.uniform(0, height) * 16))
+        axes = (int(radius * 16), int(radius * rng.uniform(0.6, 1.0) * 16))
+        cv2.ellipse(out, centre, axes, rng.uniform(0, 180), 0, 360, rng.uniform(0.4, 1.0), -1, cv2.LINE_AA, 4)
+    return blur(out, 0.5)
+
+
+def _formwork(rng: Rng, rows: Field, columns: Field, panel: float) -> Field:
+    """How much darker the joints between panels of ``panel`` pixels are, and the tie holes near their corners."""
+    down, across = ((place + rng.uniform(0, panel)) % panel for place in (rows, columns))
+    joints = 0.30 * np.maximum(np.exp(-(((down - 3) / 1.4) ** 2)), np.exp(-(((across - 3) / 1.4) ** 2)))
+    inset, radius = 0.2 * panel, max(2.6, 0.035 * panel)
+    y, x = (np.minimum(np.abs(place - inset), np.abs(place - panel + inset)) for place in (down, across))
+    holes = 0.5 * smoothstep(radius + 0.8, radius - 0.8, field(np.sqrt(y**2 + x**2)))
+    return field(np.maximum(joints, holes))
 
 
 def plaster(rng: Rng, height: int, width: int, rgb: Field, zoom: float = 1.0) -> Field:
     """Painted wall: nearly plain, with the least of unevenness."""
     uneven = fbm(rng, height, width, cells=(4, 4), octaves=4, gain=0.6) - 0.5
     rough = speckle(rng, height, width, 0.8 * zoom)
-    return np.clip(tint(1 + rng.uniform(0.0, 0.09) * uneven + rng.uniform(0.0, 0.018) * rough, rgb), 0, 1)
+    return np.clip(tint(1 + rng.uniform(0.0, 0.05) * uneven + rng.uniform(0.0, 0.004) * rough, rgb), 0, 1)
 
 
 def brick(rng: Rng, height: int, width: int, tone: str, zoom: float = 1.0) -> Field:
@@ -129,7 +149,7 @@ def brick(rng: Rng, height: int, width: int, tone: str, zoom: float = 1.0) -> Fi
     rows, columns = grid(height, width)
     tall = rng.uniform(17, 24) * zoom
     long = tall * rng.uniform(2.5, 3.2)
-    joint = max(1.1, 0.075 * tall)
+    joint = max(1.6, 0.10 * tall)
     wobble = (fbm(rng, height, width, cells=(height / 14, width / 14), octaves=1) - 0.5) * 1.6
     y = rows + rng.uniform(0, tall) + wobble
     course = np.floor(y / tall)
@@ -143,7 +163,7 @@ def brick(rng: Rng, height: int, width: int, tone: str, zoom: float = 1.0) -> Fi
     beside = np.minimum(x % long, long - x % long)
     inside = smoothstep(joint * 0.35, joint, field(np.minimum(np.minimum(above, below), beside)))
     rough = fbm(rng, height, width, cells=(height / 9, width / 9), octaves=3, gain=0.7) - 0.5
-    value = 1 + (0.35 if tone == "white" else 1.0) * tones + 0.28 * rough + 0.03 * speckle(rng, height, width)
+    value = 1 + (0.45 if tone == "white" else 1.0) * tones + 0.28 * rough + 0.008 * speckle(rng, height, width)
     value += 0.16 * np.exp(-(((above - joint) / 1.5) ** 2)) - 0.20 * np.exp(-(((below - joint) / 1.5) ** 2))
     bricks = tint(field(value), face) * (1 + warmth[..., None] * field((1, 0, -1)))
     joints = tint(0.88 + 0.2 * rough, mortar)
@@ -151,17 +171,23 @@ def brick(rng: Rng, height: int, width: int, tone: str, zoom: float = 1.0) -> Fi
 
 
 def linen(rng: Rng, height: int, width: int, rgb: Field, zoom: float = 1.0) -> Field:
-    """Woven cloth: threads of uneven thickness both ways, and soft creases."""
+    """Coarsely woven cloth: threads both ways, some of them thick, and soft creases."""
     rows, columns = grid(height, width)
-    pitch = max(2.6, rng.uniform(2.6, 3.6) * zoom)
-    slubs_y = fbm(rng, height, width, cells=(height / 3, width / 50), octaves=1) - 0.5
-    slubs_x = fbm(rng, height, width, cells=(height / 50, width / 3), octaves=1) - 0.5
+    pitch = rng.uniform(6.0, 8.5) * max(1.0, zoom)
     drift = fbm(rng, height, width, cells=(3, 3), octaves=2) * 5
-    weave = np.sin(2 * np.pi * (rows + drift) / pitch) * np.sin(2 * np.pi * (columns + drift) / pitch)
+    y, x = 2 * np.pi * (rows + drift) / pitch, 2 * np.pi * (columns + drift) / pitch
+    # Over and under: where one thread is on top the other is not.
+    weave = np.where(np.cos(y / 2) * np.cos(x / 2) > 0, np.abs(np.sin(y / 2)), np.abs(np.sin(x / 2))) - 0.6
+    slubs = [_slubs(rng, height, width, pitch), _slubs(rng, width, height, pitch).T]
     creases = fbm(rng, height, width, cells=(rng.uniform(2, 4), rng.uniform(2, 5)), octaves=3, gain=0.45)
     shade = sample(creases, rows + 3, columns + 4) - creases
-    value = 1 + 0.075 * weave + 0.16 * (slubs_x + slubs_y) + rng.uniform(0.3, 1.5) * shade
-    return np.clip(tint(field(value), rgb), 0, 1)
+    value = 1 + 0.20 * weave + 0.5 * (slubs[0] + slubs[1]) + rng.uniform(0.5, 1.8) * shade
+    return np.clip(tint(blur(field(value), 0.6), rgb), 0, 1)
+
+
+def _slubs(rng: Rng, height: int, width: int, pitch: float) -> Field:
+    """Where threads that run across are thicker or thinner, around 0."""
+    return field(fbm(rng, height, width, cells=(height / pitch, width / 50), octaves=1) - 0.5)
 
 
 def curtain(rng: Rng, height: int, width: int, rgb: Field) -> Field:
@@ -171,20 +197,20 @@ def curtain(rng: Rng, height: int, width: int, rgb: Field) -> Field:
     folds = fbm(rng, 2, width * 2, cells=(1, rng.uniform(14, 30)), octaves=2, gain=0.4)
     profile = sample(folds, np.zeros((1, 1), np.float32), field(columns + sway + width / 2 + 0 * rows))
     value = 0.62 + 0.46 * profile + 0.05 * (fbm(rng, height, width, cells=(4, 4), octaves=2) - 0.5)
-    return np.clip(tint(field(value), rgb) * (1 + 0.012 * speckle(rng, height, width)[..., None]), 0, 1)
+    return np.clip(tint(field(value), rgb) * (1 + 0.004 * speckle(rng, height, width)[..., None]), 0, 1)
 
 
 def terrazzo(rng: Rng, height: int, width: int, rgb: Field, zoom: float = 1.0) -> Field:
     """Polished floor with chips of stone in three to five colours."""
-    base = tint(1 + 0.03 * speckle(rng, height, width) + 0.05 * (fbm(rng, height, width, cells=(4, 4)) - 0.5), rgb)
+    base = tint(1 + 0.008 * speckle(rng, height, width) + 0.05 * (fbm(rng, height, width, cells=(4, 4)) - 0.5), rgb)
     canvas = np.ascontiguousarray(np.clip(base, 0, 1) * 255).astype(np.uint8)
     palette = [mix(any_rgb(rng), (0.5, 0.45, 0.4), rng.uniform(0.1, 0.6)) for _ in range(int(rng.integers(2, 5)))]
     palette.append(field((0.25, 0.25, 0.26) if rgb.mean() > 0.4 else (0.9, 0.89, 0.86)))
-    count = int(height * width / (170 * zoom**2) * rng.uniform(0.6, 1.1))
+    count = int(height * width / (300 * zoom**2) * rng.uniform(0.7, 1.2))
     for _ in range(count):
         corners = int(rng.integers(4, 7))
         angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
-        radius = (1.5 + 6.5 * rng.random() ** 2.5) * zoom
+        radius = (3.0 + 7.0 * rng.random() ** 2) * zoom
         reach = radius * rng.uniform(0.6, 1.15, corners)
         points = np.stack([rng.uniform(0, width) + reach * np.cos(angles), rng.uniform(0, height) + reach * np.sin(angles)], axis=1)
         chip = palette[int(rng.integers(len(palette)))] * rng.uniform(0.85, 1.12)
@@ -204,20 +230,23 @@ def tiles(rng: Rng, height: int, width: int, rgb: Field, zoom: float = 1.0) -> F
     tones = rng.normal(0, 0.055, 997).astype(np.float32)[number]
     above, left = y % tall, x % long
     near = field(np.minimum(np.minimum(above, tall - above), np.minimum(left, long - left)))
-    inside = smoothstep(0.8, 1.9, near)
+    inside = smoothstep(1.2, 2.6, near)
     value = 1 + tones + 0.10 * (0.5 - above / tall) + 0.06 * (left / long - 0.5)
     value = value + 0.10 * np.exp(-(((above - 2.6) / 1.2) ** 2))
-    grout = field((0.80, 0.79, 0.77)) if rgb.mean() < 0.62 else rgb * 0.72
+    grout = field((0.84, 0.83, 0.81)) if rgb.mean() < 0.55 else rgb * 0.62
     return np.clip(mix(np.broadcast_to(grout, (height, width, 3)), tint(field(value), rgb), inside), 0, 1)
 
 
 def slate(rng: Rng, height: int, width: int, zoom: float = 1.0) -> Field:
     """Split stone, dark and layered."""
-    layers = fbm(rng, height, width, cells=(height / 60 / zoom + 1, width / 60 / zoom + 1), octaves=6, gain=0.62)
+    layers = fbm(rng, height, width, cells=(height / 60 / zoom + 1, width / 60 / zoom + 1), octaves=5, gain=0.6)
     rows, columns = grid(height, width)
     relief = sample(layers, rows + 1.5, columns + 1.5) - layers
     base = field((0.25, 0.27, 0.29)) * rng.uniform(0.8, 1.2)
-    return np.clip(tint(1 + 0.5 * (layers - 0.5) + 3.2 * relief + 0.03 * speckle(rng, height, width), base), 0, 1)
+    steps = 7 * layers + 0.4 * fbm(rng, height, width, cells=(height / 20, width / 20), octaves=2)
+    cleft = np.exp(-(((steps - np.round(steps)) / 0.09) ** 2))  # where one layer ends, its edge catches light or throws shade
+    value = 1 + 0.7 * (layers - 0.5) + 3.0 * relief + 0.45 * cleft * np.sign(relief) * smoothstep(0.0, 0.02, field(np.abs(relief)))
+    return np.clip(tint(blur(field(value), 0.5), base), 0, 1)
 
 
 def sand(rng: Rng, height: int, width: int, zoom: float = 1.0) -> Field:
@@ -226,7 +255,7 @@ def sand(rng: Rng, height: int, width: int, zoom: float = 1.0) -> Field:
     hollows = fbm(rng, height, width, cells=(height / 45 / zoom + 1, width / 60 / zoom + 1), octaves=4, gain=0.55)
     ripple = np.sin(2 * np.pi * (rows / rng.uniform(13, 20) / zoom + hollows * 3 + 0.01 * columns))
     relief = sample(hollows, rows + 3, columns + 3) - hollows
-    value = 1 + 1.1 * relief + rng.uniform(0, 0.06) * ripple + 0.055 * speckle(rng, height, width, 0.5)
+    value = 1 + 1.3 * relief + rng.uniform(0.05, 0.13) * ripple + 0.05 * speckle(rng, height, width, 1.3)
     return np.clip(tint(field(value), field((0.88, 0.77, 0.59)) * rng.uniform(0.94, 1.05)), 0, 1)
 
 

@@ -1,0 +1,28 @@
+"""``/v1/jobs/{id}/events``: what happens to a job, as it happens."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+from starlette.concurrency import run_in_threadpool
+
+from service.auth import JobsReader
+from service.bodies import NoQuery
+from service.deps import Parts
+from service.event_stream import OPENAPI, EventStream, has_heard_the_end
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+LastEventId = Annotated[
+    str | None,
+    Header(pattern=r"^[0-9]{1,18}-[0-9]{1,18}$", description="The id of the last event that arrived: what came after it is told."),
+]
+
+
+@router.get("/{job_id}/events", response_class=Response, responses=OPENAPI, dependencies=[NoQuery])
+async def follow(job_id: str, caller: JobsReader, parts: Parts, last_event_id: LastEventId = None) -> Response:
+    """Server-sent events: the states of a job, its progress and its previews, until it has ended."""
+    record = await run_in_threadpool(parts.records.get, job_id, caller.name)
+    if await run_in_threadpool(has_heard_the_end, parts, record, last_event_id):
+        return Response(status_code=204)
+    return EventStream(parts, record, last_event_id)

@@ -1,0 +1,100 @@
+"""``/v1/webhooks``: endpoints that are told of every job, and what became of what they were told."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from api_schemas.jobs import utc_now
+from api_schemas.webhooks import (
+    DELIVERY_ID,
+    ENDPOINT_ID,
+    Delivery,
+    DeliveryList,
+    DeliveryState,
+    Endpoint,
+    EndpointChanges,
+    EndpointList,
+    EndpointRequest,
+    EndpointWithSecret,
+    RotateRequest,
+)
+from service import webhooks
+from service.auth import WebhooksReader, WebhooksWriter
+from service.bodies import ChangedEndpoint, NewEndpoint, NoQuery, Rotation, described
+from service.deps import Parts
+
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+
+
+class DeliveryQuery(BaseModel):
+    """The query of ``GET /v1/webhooks/deliveries``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cursor: str | None = Field(
+        default=None, pattern=DELIVERY_ID, description="The `next` of the page before; the filters may stay or change."
+    )
+    limit: int = Field(default=20, ge=1, le=100)
+    state: DeliveryState | None = Field(default=None, description="`dead`: the dead letters.")
+    endpoint: str | None = Field(default=None, pattern=ENDPOINT_ID)
+
+
+@router.post("", status_code=201, openapi_extra=described(EndpointRequest))
+async def create(caller: WebhooksWriter, parts: Parts, body: NewEndpoint) -> EndpointWithSecret:
+    """Register a URL that is told of the caller's jobs. The answer is the only one that shows its secret."""
+    return await webhooks.register(parts, caller, body)
+
+
+@router.get("", dependencies=[NoQuery])
+def page(caller: WebhooksReader, parts: Parts) -> EndpointList:
+    """All endpoints, oldest first."""
+    return EndpointList(items=tuple(Endpoint.of(endpoint, utc_now()) for endpoint in parts.endpoints.of(caller.name)))
+
+
+@router.get("/deliveries")
+def deliveries(caller: WebhooksReader, parts: Parts, query: Annotated[DeliveryQuery, Query()]) -> DeliveryList:
+    """What the caller's receivers were sent or are owed, newest first, with each attempt; also for URLs that jobs name themselves.
+
+    Kept for some days after its end. Where what is asked for is rare a page may be short; `next` is null on the last one.
+    """
+    items, following = parts.outbox.page(caller.name, state=query.state, endpoint=query.endpoint, before=query.cursor, limit=query.limit)
+    return DeliveryList(items=tuple(items), next=following)
+
+
+@router.post("/deliveries/{delivery_id}/redeliver", status_code=202, dependencies=[NoQuery])
+def redeliver(delivery_id: str, caller: WebhooksWriter, parts: Parts) -> Delivery:
+    """Send a webhook again, whatever became of it, under the same id and with the whole schedule."""
+    return webhooks.redeliver(parts, caller, delivery_id)
+
+
+@router.get("/{endpoint_id}", dependencies=[NoQuery])
+def read(endpoint_id: str, caller: WebhooksReader, parts: Parts) -> Endpoint:
+    """One endpoint."""
+    return Endpoint.of(parts.endpoints.get(caller.name, endpoint_id), utc_now())
+
+
+@router.patch("/{endpoint_id}", openapi_extra=described(EndpointChanges))
+async def change(endpoint_id: str, caller: WebhooksWriter, parts: Parts, body: ChangedEndpoint) -> Endpoint:
+    """Change where, of what, or whether an endpoint is told. One that was disabled after a 410 is enabled so too."""
+    return await webhooks.change(parts, caller, endpoint_id, body)
+
+
+@router.delete("/{endpoint_id}", status_code=204, dependencies=[NoQuery])
+def delete(endpoint_id: str, caller: WebhooksWriter, parts: Parts) -> None:
+    """Forget an endpoint. What it is still owed is not sent."""
+    parts.endpoints.remove(caller.name, endpoint_id)
+
+
+@router.post("/{endpoint_id}/rotate", openapi_extra=described(RotateRequest, required=False))
+def rotate(endpoint_id: str, caller: WebhooksWriter, parts: Parts, body: Rotation) -> EndpointWithSecret:
+    """Make a new secret, which the answer shows. The old one signs beside it for `overlap_s`."""
+    return webhooks.rotate(parts, caller, endpoint_id, body)
+
+
+@router.post("/{endpoint_id}/ping", status_code=202, dependencies=[NoQuery])
+def ping(endpoint_id: str, caller: WebhooksWriter, parts: Parts) -> Delivery:
+    """Send a test event, `webhook.ping`."""
+    return webhooks.ping(parts, caller, endpoint_id)

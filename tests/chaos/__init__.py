@@ -1,0 +1,1 @@
+"""What becomes of jobs while processes are killed and stopped, and while Valkey and S3 fail: ``make chaos``."""

@@ -1,0 +1,201 @@
+"""Keys: made, looked up, scoped, limited, revoked, and told of in the audit log. Against the running service."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from conftest import Api, eventually
+from typer.testing import CliRunner
+
+from api_schemas.access import Scope
+from api_schemas.jobs import utc_now
+from core.settings import Settings
+from service.app import create_app
+from service.cli import app as outfill
+from service.keys import KeyRecord, KeyRing, NewKey, hash_key, record_key
+from service.local import LocalStack
+
+REPLACE: dict[str, Any] = {"operation": "replace_background", "image": "file:photo", "background": {"color": "#ffffff"}}
+Called = Callable[..., tuple[httpx.Client, KeyRecord]]
+
+
+@pytest.fixture
+def ring(settings: Settings, live_redis: redis.Redis) -> KeyRing:
+    """The keys of the running service."""
+    return KeyRing(live_redis, settings)
+
+
+@pytest.fixture
+def called(ring: KeyRing, stack: LocalStack) -> Iterator[Called]:
+    """Makes a key as asked, and a caller that has it."""
+    clients: list[httpx.Client] = []
+
+    def make(**wanted: Any) -> tuple[httpx.Client, KeyRecord]:
+        key, record = ring.create(NewKey(**{"tenant": "access", "name": "test", **wanted}))
+        clients.append(httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {key}"}, timeout=70))
+        return clients[-1], record
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+def log_lines(stack: LocalStack, event: str) -> list[dict[str, Any]]:
+    """What the API logged under a name."""
+    lines = stack.parts["api"].log.read_text().splitlines()
+    return [found for line in lines if line.startswith("{") and (found := json.loads(line))["event"] == event]
+
+
+def test_a_created_key_opens_the_service_at_once_and_a_revoked_one_never_again(called: Called, ring: KeyRing) -> None:
+    """A key works from its making to its revocation, without a restart, and its tenant's jobs are its own."""
+    client, record = called()
+    assert client.get("/v1/jobs").json() == {"items": [], "next": None}
+    assert ring.revoke(record.id)
+    assert code(client.get("/v1/jobs")) == (401, "unauthenticated")
+    assert "revoked" in client.get("/v1/jobs").json()["detail"]
+
+
+def test_an_expired_key_is_refused(called: Called) -> None:
+    """A key is good until its expiry and not after it."""
+    good, _ = called(expires_at=utc_now() + timedelta(hours=1))
+    late, _ = called(expires_at=utc_now() - timedelta(seconds=1))
+    assert good.get("/v1/jobs").status_code == 200
+    assert "expired" in late.get("/v1/jobs").json()["detail"]
+
+
+def test_only_the_hash_of_a_key_is_kept(called: Called, live_redis: redis.Redis, ring: KeyRing) -> None:
+    """Redis holds the SHA-256 of a key and its first letters, and nothing from which the key could be told."""
+    client, record = called()
+    key = client.headers["authorization"].removeprefix("Bearer ")
+    fields = live_redis.hgetall(record_key(hash_key(key)))
+    assert key.startswith(record.prefix)
+    assert len(key) - len(record.prefix) > 30
+    assert key not in str(fields)
+    assert key not in repr(ring.records())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [
+        ("POST", "/v1/jobs", Scope.JOBS_WRITE),
+        ("GET", "/v1/jobs", Scope.JOBS_READ),
+        ("POST", "/v1/uploads/presigned", Scope.UPLOADS_WRITE),
+        ("GET", "/v1/models", Scope.MODELS_READ),
+        ("GET", "/v1/usage", Scope.USAGE_READ),
+    ],
+)
+def test_a_key_without_the_scope_is_told_which_it_lacks(called: Called, method: str, path: str, scope: Scope) -> None:
+    """403 names the scope; with that scope alone the route answers."""
+    lacking, _ = called(scopes=tuple(other for other in Scope if other is not scope))
+    answer = lacking.request(method, path)
+    assert code(answer) == (403, "missing_scope")
+    assert scope in answer.json()["detail"]
+    assert f'scope="{scope}"' in answer.headers["www-authenticate"]
+    having, _ = called(scopes=(scope,))
+    assert having.request(method, path).status_code not in (401, 403)
+
+
+def test_every_route_demands_a_scope(called: Called) -> None:
+    """No route under /v1 answers a key that has no scope."""
+    client, _ = called(scopes=())
+    operations = client.get("/openapi.json").json()["paths"].items()
+    asked = [(method, path) for path, methods in operations if path.startswith("/v1/") for method in methods]
+    assert len(asked) > 8
+    answers = {f"{method} {path}": code(client.request(method, path.replace("{job_id}", "job_x"))) for method, path in asked}
+    assert set(answers.values()) == {(403, "missing_scope")}, answers
+
+
+def test_a_key_over_its_rate_is_told_when_to_come_again(called: Called) -> None:
+    """Each answer tells what is left; the request over the limit is 429 with Retry-After; another key is not held up."""
+    client, _ = called(requests_per_minute=3)
+    answers = [client.get("/v1/jobs") for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert [re.findall(r"r=(\d+)", answer.headers["ratelimit"]) for answer in answers] == [["2"], ["1"], ["0"], ["0"]]
+    assert answers[3].headers["ratelimit-policy"] == '"requests";q=3;w=60'
+    assert 1 <= int(answers[3].headers["retry-after"]) <= 20
+    assert answers[3].json()["code"] == "rate_limited"
+    other, _ = called()
+    assert other.get("/v1/jobs").status_code == 200
+
+
+def test_a_key_without_a_limit_of_its_own_has_that_of_the_settings(called: Called, api: Api, settings: Settings) -> None:
+    """The default is told in RateLimit-Policy; 0 is no limit and is not told."""
+    client, _ = called()
+    assert client.get("/v1/jobs").headers["ratelimit-policy"] == f'"requests";q={settings.limits.requests_per_minute};w=60'
+    unlimited, _ = called(requests_per_minute=0)
+    assert "ratelimit" not in unlimited.get("/v1/jobs").headers
+    assert "ratelimit" not in api.http.get("/v1/jobs").headers  # the key of `outfill up`
+
+
+def test_a_keys_use_is_logged_and_a_failed_attempt_without_the_key(called: Called, stack: LocalStack) -> None:
+    """The audit log has who did what with which result; of a key that opens nothing it has where it came from, and never the key."""
+    client, record = called()
+    client.get("/v1/models")
+    wrong = "of_" + "x" * 40
+    httpx.get(f"{stack.url}/v1/jobs", headers={"Authorization": f"Bearer {wrong}"})
+    (used,) = eventually(lambda: [line for line in log_lines(stack, "key_used") if line["key"] == record.id])
+    assert (used["tenant"], used["method"], used["path"], used["status"]) == ("access", "GET", "/v1/models", 200)
+    refused = eventually(lambda: log_lines(stack, "key_refused"))[-1]
+    assert (refused["why"], refused["client"], refused["path"]) == ("unknown", "127.0.0.1", "/v1/jobs")
+    text = stack.parts["api"].log.read_text()
+    assert wrong not in text
+    assert client.headers["authorization"].removeprefix("Bearer ") not in text
+
+
+def test_usage_counts_requests_jobs_images_and_megapixels(called: Called, coffee: bytes) -> None:
+    """What a key did today is what GET /v1/usage says, and a refused job is none."""
+    client, _ = called()
+    job = Api(client).run(REPLACE, photo=coffee)
+    assert Api(client).post({**REPLACE, "nonsense": 1}, photo=coffee).status_code == 422
+    (day,) = client.get("/v1/usage").json()["items"]
+    output = job["outputs"][0]
+    assert day["day"] == f"{utc_now():%Y-%m-%d}"
+    assert (day["jobs"], day["images"], day["megapixels"]) == (1, 1, output["width"] * output["height"] / 1e6)
+    assert day["requests"] >= 4
+    assert client.get("/v1/usage", params={"until": "2020-01-02", "since": "2020-01-03"}).json()["field"] == "since"
+
+
+def test_the_command_line_makes_lists_and_revokes_keys(settings: Settings, stack: LocalStack) -> None:
+    """`outfill keys create` prints a key that works, `list` shows it by its first letters, `usage` what it did, `revoke` ends it."""
+    run = CliRunner()
+    made = run.invoke(outfill, ["keys", "create", "--tenant", "cli", "--name", "shop till", "--scope", "models:read"])
+    key_id, key = re.findall(r"(key_\w{26}|of_\S{40})", made.output)
+    headers = {"Authorization": f"Bearer {key}"}
+    assert httpx.get(f"{stack.url}/v1/models", headers=headers).status_code == 200
+    assert httpx.get(f"{stack.url}/v1/jobs", headers=headers).status_code == 403
+    listed = next(line for line in run.invoke(outfill, ["keys", "list"]).output.splitlines() if key_id in line)
+    assert all(part in listed for part in (key[:11], "cli", "shop till", "models:read", "good"))
+    assert key not in listed
+    assert re.search(r"\d{4}-\d\d-\d\d +2 +0", run.invoke(outfill, ["keys", "usage", key_id]).output)
+    assert run.invoke(outfill, ["keys", "revoke", key_id]).exit_code == 0
+    assert httpx.get(f"{stack.url}/v1/models", headers=headers).status_code == 401
+    assert "revoked" in run.invoke(outfill, ["keys", "list"]).output
+    assert run.invoke(outfill, ["keys", "revoke", "key_nope"]).exit_code == 1
+    assert run.invoke(outfill, ["keys", "create", "--tenant", "No Such"]).exit_code == 2
+
+
+def test_errors_tell_nothing_of_the_inside(api: Api, settings: Settings) -> None:
+    """A fault of ours is a 500 that says so, and not where or why."""
+    from fastapi.testclient import TestClient
+
+    app = create_app(settings)
+
+    @app.get("/broken")
+    def broken() -> None:
+        raise RuntimeError("the password is hunter2")
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        answer = client.get("/broken")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert not re.search(r"hunter2|Traceback|RuntimeError|\.py", answer.text)

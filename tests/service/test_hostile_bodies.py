@@ -1,0 +1,143 @@
+"""Bodies and headers that are meant to hurt are refused soon, with an answer that says why, and cost little."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Api
+from fastapi.testclient import TestClient
+
+from core.settings import Settings
+from service.app import create_app
+from service.local import LocalStack
+
+ERASE = {"operation": "erase", "image": "file:photo", "mask": "file:mask"}
+BODY_LIMIT = 24 * 2**20
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    return answer.status_code, answer.json()["code"]
+
+
+def test_a_chunked_body_is_counted_while_it_arrives(api: Api) -> None:
+    """A body that declares no length is refused once it is too long, and not read to its end."""
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 8 * BODY_LIMIT:
+            sent += 2**20
+            yield b"x" * 2**20
+
+    try:
+        answer = api.http.post("/v1/jobs", content=endless(), headers={"content-type": "application/json"})
+        assert code(answer) == (413, "payload_too_large")
+    except httpx.NetworkError:  # the answer came, and the connection was closed under the rest of the body
+        pass
+    assert sent < 4 * BODY_LIMIT
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"operation":"erase",' + b",".join(b'"k%d":1' % number for number in range(200_000)) + b"}",
+        b'{"operation":"erase","loras":[' + b"1," * 200_000 + b"1]}",
+        b'{"operation":"erase","metadata":{' + b",".join(b'"k%d":[]' % number for number in range(200_000)) + b"}}",
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/job_01JD0000000000000000000000/repeat"])
+def test_json_of_countless_values_is_refused_before_it_is_parsed(api: Api, body: bytes, path: str) -> None:
+    """Each unknown field would be an error of its own; so many are none of a request's."""
+    answer = api.http.post(path, content=body, headers={"content-type": "application/json"})
+    assert code(answer) == (422, "invalid_json")
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 9_000, b'{"operation":"erase","image":' + b"[" * 50_000])
+def test_deep_nesting_is_refused(api: Api, body: bytes) -> None:
+    """No recursion follows the caller's brackets."""
+    answer = api.http.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
+    assert code(answer)[0] == 422
+
+
+def test_too_many_parts_are_refused(api: Api) -> None:
+    """A multipart body has at most eight files and eight texts."""
+    files = [("photo", (f"{number}.png", b"x")) for number in range(2000)]
+    answer = api.http.post("/v1/jobs", data={"request": json.dumps(ERASE)}, files=files)
+    assert code(answer) == (400, "invalid_request")
+    fields = {f"field{number}": "x" for number in range(2000)}
+    assert code(api.http.post("/v1/jobs", data=fields, files={"photo": b"x"})) == (400, "invalid_request")
+
+
+def test_part_headers_are_limited(api: Api) -> None:
+    """A part's headers are not collected without end."""
+    body = b"--b\r\n" + b"X-Long: " + b"y" * 2**20 + b'\r\nContent-Disposition: form-data; name="request"\r\n\r\n{}\r\n--b--\r\n'
+    answer = api.http.post("/v1/jobs", content=body, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert code(answer) == (400, "invalid_request")
+
+
+def test_what_a_caller_sent_is_not_sent_back_in_full(api: Api) -> None:
+    """A name of a megabyte is cut short in the answer."""
+    answer = api.http.post("/v1/jobs", json={**ERASE, "k" * 2**20: 1})
+    assert code(answer) == (422, "unknown_field")
+    assert len(answer.content) < 4096
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("prompt", "x" * 4001), ("model", "m" * 129), ("webhook", {"url": "https://a.example/" + "x" * 2048}), ("metadata", {"k" * 3000: 1})],
+)
+def test_strings_are_limited(api: Api, field: str, value: Any) -> None:
+    """Every string but an image has a length, and the field is named."""
+    request = {"operation": "inpaint", "image": "file:photo", "mask": "file:mask", "prompt": "x", field: value}
+    answer = api.post(request, photo=b"x", mask=b"x")
+    assert code(answer) == (422, "invalid_request")
+    assert answer.json()["field"].startswith(field)
+
+
+def test_huge_headers_are_refused(stack: LocalStack) -> None:
+    """The server takes 64 kB of headers and no more, from whomever."""
+    with socket.create_connection(("127.0.0.1", stack.api_port), timeout=20) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+        answer = b""
+        try:
+            for _ in range(64):
+                connection.sendall(b"X-Long: " + b"y" * 16_000 + b"\r\n")
+            answer = connection.recv(4096)
+        except (BrokenPipeError, ConnectionResetError):  # it has answered and hung up
+            return
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+def test_a_body_that_trickles_is_given_up(settings: Settings, stack: LocalStack) -> None:
+    """A body that has not arrived in time is 408."""
+    impatient = settings.model_copy(update={"limits": settings.limits.model_copy(update={"body_timeout_s": 0.2})})
+    headers = [(b"content-type", b"application/json"), (b"authorization", f"Bearer {stack.api_key}".encode())]
+    with TestClient(create_app(impatient)) as client:  # for its lifespan
+        answer = asyncio.run(trickle(client.app, headers))
+    assert (answer[0]["status"], json.loads(answer[1]["body"])["code"]) == (408, "body_too_slow")
+
+
+async def trickle(app: Any, headers: list[tuple[bytes, bytes]]) -> list[dict[str, Any]]:
+    """What an application answers to a body of which one byte comes and then nothing."""
+    arriving = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+    answer: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        for message in arriving:
+            return message
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]  # never
+
+    async def send(message: Any) -> None:
+        answer.append(message)
+
+    scope = {"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "path": "/v1/jobs", "raw_path": b"/v1/jobs"}
+    more = {"query_string": b"", "root_path": "", "headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80)}
+    await app({**scope, **more}, receive, send)
+    return answer
