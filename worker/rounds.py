@@ -126,7 +126,8 @@ class Rounds:
         else:
             before, kept = picture.frame.pixels[window], self._plan.unknown(picture.passed, region.crop.box) == 0
             fill = close_seam(hold_colours(fill, before, kept), before, kept, region.alpha)
-            fill = meet_surroundings(fill, before, kept, region.alpha)
+            if not self._plan.known:  # an extension is open on its far side: what is off at the old border would run all through it
+                fill = meet_surroundings(fill, before, kept, region.alpha)
         picture.frame = paste(picture.frame, fill, region.alpha, region.crop.box)
         if picture.fill is not None and picture.fill.alpha is not None:
             there = region.alpha > 0

@@ -191,8 +191,8 @@ def two_spots(gap: int) -> Array:
     return mask
 
 
-def sevens(request: PaintRequest) -> Array:
-    return np.where(request.mask[..., None] > 0, 7, request.image).astype(np.uint8)
+def light(request: PaintRequest) -> Array:
+    return np.where(request.mask[..., None] > 0, 250, request.image).astype(np.uint8)
 
 
 def test_spots_far_apart_are_painted_apart_for_less() -> None:
@@ -204,9 +204,10 @@ def test_spots_far_apart_are_painted_apart_for_less() -> None:
     assert len(plan.passes[0]) == 2
     assert sum(region.crop.pixels for region in plan.passes[0]) < 512 * 512
     assert all(region.crop.box.width == region.crop.size[0] for region in plan.passes[0])  # at the photo's own scale
-    assert paint(rounds, sevens) == [2]
+    assert paint(rounds, light) == [2]
     output = pixels_of(rounds.rendered[0].data)
-    assert (output[mask > 0] == 7).all()
+    assert output[mask > 0].min() >= 240  # what is that far off all around is hardly moved towards its surroundings
+    assert picture[mask > 0].mean() < 128
     assert np.array_equal(output[mask == 0], picture[mask == 0])
 
 
