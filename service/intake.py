@@ -43,6 +43,10 @@ _MAX_PROFILE = 2**20  # bytes of an RGB profile, which the output would have to 
 _KEY_SCALE = {"L;2": 85, "L;4": 17}  # PNG's transparent grey in eight bits, where Pillow leaves it in the file's depth
 _GREY_MODES = ("1", "L", "LA", "La")
 _PHONE_JPEG = "MPO"  # a JPEG with a depth or gain map behind it, as phones write them; the first picture is the photo
+_START_OF_SCAN = b"\xff\xda"
+# Each scan of a progressive JPEG walks all its blocks and may take but a hundred bytes: a megabyte of them would decode for minutes. Encoders write
+# about ten; libtiff draws the line here too.
+_MAX_SCANS = 100
 _EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # of a TIFF
 _NOISE, _SOLID = 16, 239
@@ -71,13 +75,16 @@ def read_header(data: bytes, max_pixels: int) -> Header:
     """
     try:
         with Image.open(io.BytesIO(data), formats=(*FORMATS, *_REFUSED_FORMATS)) as image:
-            return _header_of(image, max_pixels)
+            header = _header_of(image, max_pixels)
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
     except OutfillError:
         raise
     except Exception as error:  # Pillow's format readers raise whatever a broken header makes them trip over
         raise ImageCorrupt("the image's header is broken") from error
+    if header.format == "jpeg" and (scans := data.count(_START_OF_SCAN)) > _MAX_SCANS:
+        raise UnsupportedFormat(f"the JPEG has {scans} scans, more than {_MAX_SCANS}; save it anew")
+    return header
 
 
 def _unidentified(data: bytes) -> OutfillError:

@@ -304,6 +304,8 @@ def _bombs() -> Iterator[Row]:
     entries = b"".join(struct.pack("<HHII", number % 65536, 4, 2**28, 8) for number in range(5000))
     bomb = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 5000) + entries
     yield "jpeg_exif_bomb", saved(RAMP, "JPEG", quality=95, exif=bomb), Becomes(RAMP, off_by=12)
+    yield "jpeg_scan_bomb", _with_scans(101), Refused("unsupported_format")
+    yield "jpeg_many_scans", _with_scans(100), Becomes(RAMP, off_by=12)
     yield "png_exif_bomb", saved(RAMP, exif=bomb), Becomes(RAMP)
     yield "png_raw_profile_exif_of_nonsense", saved(RAMP, pnginfo=_text("Raw profile type exif", "\nexif\n9\nzz")), Becomes(RAMP)
     yield "jpeg_profile_of_2_mib", saved(RAMP, "JPEG", icc_profile=SRGB.ljust(2**21, b"\0")), Refused("unsupported_format")
@@ -315,6 +317,14 @@ def _text(key: str, value: str) -> Any:
     info = PngInfo()
     info.add_text(key, value)
     return info
+
+
+def _with_scans(count: int) -> bytes:
+    """A progressive JPEG whose first scan is there again and again: ``count`` in all."""
+    jpeg = saved(RAMP, "JPEG", quality=95, subsampling=0, progressive=True)
+    start = jpeg.index(b"\xff\xda")
+    end = min(jpeg.index(marker, start + 2) for marker in (b"\xff\xda", b"\xff\xc4"))
+    return jpeg[:end] + jpeg[start:end] * (count - jpeg.count(b"\xff\xda")) + jpeg[end:]
 
 
 def _frames() -> Iterator[Row]:
