@@ -5,7 +5,7 @@ uses too), by the stock pipeline as its documentation shows it (the photo resize
 ``padding_mask_crop``, and by OpenCV's ``inpaint`` (Telea). All outputs are measured alike, and so is the photo itself, which nobody edited: an
 output is best where it measures as its photo does, for a smear has less of a seam than any photo. Outfill is asked over HTTP; PNG in and out.
 
-Then: time against canvas size, ten edits in a row, and the worker's peak memory, at 8000×8000 too. One table, build/bench/quality.json, and a
+Then: time against canvas size, ten edits in a row, and the worker's peak memory, at 8000×8000 too, with a small mask and with one of three quarters. One table, build/bench/quality.json, and a
 contact sheet in build/bench/quality.png.
 """
 
@@ -105,7 +105,8 @@ def main() -> int:
         ratio = _against_canvas(outfill)
         peak = _peak(stack)
         drift = _drift(outfill)
-        _edit_of_one_size(outfill, _files(LARGEST))
+        for side in (MASK_PX, LARGEST[0] * 7 // 8):
+            _edit_of_one_size(outfill, _files(LARGEST, side))
         largest_peak = _peak(stack)
     figures = _figures(measured, ratio, drift, largest_peak)
     _report(measured, figures, peak)
@@ -208,12 +209,12 @@ def _against_canvas(outfill: Outfill) -> float:
     return large / small
 
 
-def _files(size: tuple[int, int]) -> tuple[bytes, bytes]:
-    """A photo of ``size`` as a JPEG, and a mask with a square of ``MASK_PX`` in its middle."""
+def _files(size: tuple[int, int], masked: int = MASK_PX) -> tuple[bytes, bytes]:
+    """A photo of ``size`` as a JPEG, and a mask with a square of ``masked`` pixels a side in its middle."""
     photo, picture, mask = Image.fromarray(photos.load()["astronaut"]), io.BytesIO(), Image.new("L", size)
     photo.resize(size, Image.Resampling.BICUBIC).save(picture, "JPEG", quality=90)
-    left, top = (side // 2 - MASK_PX // 2 for side in size)
-    mask.paste(255, (left, top, left + MASK_PX, top + MASK_PX))
+    left, top = (side // 2 - masked // 2 for side in size)
+    mask.paste(255, (left, top, left + masked, top + masked))
     return picture.getvalue(), _png(np.asarray(mask))
 
 

@@ -151,14 +151,23 @@ class _blaming:  # noqa: N801 - reads as a statement
 
 def _cut_out(source: Frame, matte: Mask) -> Edit:
     """The subject alone: its colours free of the old background, and the matte as alpha. Nothing is pasted."""
-    frame = Frame(estimate_foreground(source.pixels, matte), matte, source.icc)
-    return Edit(source, (0, 0), frame, 255 - matte)
+    return Edit(source, (0, 0), Frame(_foreground(source, matte), matte, source.icc), 255 - matte)
 
 
 def _behind_product(source: Frame, alpha: Mask) -> Edit:
     """Everything but the product is edited. The result is opaque, so the frame has no alpha."""
-    frame = Frame(estimate_foreground(source.pixels, 255 - alpha), None, source.icc)
-    return Edit(source, (0, 0), frame, alpha)
+    matte = 255 - alpha
+    if source.alpha is not None:  # of what is kept no more is seen than was there
+        matte = np.minimum(matte, source.alpha)
+    return Edit(source, (0, 0), Frame(_foreground(source, matte), None, source.icc), 255 - matte)
+
+
+def _foreground(source: Frame, matte: Mask) -> Pixels:
+    """The colours ``uint8 (H, W, 3)`` of what ``matte`` keeps. What is translucent in the file has its own already, free of any background."""
+    estimate = estimate_foreground(source.pixels, matte)
+    if source.alpha is None:
+        return estimate
+    return np.where(((source.alpha < 255) & (matte > 0))[..., None], source.pixels, estimate)
 
 
 def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard) -> Plan:

@@ -19,6 +19,8 @@ from worker.intake import Edit
 
 _STRIP = 64
 """Rows compared at a time."""
+_SEEN = 128
+"""Alpha from which a pixel counts as seen."""
 _NOT_FOUND = "the product was not found in the output"
 
 
@@ -40,7 +42,7 @@ class Examiner:
                 growth = found.growth if found else None
                 reasons += [(Level.WARN, _NOT_FOUND)] if found is None else self._beyond("growth", growth)
         elif not isinstance(request, RemoveBackgroundRequest):
-            border = Border.of(edit.alpha)
+            border = Border.of(edit.alpha, None if edit.frame.alpha is None else edit.frame.alpha < _SEEN)
             if border is not None:
                 seam, shift = border.seam(output.pixels), border.colour_shift(output.pixels)
             reasons += self._beyond("seam", seam) + self._beyond("colour_shift", shift)

@@ -18,13 +18,13 @@ from worker.engines.base import PaintRequest, Pixels
 from worker.images.backdrop import apply_shadow, contact_shadow
 from worker.images.blend import paste
 from worker.images.codec import Frame
-from worker.images.colour import close_seam, hold_colours
+from worker.images.colour import settle
 from worker.images.crop import Region, restore
-from worker.images.membrane import meet_surroundings
 from worker.intake import Edit, Plan
 from worker.outputs import Rendered, encode_output
 
 Measure = Callable[[Edit, Frame], Report]
+_OPAQUE = 255
 
 
 @dataclass(eq=False)
@@ -125,9 +125,10 @@ class Rounds:
                 fill = apply_shadow(fill, contact_shadow(255 - self._plan.edit.alpha, request.shadow)[window])
         else:
             before, kept = picture.frame.pixels[window], self._plan.unknown(picture.passed, region.crop.box) == 0
-            fill = close_seam(hold_colours(fill, before, kept), before, kept, region.alpha)
-            if not self._plan.known:  # an extension is open on its far side: what is off at the old border would run all through it
-                fill = meet_surroundings(fill, before, kept, region.alpha)
+            if picture.frame.alpha is not None:  # what is seen through has no colours that the fill could be off
+                kept &= picture.frame.alpha[window] == _OPAQUE
+            # An extension is open on its far side: what is off at the old border would run all through it.
+            fill = settle(fill, before, kept, region.alpha, meet=not self._plan.known)
         picture.frame = paste(picture.frame, fill, region.alpha, region.crop.box)
         if picture.fill is not None and picture.fill.alpha is not None:
             there = region.alpha > 0

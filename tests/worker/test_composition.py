@@ -91,8 +91,11 @@ def test_for_every_mask_and_size_what_is_kept_equals_the_input(
     assert before.shape == after.shape
     np.testing.assert_array_equal(before[kept], after[kept])
     fill = as_rgb(rendered.layers["fill"], "RGBA")
-    over = composite(*(np.ascontiguousarray(each) for each in (before[..., :3], fill[..., :3], fill[..., 3])))
-    np.testing.assert_array_equal(over, after[..., :3])
+    if mode == "RGBA":
+        over = np.asarray(Image.alpha_composite(*(Image.fromarray(np.ascontiguousarray(each)) for each in (before, fill))))
+    else:
+        over = composite(before, *(np.ascontiguousarray(each) for each in (fill[..., :3], fill[..., 3])))
+    np.testing.assert_array_equal(over, after)
     assert kept[mask == 0].any() or grow > 0  # what is kept is not shrunk to nothing by itself
     if grow == 0:
         assert kept[mask <= 16].all()
@@ -133,6 +136,56 @@ def test_a_transparent_product_photo_brings_its_own_mask() -> None:
     output = as_rgb(rendered.data, "RGB")
     np.testing.assert_array_equal(output[10:20, 10:30], picture[10:20, 10:30, :3])
     assert (output[0, 0] == (0, 255, 0)).all()
+
+
+def soft_disc(side: int, grey: int, hidden: int) -> Array:
+    """A grey disc in RGBA whose alpha falls over 20 pixels; clear pixels hide another grey."""
+    rows, columns = np.mgrid[:side, :side] - side / 2
+    alpha = np.clip((0.3 * side - np.hypot(rows, columns)) / 20 * 255, 0, 255).astype(np.uint8)
+    rgb = np.where(alpha > 0, grey, hidden).astype(np.uint8)
+    return np.dstack([rgb, rgb, rgb, alpha])
+
+
+@pytest.mark.parametrize("hidden", [0, 255], ids=["black behind", "white behind"])
+def test_a_cut_out_keeps_its_colours_on_another_background(hidden: int) -> None:
+    """A soft-edged cut-out laid on white is what any compositor makes of it: no halo, whatever its clear pixels hide."""
+    picture = soft_disc(200, 120, hidden)
+    request = {"operation": "replace_background", "image": "image", "background": {"color": "#ffffff"}}
+    spec, plan = plan_of(request, BACKDROP, {"image": png(picture)})
+    rounds = rounds_of(spec, plan)
+    rounds.take([np.full((200, 200, 3), 255, np.uint8)])
+    weight = picture[..., 3:] / 255
+    expected = 120 * weight + 255 * (1 - weight)
+    assert np.abs(as_rgb(rounds.rendered[0].data, "RGB") - expected).max() <= 1
+
+
+def test_clear_pixels_that_a_mask_keeps_show_the_new_background() -> None:
+    """With a mask that keeps more than the cut-out, what is clear is background all the same: hidden colours do not come to light."""
+    picture, mask = soft_disc(200, 120, 0), np.zeros((200, 200), np.uint8)
+    mask[:20] = 255
+    request = {"operation": "replace_background", "image": "image", "mask": "mask", "background": {"color": "#ffffff"}}
+    spec, plan = plan_of(request, BACKDROP, {"image": png(picture), "mask": png(mask)})
+    rounds = rounds_of(spec, plan)
+    rounds.take([np.full((200, 200, 3), 255, np.uint8)])
+    output = as_rgb(rounds.rendered[0].data, "RGB")
+    assert (output[picture[..., 3] == 0] == 255).all()
+    assert (output[picture[..., 3] == 255] == 120).all()
+
+
+@pytest.mark.parametrize("feather", [0, 8, 32])
+def test_hidden_colours_do_not_pull_at_a_fill(feather: int) -> None:
+    """A fill over clear pixels has the colours that the model painted, whatever the clear pixels hide, and no border there is called a seam."""
+    picture, mask = soft_disc(300, 220, 0), np.zeros((300, 300), np.uint8)
+    mask[20:200, 20:120] = 255
+    options = {"grow_px": 0, "feather_px": feather}
+    request = {"operation": "inpaint", "prompt": "x", "image": "image", "mask": "mask", "mask_options": options, "seed": 1}
+    spec, plan = plan_of(request, EXEMPLAR, {"image": png(picture), "mask": png(mask)})
+    rounds = rounds_of(spec, plan)
+    rounds.take([np.where(each.mask[..., None] > 0, np.uint8(220), each.image) for each in rounds.requests])
+    output = as_rgb(rounds.rendered[0].data, "RGBA")
+    painted = (mask > 0) & (picture[..., 3] == 0) & (output[..., 3] > 0)
+    assert np.abs(output[painted][:, :3].astype(int) - 220).max() <= 2
+    assert not rounds.rendered[0].report.verdict.reasons
 
 
 @pytest.mark.parametrize("kind", ["color", "gradient", "picture"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from worker.images.codec import Frame
 from worker.images.mask import Box
@@ -41,16 +42,16 @@ def composite(base: npt.NDArray[np.uint8], fill: npt.NDArray[np.uint8], alpha: n
 def paste(frame: Frame, window_pixels: npt.NDArray[np.uint8], window_alpha: npt.NDArray[np.uint8], box: Box) -> Frame:
     """``frame`` with ``window_pixels (h, w, 3)`` composited into ``box`` by ``window_alpha (h, w)``.
 
-    Size, ICC profile, and every pixel outside the box or where the alpha is 0 are the frame's own. Its alpha, if any, becomes opaque to
-    the degree that a pixel was edited.
+    Size, ICC profile, and every pixel outside the box or where the alpha is 0 are the frame's own. Over a frame with an alpha the fill is laid by
+    Porter and Duff's "over", as Pillow's ``alpha_composite`` has it to the bit: hidden colours of clear pixels do not show in it.
     """
-    pixels = frame.pixels.copy()
-    pixels[box.slices] = composite(frame.pixels[box.slices], window_pixels, window_alpha)
-    alpha = frame.alpha
-    if alpha is not None:
-        opaque = composite(alpha[box.slices], np.full_like(window_alpha, 255), window_alpha)
-        alpha = alpha.copy()
-        alpha[box.slices] = opaque
+    pixels, window = frame.pixels.copy(), box.slices
+    if frame.alpha is None:
+        pixels[window] = composite(frame.pixels[window], window_pixels, window_alpha)
+        return Frame(pixels, None, frame.icc)
+    base, over = (Image.fromarray(np.dstack(planes)) for planes in ((pixels[window], frame.alpha[window]), (window_pixels, window_alpha)))
+    laid, alpha = np.asarray(Image.alpha_composite(base, over)), frame.alpha.copy()
+    pixels[window], alpha[window] = laid[..., :3], laid[..., 3]
     return Frame(pixels, alpha, frame.icc)
 
 

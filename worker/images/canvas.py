@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from api_schemas.errors import Invalid
 from api_schemas.requests import Anchor, Canvas
+from worker.images.blend import composite
 from worker.images.codec import Frame
 
 _BLUR_LIMIT = 151
@@ -27,16 +28,17 @@ _AT_END = {
 def extend(frame: Frame, left: int, right: int, top: int, bottom: int) -> tuple[Frame, npt.NDArray[np.uint8]]:
     """``frame`` on a canvas larger by these pixels, and a mask that is 255 on exactly the new area.
 
-    The new area is prefilled with the edge's colours carried outwards and blurred, right beside the edge with the picture reflected, and is
-    opaque. The input's pixels and alpha stand unchanged at (``left``, ``top``).
+    The new area is prefilled with the edge's colours carried outwards and blurred, right beside the edge with the picture reflected (on white, where it
+    is clear), and is opaque. The input's pixels and alpha stand unchanged at (``left``, ``top``).
     """
     inside = slice(top, top + frame.height), slice(left, left + frame.width)
-    replicated = cv2.copyMakeBorder(frame.pixels, top, bottom, left, right, cv2.BORDER_REPLICATE)
+    seen = frame.pixels if frame.alpha is None else composite(np.full_like(frame.pixels, 255), frame.pixels, frame.alpha)
+    replicated = cv2.copyMakeBorder(seen, top, bottom, left, right, cv2.BORDER_REPLICATE)
     side = min(_BLUR_LIMIT, max(left, right, top, bottom)) | 1
     # Two box blurs are near enough to a Gaussian, at a cost that does not grow with the radius.
     pixels = np.asarray(cv2.blur(cv2.blur(replicated, (side, side)), (side, side)), dtype=np.uint8)
     above, below, before, after = (min(_RIM, side) for side in (top, bottom, left, right))
-    reflected = cv2.copyMakeBorder(frame.pixels, above, below, before, after, cv2.BORDER_REFLECT_101)
+    reflected = cv2.copyMakeBorder(seen, above, below, before, after, cv2.BORDER_REFLECT_101)
     pixels[top - above : top + frame.height + below, left - before : left + frame.width + after] = reflected
     pixels[inside] = frame.pixels
     mask = np.full(pixels.shape[:2], 255, np.uint8)

@@ -28,7 +28,7 @@ def meet_surroundings(
     All of one window: ``fill`` and ``source`` ``uint8 (h, w, 3)``, ``kept`` and ``alpha``, how much of the fill is pasted, ``(h, w)``. Means along
     the border are compared, not pixels, so that texture stays and does not run inwards. A fill that measures as photos do is left alone.
     """
-    border = Border.of(alpha)
+    border = Border.of(alpha, ~kept)
     if border is None:
         return fill
     before = _shows(border, composite(source, fill, alpha))

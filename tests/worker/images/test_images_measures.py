@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from worker.images.colour import close_seam, hold_colours
+from worker.images.colour import close_seam, hold_colours, settle
 from worker.images.mask import edit_alpha
 from worker.images.measures import Border, delta_e_2000, from_lab, to_lab
 from worker.images.membrane import meet_surroundings
@@ -97,14 +97,43 @@ def test_a_hard_paste_shows_as_a_seam(name: str) -> None:
     assert after > 1.15 * before
 
 
+@pytest.mark.parametrize("feather", [0, 8, 16])
 @pytest.mark.parametrize("name", PHOTOS)
-def test_a_tinted_fill_shows_as_a_colour_shift(name: str) -> None:
+def test_a_tinted_fill_shows_as_a_colour_shift(name: str, feather: int) -> None:
     """A fill with a cast of 40 levels is off its surroundings by more than 6, however softly it is pasted."""
     picture = photo(name)
-    alpha = ellipse(picture.shape, feather=8)
+    alpha = ellipse(picture.shape, feather=feather)
     shift = colour_shift(pasted(picture, picture + np.array([40, 0, -40]), alpha), alpha)
     assert shift is not None
     assert shift > 6
+
+
+def test_a_fill_of_less_than_full_strength_is_measured() -> None:
+    """A mask of strength 200 has a border like any other."""
+    picture = photo("coffee.png")
+    alpha = edit_alpha(np.where(ellipse(picture.shape, 0) > 0, np.uint8(200), np.uint8(0)), 0, 4)
+    shift = colour_shift(pasted(picture, picture + np.array([40, 0, -40]), alpha), alpha)
+    assert shift is not None
+    assert shift > 5
+    assert seam(picture, alpha) is not None
+
+
+def test_across_a_wide_fade_colours_are_not_compared() -> None:
+    """With a feather of 32 px the two sides lie so far apart that a photo's own colours differ: the seam is told, the colour shift is not."""
+    picture = photo("coffee.png")
+    alpha = ellipse(picture.shape, feather=32)
+    assert colour_shift(picture, alpha) is None
+    assert seam(picture, alpha) is not None
+
+
+def test_a_large_edit_is_measured_as_a_small_one_is() -> None:
+    """A border that is found in many pieces has the figures of one that is found at once: a picture beside itself has those of one of it."""
+    picture = photo("chelsea.png")
+    alpha = ellipse(picture.shape)
+    many = np.tile(picture, (4, 4, 1)), np.tile(alpha, (4, 4))
+    one, all_of_them = seam(picture, alpha), seam(*many)
+    assert one is not None
+    assert all_of_them == pytest.approx(one, rel=1e-4)
 
 
 def test_where_there_is_no_border_nothing_is_said() -> None:
@@ -128,6 +157,21 @@ def test_a_shift_that_the_surroundings_show_is_taken_back(name: str) -> None:
     off = np.abs(held[~kept].astype(int) - picture[~kept]).mean()
     assert off < 2.5
     assert off < 0.5 * np.abs(shifted[~kept].astype(int) - picture[~kept]).mean()
+
+
+def test_a_large_fill_settles_as_a_small_one_does() -> None:
+    """What is added to a fill of many megapixels is found on fewer, and brings its colours as near."""
+    off = {}
+    for width, height in ((900, 600), (2700, 1800)):
+        picture = np.asarray(cv2.resize(photo("coffee.png"), (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+        alpha = ellipse(picture.shape)
+        kept = alpha == 0
+        lighter = np.asarray(np.clip(picture.astype(int) + 25, 0, 255), np.uint8)
+        for shown, fill in (("all", lighter), ("fill", np.where(kept[..., None], picture, lighter))):
+            settled = settle(fill, picture, kept, alpha, meet=True)
+            off[width, shown] = float(np.abs(settled[~kept].astype(int) - picture[~kept]).mean())
+    assert off[2700, "all"] < off[900, "all"] + 1
+    assert off[2700, "fill"] < off[900, "fill"] + 1
 
 
 def test_a_fill_whose_surroundings_are_true_is_left_alone() -> None:
