@@ -12,6 +12,7 @@ from api_schemas.access import UsageList
 from api_schemas.errors import Invalid
 from service.auth import UsageReader
 from service.deps import Parts
+from service.openapi import refusals
 from service.usage import DAYS_KEPT, days_of
 
 router = APIRouter(prefix="/v1/usage", tags=["usage"])
@@ -35,7 +36,7 @@ class UsageQuery(BaseModel):
         return since, until
 
 
-@router.get("")
+@router.get("", responses=refusals())
 def page(caller: UsageReader, parts: Parts, query: Annotated[UsageQuery, Query()]) -> UsageList:
     """Requests, jobs, images and megapixels of the key that asks, by day (UTC), newest first; days without any are left out."""
     return UsageList(items=tuple(days_of(parts.connection, caller.key_id, *query.days())))
