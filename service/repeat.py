@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from api_schemas.errors import InputsGone
+from api_schemas.errors import InputsGone, ParameterNotSupported
 from api_schemas.jobs import JobSpec, new_id
 from api_schemas.requests import JobRequest, RepeatRequest, job_request
 from core.jobs import Reservation
@@ -49,6 +49,8 @@ def repeat_digest(job_id: str, changes: RepeatRequest) -> str:
 
 
 def _changed(request: JobRequest, changes: RepeatRequest) -> JobRequest:
+    for name in sorted(changes.model_fields_set - set(type(request).model_fields)):
+        raise ParameterNotSupported(f"{request.operation} has none", field=name)
     # Without its defaults: a default that is written out would count as asked for, and be refused where the model would ignore it.
     fields = request.model_dump(exclude_defaults=True) | changes.model_dump(exclude_unset=True)
     try:

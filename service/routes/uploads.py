@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from api_schemas.errors import MissingField, OutfillError, PayloadTooLarge
+from api_schemas.errors import MissingField, OutfillError, PayloadTooLarge, UnknownField
 from api_schemas.jobs import Upload, new_id, utc_now
 from core.storage import upload_key
 from service import intake
@@ -27,7 +27,8 @@ def _register(parts: Services, caller: Tenant) -> Upload:
     return Upload(id=upload_id, source=f"upload:{upload_id}", expires_at=expires_at)
 
 
-_FORM = {"type": "object", "required": ["file"], "properties": {"file": {"type": "string", "contentMediaType": "application/octet-stream"}}}
+_FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
+_FORM = {"type": "object", "required": ["file"], "properties": {"file": _FILE}, "additionalProperties": False}
 _BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
 
 
@@ -43,6 +44,8 @@ async def create(request: Request, caller: UploadsWriter, parts: Parts, _: NoQue
     limit = parts.settings.limits.max_image_bytes
     # Read here and not by FastAPI, which would take the body in before it asks for the key.
     async with request.form(max_files=1, max_fields=1) as form:
+        if unknown := [name for name in form if name != "file"]:
+            raise UnknownField("there is no such part", field=unknown[0])
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise MissingField("the file part is missing", field="file")
