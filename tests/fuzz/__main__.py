@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="run in this directory, and leave the logs there")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, running(arguments.keep or Path(folder)) as campaign:
-        result = campaign.run(arguments.requests, arguments.seed, examples=EXAMPLES, patience_s=600)
+        result = campaign.run(arguments.requests, arguments.seed, examples=EXAMPLES, coverage=True, patience_s=600)
     return _report(arguments.seed, arguments.requests, result)
 
 
@@ -45,6 +45,7 @@ def _report(seed: int, wanted: int, result: Result) -> int:
     table = Table("figure", "value", "limit", "holds")
     for name, entry in figures.items():
         table.add_row(name, f"{entry['value']:g}", f"{entry['limit']:g}", "yes" if entry["holds"] else "NO")
+    console.print("answers: " + ", ".join(f"{number} × {status}" for status, number in sorted(result.statuses.items())))
     console.print(f"seed {seed}: {result.requests} requests, {len(result.accepted)} jobs accepted, {result.seconds:.0f} s")
     console.print(table)
     write_figures("fuzz", figures)

@@ -70,7 +70,7 @@ class Round:
     seed: int
     examples: int
     """Cases of each operation, and scenarios that follow links."""
-    phases: tuple[str, ...]
+    phases: frozenset[str]
 
 
 @dataclass
@@ -80,6 +80,7 @@ class Result:
     requests: int = 0
     answers: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """Operation to status class (``2xx``; ``none``: no answer) to how many."""
+    statuses: Counter[int] = field(default_factory=Counter)
     failures: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Operation and check to how often it failed."""
     told: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -102,23 +103,27 @@ class Campaign:
 
     def __init__(self, stack: LocalStack, limited_key: str, reader_key: str, *, say: Callable[[str], None]) -> None:
         self._stack, self._say = stack, say
-        self._keys = (stack.api_key, stack.api_key, stack.api_key, limited_key, reader_key)
+        self._keys = (stack.api_key, limited_key, reader_key, stack.api_key, stack.api_key)
         self._pool = values.Pool()
         self._http = httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {stack.api_key}"}, timeout=60)
         self._document = values.with_formats(self._http.get("/openapi.json").raise_for_status().json())
 
-    def run(self, requests: int, seed: int, *, examples: int, patience_s: float) -> Result:
-        """Send at least so many requests, then wait for the jobs."""
+    def run(self, requests: int, seed: int, *, examples: int, coverage: bool, patience_s: float) -> Result:
+        """Send at least so many requests, then wait for the jobs. ``coverage``: begin with all values at the edges of each schema."""
         result, began = Result(), time.monotonic()
         values.register(self._pool)
         self._prepare()
         for number in count():
             key = self._keys[number % len(self._keys)]
-            phases = ("examples", "coverage", "fuzzing", "stateful") if number == 0 else ("fuzzing", "stateful")
             whole = key == self._stack.api_key
-            self._send(Round(key, seed * 10_000 + number, examples if whole else max(examples // 4, 1), phases), result, requests)
+            phases = (
+                {"fuzzing", "stateful"} | ({"examples"} if number == 0 else set()) | ({"coverage"} if number == 0 and coverage else set())
+            )
+            self._send(
+                Round(key, seed * 10_000 + number, examples if whole else max(examples // 4, 1), frozenset(phases)), result, requests
+            )
             self._say(f"{result.requests} requests, {len(result.accepted)} jobs, {result.failures.total()} failures")
-            if result.requests >= requests:
+            if result.requests >= requests and number + 1 >= len(set(self._keys)):
                 break
         result.stuck = self._unfinished(result.accepted, patience_s)
         result.seconds = time.monotonic() - began
@@ -137,7 +142,7 @@ class Campaign:
         for event in stream:
             if isinstance(event, events.ScenarioFinished):
                 self._count(event.recorder, result)
-                if result.requests >= limit:
+                if result.requests >= limit and wanted.key == self._stack.api_key:
                     stream.stop()
             elif isinstance(event, events.NonFatalError):
                 result.broken.append(f"{event.label}: {event.value}")
@@ -164,6 +169,8 @@ class Campaign:
             operation, answer = recorder.cases[case_id].value.operation.label, interaction.response
             result.requests += 1
             result.answers[operation]["none" if answer is None else f"{answer.status_code // 100}xx"] += 1
+            if answer is not None:
+                result.statuses[answer.status_code] += 1
             if answer is None:
                 self._fail(result, operation, "no answer", f"{interaction.request.method} {interaction.request.uri}")
             elif answer.status_code in (200, 201, 202) and interaction.request.method == "POST":
