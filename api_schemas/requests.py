@@ -95,7 +95,7 @@ _INTEGERS = (
     *("grow_px", "feather_px", "quality", "left", "right", "top", "bottom", "width", "height"),
     *("seed", "num_images", "steps", "max_attempts", "overlap_s"),
 )
-"""Fields of any body below that are integers (tests/service/test_bad_input.py holds them against the schemas)."""
+"""Fields of any body below that are integers (tests/service/test_openapi.py holds them against the schemas)."""
 
 
 class Body(BaseModel):

@@ -49,8 +49,9 @@ def repeat_digest(job_id: str, changes: RepeatRequest) -> str:
 
 
 def _changed(request: JobRequest, changes: RepeatRequest) -> JobRequest:
-    for name in sorted(changes.model_fields_set - set(type(request).model_fields)):
-        raise ParameterNotSupported(f"{request.operation} has none", field=name)
+    asked = {name for name in changes.model_fields_set if getattr(changes, name) is not None}
+    if strange := sorted(asked - set(type(request).model_fields)):
+        raise ParameterNotSupported(f"{request.operation} has none", field=strange[0])
     # Without its defaults: a default that is written out would count as asked for, and be refused where the model would ignore it.
     fields = request.model_dump(exclude_defaults=True) | changes.model_dump(exclude_unset=True)
     try:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.figures import exit_status, figure, write_figures
+from scripts.tiny_pipeline import build
 
 from .campaign import Result, running
 
@@ -29,8 +30,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="run in this directory, and leave the logs there")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, running(arguments.keep or Path(folder)) as campaign:
-        result = campaign.run(arguments.requests, arguments.seed, examples=EXAMPLES, coverage=True, patience_s=600)
+    with tempfile.TemporaryDirectory() as folder:
+        build(Path(folder) / "tiny")
+        with running(arguments.keep or Path(folder), Path(folder) / "tiny") as campaign:
+            result = campaign.run(arguments.requests, arguments.seed, examples=EXAMPLES, coverage=True, patience_s=600)
     return _report(arguments.seed, arguments.requests, result)
 
 

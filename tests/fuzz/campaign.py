@@ -232,12 +232,8 @@ def _is_a_fault(context: schemathesis.HookContext, failure: Failure, case: schem
 
 
 @contextmanager
-def running(data: Path, *, say: Callable[[str], None] = print) -> Iterator[Campaign]:
-    """A stack with small limits, and keys of all kinds."""
-    from scripts.tiny_pipeline import build
-
-    tiny = data / "tiny"
-    build(tiny)
+def running(data: Path, tiny: Path, *, say: Callable[[str], None] = print) -> Iterator[Campaign]:
+    """A stack with small limits that serves ``tiny`` (scripts/tiny_pipeline.py) beside the embedded models, and keys of all kinds."""
     limited, reader = new_key(), new_key()
     read = [scope for scope in Scope if scope.endswith(":read")]
     keys = [
