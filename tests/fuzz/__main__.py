@@ -49,6 +49,7 @@ def _report(seed: int, wanted: int, result: Result) -> int:
     for name, entry in figures.items():
         table.add_row(name, f"{entry['value']:g}", f"{entry['limit']:g}", "yes" if entry["holds"] else "NO")
     console.print("answers: " + ", ".join(f"{number} × {status}" for status, number in sorted(result.statuses.items())))
+    console.print("jobs: " + ", ".join(f"{number} × {end}" for end, number in sorted(result.ends.items())))
     console.print(f"seed {seed}: {result.requests} requests, {len(result.accepted)} jobs accepted, {result.seconds:.0f} s")
     console.print(table)
     write_figures("fuzz", figures)
@@ -71,6 +72,7 @@ def _figures(wanted: int, result: Result) -> dict[str, dict[str, Any]]:
         "schema_violations": figure(result.failures.total(), 0),
         "operations_without_2xx": figure(len(without_success), 0),
         "untested": figure(len(result.broken), 0),
+        "jobs_at_fault": figure(result.jobs_at_fault, 0),
         "jobs_stuck": figure(len(result.stuck), 0),
     }
 

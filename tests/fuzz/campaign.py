@@ -23,6 +23,7 @@ from schemathesis.openapi.checks import RejectedPositiveData
 from schemathesis.transport.serialization import contains_binary
 
 from api_schemas.access import Scope
+from api_schemas.errors import AttemptsExhausted, EngineFailed, OutfillError
 from core.jobs import JobRecords
 from service.keys import new_key, new_webhook_secret, settings_entry
 from service.local import LocalStack, StackOptions
@@ -88,6 +89,8 @@ class Result:
     broken: list[str] = field(default_factory=list)
     """What kept schemathesis from testing."""
     accepted: set[str] = field(default_factory=set)
+    ends: Counter[str] = field(default_factory=Counter)
+    """Status of ended jobs, or the code of their error, to how many."""
     stuck: list[str] = field(default_factory=list)
     """Jobs that have not ended."""
     seconds: float = 0.0
@@ -96,6 +99,11 @@ class Result:
     def server_errors(self) -> int:
         """Answers of 500 and above, and requests without an answer."""
         return sum(answers["5xx"] + answers["none"] for answers in self.answers.values())
+
+    @property
+    def jobs_at_fault(self) -> int:
+        """Jobs that failed for no reason that lies in their request."""
+        return sum(self.ends[error.code] for error in (OutfillError, EngineFailed, AttemptsExhausted))
 
 
 class Campaign:
@@ -125,7 +133,7 @@ class Campaign:
             self._say(f"{result.requests} requests, {len(result.accepted)} jobs, {result.failures.total()} failures")
             if result.requests >= requests and number + 1 >= len(set(self._keys)):
                 break
-        result.stuck = self._unfinished(result.accepted, patience_s)
+        self._wait_for_ends(result, patience_s)
         result.seconds = time.monotonic() - began
         return result
 
@@ -198,17 +206,20 @@ class Campaign:
             if thing["id"].startswith("job_"):
                 result.accepted.add(thing["id"])
 
-    def _unfinished(self, accepted: set[str], patience_s: float) -> list[str]:
-        """Jobs that have not ended when patience has. One that is gone was deleted, which only the ended can be."""
+    def _wait_for_ends(self, result: Result, patience_s: float) -> None:
+        """See how the accepted jobs end. Of one that is gone no more is known than that it was deleted, which only the ended can be."""
         deadline = time.monotonic() + patience_s
         with redis.Redis(port=self._stack.redis_port) as connection:
             records = JobRecords(connection, retention_s=3600)
-            waiting = sorted(accepted)
-            while True:
-                waiting = [job_id for job_id in waiting if (record := records.find(job_id)) is not None and not record.status.terminal]
-                if not waiting or time.monotonic() > deadline:
-                    return waiting
+            waiting = sorted(result.accepted)
+            while waiting and time.monotonic() < deadline:
+                found = {job_id: records.find(job_id) for job_id in waiting}
+                ended = [record for record in found.values() if record is not None and record.status.terminal]
+                result.ends.update(record.error.code if record.error else record.status for record in ended)
+                result.ends["deleted"] += sum(record is None for record in found.values())
+                waiting = [job_id for job_id, record in found.items() if record is not None and not record.status.terminal]
                 time.sleep(0.2)
+        result.stuck = waiting
 
     def close(self) -> None:
         """Ask no more."""
