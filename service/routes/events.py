@@ -20,6 +20,7 @@ LastEventId = Annotated[
     Header(
         alias="Last-Event-ID",
         pattern=r"^[0-9]{1,18}-[0-9]{1,18}$",
+        examples=["1767225600000-0"],
         description="The id of the last event that arrived: what came after it is told.",
     ),
 ]

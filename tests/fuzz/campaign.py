@@ -239,7 +239,15 @@ def _is_a_fault(context: schemathesis.HookContext, failure: Failure, case: schem
     problem: Mapping[str, Any] = response.json()
     if problem.get("field") in values.FILES and case.media_type == "multipart/form-data":
         return False  # which files there must be is said by the request beside them
+    if not _fits_its_schema(case, problem.get("field")):
+        return False
     return problem["code"] in _SHAPE and problem.get("field") not in _IN_WORDS
+
+
+def _fits_its_schema(case: schemathesis.Case[Any], header: str | None) -> bool:
+    # The coverage phase of schemathesis 4.32 finds no string for a header's pattern with a hyphen in it, and sends "0" as if that were valid.
+    parameter = case.operation.headers.get(header) if header in case.headers else None
+    return parameter is None or bool(parameter.get_validator().is_valid(case.headers[header]))
 
 
 @contextmanager
