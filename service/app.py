@@ -44,10 +44,12 @@ def build_services(settings: Settings) -> Services:
     listening = AsyncRedis.from_url(
         settings.redis.url.get_secret_value(), socket_timeout=None, socket_keepalive=True, client_name=LISTENING
     )
+    listeners, metrics = Listeners(listening, records, settings.events), ApiMetrics()
+    metrics.streams.set_function(listeners.streams)
     return Services(
         settings=settings,
         connection=connection,
-        listeners=Listeners(listening, records, settings.events),
+        listeners=listeners,
         keys=KeyRing(connection, settings),
         storage=Storage(settings.s3),
         records=records,
@@ -56,7 +58,7 @@ def build_services(settings: Settings) -> Services:
         queue=JobQueue(connection, fsync_timeout_ms=settings.redis.fsync_timeout_ms),
         catalogue=Catalogue(connection),
         http=outbound.client(settings.outbound),
-        metrics=ApiMetrics(),
+        metrics=metrics,
     )
 
 

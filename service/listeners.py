@@ -57,10 +57,14 @@ class Listeners:
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
+    def streams(self) -> int:
+        """Event streams that are open."""
+        return self._streams.total()
+
     @asynccontextmanager
     async def stream(self, tenant: str) -> AsyncIterator[None]:
         """A place for one event stream. Raises ``TooManyStreams``."""
-        if self._streams.total() >= self._limits.streams:
+        if self.streams() >= self._limits.streams:
             raise TooManyStreams("too many event streams are open")
         if self._streams[tenant] >= self._limits.streams_per_tenant:
             raise TooManyStreams(f"{self._limits.streams_per_tenant} event streams may be open")

@@ -1,15 +1,15 @@
 -- Takes due rows and puts them off by a lease, so that a sender that dies does not take them with it. Whoever has least in flight goes first,
 -- tenants before lanes, so that those who are many or slow keep only each other waiting.
--- KEYS: outbox   ARGV: now_ms, lease_ms, places, places of a lane, places of a tenant, lane, how many it has in flight, lane, ...
+-- KEYS: outbox   ARGV: lease_ms, places, places of a lane, places of a tenant, lane, how many it has in flight, lane, ...
 -- Returns the ids.
-local now, places, lane_places, tenant_places = tonumber(ARGV[1]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local now, places, lane_places, tenant_places = clock_ms(), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local function tenant_of(lane) return string.match(lane, '^[^/]*') end
 local busy, busy_tenants, taken, touched = {}, {}, {}, {}
 local function count(lane, n)
   busy[lane] = (busy[lane] or 0) + n
   busy_tenants[tenant_of(lane)] = (busy_tenants[tenant_of(lane)] or 0) + n
 end
-for i = 6, #ARGV, 2 do count(ARGV[i], tonumber(ARGV[i + 1])) end
+for i = 5, #ARGV, 2 do count(ARGV[i], tonumber(ARGV[i + 1])) end
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
 while #taken < places do
   local best, best_of_lane, best_of_tenant
@@ -30,7 +30,7 @@ while #taken < places do
   elseif redis.call('EXISTS', 'outfill:webhook:' .. id) == 0 then
     redis.call('ZREM', rows, id)
   else
-    redis.call('ZADD', rows, now + ARGV[2], id)
+    redis.call('ZADD', rows, now + ARGV[1], id)
     table.insert(taken, id)
     count(lane, 1)
   end

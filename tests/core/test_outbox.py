@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -138,6 +140,27 @@ def test_a_row_whose_sender_died_comes_again(records: JobRecords, queue: JobQueu
     outbox.put_off(dead, 0)
     assert outbox.size() == 0
     assert outbox.delivery("shop", again.id).state is DeliveryState.DELIVERED
+
+
+@pytest.mark.parametrize("off_s", [-3600, 3600], ids=["slow", "fast"])
+def test_webhooks_are_due_by_the_clock_of_redis(
+    records: JobRecords, queue: JobQueue, endpoints: Endpoints, outbox: Outbox, monkeypatch: pytest.MonkeyPatch, off_s: int
+) -> None:
+    """A process whose clock is an hour off owes, sends, puts off and redelivers as any other: nothing is due later, or again at once."""
+    now, moment = time.time, utc_now
+    monkeypatch.setattr(time, "time", lambda: now() + off_s)
+    monkeypatch.setattr("api_schemas.events.utc_now", lambda: moment() + timedelta(seconds=off_s))
+    register(endpoints)
+    spec = cancel(records, queue)
+    (row,) = outbox.lease(1, 600)
+    assert row.event.job_id == spec.id
+    assert outbox.lease(1, 600) == []
+    outbox.put_off(row, 60)
+    due = outbox.delivery("shop", row.id).next_attempt_at
+    assert due is not None
+    assert 0 < due.timestamp() - now() <= 60
+    outbox.redeliver("shop", row)
+    assert [again.id for again in outbox.lease(9, 600)] == [row.id]
 
 
 def test_a_delivery_tells_its_attempts(records: JobRecords, queue: JobQueue, endpoints: Endpoints, outbox: Outbox) -> None:
