@@ -62,10 +62,10 @@ async def collect(parts: Services, tenant: str, request: JobRequest, files: Mapp
 
 async def _bytes_of(parts: Services, tenant: str, source: str, files: Mapping[str, bytes]) -> bytes:
     limit = parts.settings.limits.max_image_bytes
-    scheme = source.partition(":")[0].lower()
-    if scheme in ("http", "https"):
+    scheme = source.partition(":")[0]
+    if scheme.lower() in ("http", "https"):
         return await outbound.fetch(parts.http, source, parts.settings.outbound, max_bytes=limit)
-    if scheme == "data":
+    if scheme.lower() == "data":
         return await run_in_threadpool(_decode_data_url, source)
     if scheme == "upload":
         return await _read_upload(parts, tenant, source.removeprefix("upload:"), limit)

@@ -132,7 +132,7 @@ class Dispatcher:
                     pass  # status and headers tell; the body is the receiver's own and is not read
             outcome = "delivered" if answer.is_success else "gone" if answer.status_code == _GONE else "refused"
             reason = None if answer.is_success else "redirects are not followed" if answer.is_redirect else f"answered {answer.status_code}"
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as fault:
+        except (httpx.HTTPError, *outbound.BAD_REDIRECT, TimeoutError) as fault:
             outcome, reason = _fault(fault)
         status = answer.status_code if answer is not None else None
         self._metrics.webhook_attempts.labels(outcome).inc()
@@ -220,6 +220,8 @@ def _fault(fault: Exception) -> tuple[str, str]:
         return "denied", "the URL leads to an address that is not allowed"
     if isinstance(fault, (TimeoutError, httpx.TimeoutException)):
         return "unreachable", "no answer in time"
+    if isinstance(fault, outbound.BAD_REDIRECT):
+        return "refused", "redirects are not followed"
     return "unreachable", "no answer" if isinstance(fault, httpx.ReadError | httpx.RemoteProtocolError) else "no connection"
 
 

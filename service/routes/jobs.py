@@ -22,7 +22,7 @@ from api_schemas.jobs import DryRun, Job, JobList, JobSpec, JobStatus, first_id
 from api_schemas.requests import Operation, RepeatRequest
 from core.jobs import JobRecord, public
 from service.auth import JobsReader, JobsWriter
-from service.bodies import Body, Changes, described, request_body
+from service.bodies import Body, Changes, NoQuery, QueryOnce, described, request_body
 from service.deps import Parts, Services
 from service.dry_run import dry_run
 from service.idempotency import HEADER as IDEMPOTENCY_KEY
@@ -85,6 +85,7 @@ class CreateQuery(BaseModel):
     "",
     status_code=202,
     response_model=Job,
+    dependencies=[QueryOnce],
     openapi_extra={"requestBody": request_body()},
     responses={200: {"model": Job | DryRun, "description": "The finished job, or with `dry_run` what it would be."}},
 )
@@ -178,7 +179,7 @@ def _wait_seconds(prefer: str | None) -> int:
     return int(match[1])
 
 
-@router.get("")
+@router.get("", dependencies=[QueryOnce])
 def page(caller: JobsReader, parts: Parts, query: Annotated[ListQuery, Query()]) -> JobList:
     """The caller's jobs that match all filters, newest first (by id, whose first ten letters are the time).
 
@@ -193,19 +194,19 @@ def page(caller: JobsReader, parts: Parts, query: Annotated[ListQuery, Query()])
     return JobList(items=tuple(_view(parts, record) for record in records), next=following)
 
 
-@router.get("/{job_id}")
+@router.get("/{job_id}", dependencies=[NoQuery])
 def read(job_id: str, caller: JobsReader, parts: Parts) -> Job:
     """One job."""
     return _view(parts, parts.records.get(job_id, caller.name))
 
 
-@router.post("/{job_id}/cancel")
+@router.post("/{job_id}/cancel", dependencies=[NoQuery])
 def cancel(job_id: str, caller: JobsWriter, parts: Parts) -> Job:
     """Cancel a job: at once while it waits, at its next step while it runs. Canceling twice is no error."""
     return _view(parts, parts.records.cancel(job_id, caller.name))
 
 
-@router.delete("/{job_id}", status_code=204)
+@router.delete("/{job_id}", status_code=204, dependencies=[NoQuery])
 def delete(job_id: str, caller: JobsWriter, parts: Parts) -> None:
     """Delete a job that has ended: its record, its inputs and outputs, the webhooks that it is owed, and its idempotency key."""
     record = parts.records.get(job_id, caller.name)

@@ -6,12 +6,13 @@ from fastapi import APIRouter
 
 from api_schemas.models import ModelList
 from service.auth import ModelsReader
+from service.bodies import NoQuery
 from service.deps import Parts
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.get("")
+@router.get("", dependencies=[NoQuery])
 def page(caller: ModelsReader, parts: Parts) -> ModelList:  # noqa: ARG001 - the caller must have a key
     """Every model: what it does, its licence, and which live workers serve it."""
     return ModelList(items=tuple(parts.catalogue.models()))

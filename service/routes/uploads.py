@@ -13,6 +13,7 @@ from api_schemas.jobs import Upload, new_id, utc_now
 from core.storage import upload_key
 from service import intake
 from service.auth import Tenant, UploadsWriter
+from service.bodies import NoQuery
 from service.deps import Parts, Services
 from service.problems import InvalidRequest
 
@@ -30,12 +31,14 @@ _FORM = {"type": "object", "required": ["file"], "properties": {"file": {"type":
 _BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
 
 
-@router.post("", status_code=201, response_model_exclude_none=True, openapi_extra={"requestBody": _BODY})
+@router.post("", status_code=201, dependencies=[NoQuery], response_model_exclude_none=True, openapi_extra={"requestBody": _BODY})
 async def create(request: Request, caller: UploadsWriter, parts: Parts) -> Upload:
     """Keep one file. Its header is checked now, and again when a job names it."""
     limit = parts.settings.limits.max_image_bytes
     # Read here and not by FastAPI, which would take the body in before it asks for the key.
     async with request.form(max_files=1, max_fields=1) as form:
+        if unknown := set(form) - {"file"}:
+            raise InvalidRequest("there is no such part", field=min(unknown), code="unknown_field")
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise InvalidRequest("the file part is missing", field="file", code="missing_field")
@@ -52,7 +55,7 @@ async def create(request: Request, caller: UploadsWriter, parts: Parts) -> Uploa
     return upload
 
 
-@router.post("/presigned", status_code=201)
+@router.post("/presigned", status_code=201, dependencies=[NoQuery])
 def presign(caller: UploadsWriter, parts: Parts) -> Upload:
     """Get a URL to PUT a large file to. It is checked when a job names it."""
     upload = _register(parts, caller)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api_schemas.access import UsageList
 from api_schemas.errors import Invalid
 from service.auth import UsageReader
+from service.bodies import QueryOnce
 from service.deps import Parts
 from service.usage import DAYS_KEPT, days_of
 
@@ -35,7 +36,7 @@ class UsageQuery(BaseModel):
         return since, until
 
 
-@router.get("")
+@router.get("", dependencies=[QueryOnce])
 def page(caller: UsageReader, parts: Parts, query: Annotated[UsageQuery, Query()]) -> UsageList:
     """Requests, jobs, images and megapixels of the key that asks, by day (UTC), newest first; days without any are left out."""
     return UsageList(items=tuple(days_of(parts.connection, caller.key_id, *query.days())))

@@ -23,7 +23,7 @@ from api_schemas.webhooks import (
 )
 from service import webhooks
 from service.auth import WebhooksReader, WebhooksWriter
-from service.bodies import ChangedEndpoint, NewEndpoint, NoQuery, Rotation, described
+from service.bodies import ChangedEndpoint, NewEndpoint, NoQuery, QueryOnce, Rotation, described
 from service.deps import Parts
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
@@ -54,7 +54,7 @@ def page(caller: WebhooksReader, parts: Parts) -> EndpointList:
     return EndpointList(items=tuple(Endpoint.of(endpoint, utc_now()) for endpoint in parts.endpoints.of(caller.name)))
 
 
-@router.get("/deliveries")
+@router.get("/deliveries", dependencies=[QueryOnce])
 def deliveries(caller: WebhooksReader, parts: Parts, query: Annotated[DeliveryQuery, Query()]) -> DeliveryList:
     """What the caller's receivers were sent or are owed, newest first, with each attempt; also for URLs that jobs name themselves.
 

@@ -192,7 +192,11 @@ def test_two_stewards_send_each_webhook_once(
 
 @pytest.mark.parametrize(
     ("status", "headers", "error"),
-    [(302, {"location": "/elsewhere"}, "redirects are not followed"), (500, {}, "answered 500"), (404, {}, "answered 404")],
+    [
+        (302, {"location": "/elsewhere"}, "redirects are not followed"),
+        (500, {}, "answered 500"),
+        (404, {}, "answered 404"),
+    ],
 )
 def test_what_is_no_success_is_tried_again(
     dispatcher: Callable[[], Running],
@@ -216,6 +220,18 @@ def test_what_is_no_success_is_tried_again(
     dead = only(outbox, "shop")
     assert (dead.state, dead.next_attempt_at) == (DeliveryState.DEAD, None)
     assert [(attempt.status_code, attempt.error) for attempt in dead.attempts] == [(status, error)] * 4
+
+
+def test_a_redirect_to_what_is_no_url_is_a_failure_like_any(
+    dispatcher: Callable[[], Running], receiver: Receiver, outbox: Outbox, records: JobRecords, queue: JobQueue, own_redis: redis.Redis
+) -> None:
+    """A Location that no client can read breaks nothing of the sender's: the attempt was refused, and the schedule goes on."""
+    register(own_redis, receiver.url, "shop")
+    receiver.answer, receiver.headers = (lambda _: 302), {"location": "http://xn--a/"}
+    dispatcher()
+    end_jobs(records, queue, "shop", 1)
+    eventually(lambda: outbox.dead_letters() == 1)
+    assert [attempt.error for attempt in only(outbox, "shop").attempts] == ["redirects are not followed"] * 4
 
 
 def test_a_receiver_is_asked_again_when_it_said(
