@@ -17,9 +17,13 @@
       │    ├─ WebhookDisabled            webhook_disabled
       │    ├─ TooManyWebhooks            too_many_webhooks
       │    └─ IdempotencyKeyInUse        idempotency_key_in_use    (the first request with it is still being accepted)
+      ├─ MalformedForm              400  invalid_request
       ├─ BodyTooSlow                408  body_too_slow
       ├─ PayloadTooLarge            413  payload_too_large
       ├─ Invalid                    422  invalid_request
+      │    ├─ UnknownField               unknown_field
+      │    ├─ MissingField               missing_field
+      │    ├─ InvalidJson                invalid_json
       │    ├─ ParameterNotSupported      parameter_not_supported
       │    ├─ WebhookNotAllowed          webhook_not_allowed
       │    ├─ IdempotencyKeyReused       idempotency_key_reused
@@ -182,6 +186,12 @@ class PayloadTooLarge(OutfillError):
     status, code, title = 413, "payload_too_large", "Payload too large"
 
 
+class MalformedForm(OutfillError):
+    """The body is no multipart/form-data that can be read, or has more parts than any request has."""
+
+    status, code, title = 400, "invalid_request", "Malformed form"
+
+
 class BodyTooSlow(OutfillError):
     """The body did not arrive in time."""
 
@@ -192,6 +202,24 @@ class Invalid(OutfillError):
     """The request does not say something that can be done."""
 
     status, code, title = 422, "invalid_request", "Invalid request"
+
+
+class UnknownField(Invalid):
+    """There is no such field or query parameter."""
+
+    code = "unknown_field"
+
+
+class MissingField(Invalid):
+    """A field or a part that is required is not there."""
+
+    code = "missing_field"
+
+
+class InvalidJson(Invalid):
+    """The body is not JSON, or holds more values than any request has."""
+
+    code = "invalid_json"
 
 
 class ParameterNotSupported(Invalid):

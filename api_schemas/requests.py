@@ -113,6 +113,20 @@ class MaskOptions(Body):
     invert: bool = Field(default=False, description="Swap edited and kept, after `polarity`.")
 
 
+def _all_of(*rules: dict[str, Any]) -> dict[str, Any]:
+    """JSON Schema of what a validator says of several fields."""
+    return {"allOf": list(rules)}
+
+
+def _given(field: str, kind: str) -> dict[str, Any]:
+    """It is there, and not null."""
+    return {"required": [field], "properties": {field: {"type": kind}}}
+
+
+def _only_with(field: str, other: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [{"properties": {field: {"type": "null"}}}, other]}
+
+
 def field_fault(field: str, message: str) -> PydanticCustomError:
     """Fields that do not go together: pydantic itself would name the model that holds them."""
     return PydanticCustomError(FAULT, message, {"field": field})
@@ -120,6 +134,10 @@ def field_fault(field: str, message: str) -> PydanticCustomError:
 
 class OutputOptions(Body):
     """What the result is written as."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_all_of(_only_with("quality", {"required": ["format"], "properties": {"format": {"enum": ["jpeg", "webp"]}}}))
+    )
 
     format: ImageFormat = ImageFormat.PNG
     quality: int | None = Field(
@@ -210,6 +228,12 @@ class Shadow(Body):
 
 class Expand(Body):
     """How far to extend the picture on each side, in pixels."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [{"required": [side], "properties": {side: {"minimum": 1}}} for side in ("left", "right", "top", "bottom")]
+        }
+    )
 
     left: int = Field(default=0, ge=0, le=MAX_SIDE)
     right: int = Field(default=0, ge=0, le=MAX_SIDE)
@@ -350,6 +374,8 @@ class EraseRequest(_Painted):
 class OutpaintRequest(_Painted):
     """Extend the picture beyond its border, by ``expand`` or by ``canvas``."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [_given("expand", "object"), _given("canvas", "object")]})
+
     operation: Literal[Operation.OUTPAINT]
     expand: Expand | None = None
     canvas: Canvas | None = None
@@ -364,6 +390,12 @@ class OutpaintRequest(_Painted):
 
 class ReplaceBackgroundRequest(_Painted):
     """Keep the product and paint the rest: from a ``prompt``, or as a colour, a gradient or a picture."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_all_of(
+            {"oneOf": [_given("prompt", "string"), _given("background", "object")]}, _only_with("mask_options", _given("mask", "string"))
+        )
+    )
 
     operation: Literal[Operation.REPLACE_BACKGROUND]
     mask: ImageSource | None = Field(
@@ -385,6 +417,12 @@ class ReplaceBackgroundRequest(_Painted):
 
 class RemoveBackgroundRequest(_Request):
     """Return the cut-out of the product (RGBA) and its mask."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_all_of(
+            {"properties": {"output": {"properties": {"format": {"enum": ["png", "webp"]}, "layers": {"const": False}}}}}
+        )
+    )
 
     operation: Literal[Operation.REMOVE_BACKGROUND]
 

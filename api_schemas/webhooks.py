@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_serializer, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from api_schemas.events import EventType
 from api_schemas.requests import Body, JobEvent, WebhookTarget, field_fault
@@ -23,13 +24,22 @@ class EndpointRequest(WebhookTarget):
     description: Description = ""
 
 
+def _no_default(schema: dict[str, Any]) -> None:
+    """``None`` stands for "left out", and is refused where it is sent."""
+    schema.pop("default")
+
+
 class EndpointChanges(Body):
     """What is to be different. What is left out stays."""
 
-    url: str | None = Field(default=None, min_length=1, max_length=2048)
-    events: tuple[JobEvent, ...] | None = Field(default=None, min_length=1)
-    description: Description | None = None
-    enabled: bool | None = Field(default=None, description="`false`: nothing is sent, and what happens meanwhile is not sent later.")
+    url: str | SkipJsonSchema[None] = Field(default=None, min_length=1, max_length=2048, json_schema_extra=_no_default)
+    events: tuple[JobEvent, ...] | SkipJsonSchema[None] = Field(default=None, min_length=1, json_schema_extra=_no_default)
+    description: Description | SkipJsonSchema[None] = Field(default=None, json_schema_extra=_no_default)
+    enabled: bool | SkipJsonSchema[None] = Field(
+        default=None,
+        description="`false`: nothing is sent, and what happens meanwhile is not sent later.",
+        json_schema_extra=_no_default,
+    )
 
     @model_validator(mode="after")
     def _null_is_no_value(self) -> Self:

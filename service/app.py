@@ -12,10 +12,8 @@ from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from redis.asyncio import Redis as AsyncRedis
 
-from api_schemas.errors import Problem
 from core import logging, outbound, queue
 from core.catalogue import Catalogue
 from core.events import Endpoints, Outbox
@@ -23,7 +21,7 @@ from core.jobs import JobRecords
 from core.queue import JobQueue
 from core.settings import Settings
 from core.storage import Storage
-from service import bodies, problems
+from service import openapi, problems
 from service.deps import Services
 from service.keys import KeyRing
 from service.listeners import Listeners
@@ -33,7 +31,6 @@ from service.routes import events, health, jobs, models, uploads, usage, webhook
 
 LISTENING = "outfill-listening"
 """What the connection of those who wait is called in Redis' list of clients."""
-_PROBLEM = {"model": Problem, "content": {"application/problem+json": {}}}
 
 
 def build_services(settings: Settings) -> Services:
@@ -82,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=version("outfill"),
         summary="Fills, extends, erases and replaces parts of images.",
         lifespan=lifespan,
-        responses={401: _PROBLEM, 403: _PROBLEM, 404: _PROBLEM, 409: _PROBLEM, 413: _PROBLEM, 422: _PROBLEM, 429: _PROBLEM, 503: _PROBLEM},
+        generate_unique_id_function=openapi.operation_id,
     )
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes, timeout_s=settings.limits.body_timeout_s)
@@ -111,7 +108,5 @@ def _on_stop_signal(call: Callable[[], None]) -> None:
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        schema["components"]["schemas"].update(bodies.schemas())
-        app.openapi_schema = schema
+        app.openapi_schema = openapi.document(app)
     return app.openapi_schema

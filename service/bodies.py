@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request
-from pydantic import BaseModel, ValidationError
+from fastapi import Depends, Query, Request
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
-from api_schemas.errors import Invalid
+from api_schemas.errors import Invalid, InvalidJson, MissingField, Problem, UnknownField
 from api_schemas.requests import (
     EraseRequest,
     InpaintRequest,
@@ -26,7 +27,7 @@ from api_schemas.requests import (
 )
 from api_schemas.webhooks import EndpointChanges, EndpointRequest, RotateRequest
 from service.deps import Parts
-from service.problems import InvalidRequest, invalid
+from service.problems import invalid
 
 M = TypeVar("M", bound=BaseModel)
 JobBody = tuple[JobRequest, dict[str, bytes]]
@@ -88,18 +89,18 @@ async def _read_form(form: FormData) -> JobBody:
         if name == "request":
             text = content
         elif isinstance(content, str):
-            raise InvalidRequest("only the part named request may be text; options go inside it", field=name, code="unknown_field")
+            raise UnknownField("only the part named request may be text; options go inside it", field=name)
         elif name in files:
             raise Invalid("two parts have this name", field=name)
         else:
             files[name] = content
     if text is None:
-        raise InvalidRequest("the part that holds the JSON is missing", field="request", code="missing_field")
+        raise MissingField("the part that holds the JSON is missing", field="request")
     return await run_in_threadpool(_job_request, text.encode() if isinstance(text, str) else text), files
 
 
 def _job_request(text: bytes) -> JobRequest:
-    return _parsed(job_request.validate_json, text)
+    return _parsed(partial(job_request.validate_json, strict=True), text)
 
 
 def _parsed(validate: Callable[[bytes], M], text: bytes) -> M:
@@ -126,34 +127,33 @@ def _checked(text: bytes) -> bytes:
     gigabytes. Images in base64 have neither commas nor colons.
     """
     if text.count(b",") + text.count(b":") > _MAX_MARKS:
-        raise InvalidRequest("the JSON holds more values than any request has", field=None, code="invalid_json")
+        raise InvalidJson("the JSON holds more values than any request has")
     return text
 
 
 Body = Annotated[JobBody, Depends(_read_body)]
 
 
+class _NoQuery(BaseModel):
+    """The query of a route that has no parameters: any is refused, once the key is known."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 def json_body(model: type[M], *, required: bool = True) -> Callable[[Request], Awaitable[M]]:
-    """Reads a JSON body of a route that has no query. Not by FastAPI, which would take the body in before it asks for the key."""
+    """Reads a JSON body. Not by FastAPI, which would take the body in before it asks for the key."""
 
     async def read(request: Request) -> M:
-        no_query(request)
         body = await request.body()
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if body and kind not in ("application/json", ""):
             raise Invalid("send application/json" if required else "send application/json, or no body", field="Content-Type")
         try:
-            return await run_in_threadpool(_parsed, model.model_validate_json, body if required else body or b"{}")
+            return await run_in_threadpool(_parsed, partial(model.model_validate_json, strict=True), body if required or body else b"{}")
         except ValidationError as error:
             raise invalid(error) from error
 
     return read
-
-
-def no_query(request: Request) -> None:
-    """Refuses query parameters, on a route that has none."""
-    if request.query_params:
-        raise InvalidRequest("there is no such parameter", field=next(iter(request.query_params)), code="unknown_field")
 
 
 def described(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
@@ -166,17 +166,21 @@ Changes = Annotated[RepeatRequest, Depends(json_body(RepeatRequest, required=Fal
 NewEndpoint = Annotated[EndpointRequest, Depends(json_body(EndpointRequest))]
 ChangedEndpoint = Annotated[EndpointChanges, Depends(json_body(EndpointChanges))]
 Rotation = Annotated[RotateRequest, Depends(json_body(RotateRequest, required=False))]
-NoQuery = Depends(no_query)
+NoQuery = Annotated[_NoQuery, Query()]
 
 
-def query_once(request: Request) -> None:
-    """Refuses a query parameter that comes twice: one of them would be ignored."""
-    names = [name for name, _ in request.query_params.multi_items()]
-    if repeated := next((name for name in names if names.count(name) > 1), None):
-        raise Invalid("there are two of this parameter", field=repeated)
+def query_once(*but: str) -> Callable[[Request], None]:
+    """Refuses a query parameter that comes twice, as one of them would be ignored; ``but`` those that may."""
+
+    def once(request: Request) -> None:
+        names = [name for name, _ in request.query_params.multi_items() if name not in but]
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise Invalid("there are two of this parameter", field=repeated)
+
+    return once
 
 
-QueryOnce = Depends(query_once)
+QueryOnce = Annotated[None, Depends(query_once())]
 
 
 def request_body() -> dict[str, Any]:
@@ -202,8 +206,8 @@ def request_body() -> dict[str, Any]:
 
 
 def schemas() -> Mapping[str, Any]:
-    """The component schemas that the request bodies refer to."""
-    models: tuple[type[BaseModel], ...] = (*_MODELS.values(), RepeatRequest, EndpointRequest, EndpointChanges, RotateRequest)
+    """The component schemas that routes refer to by name: those of request bodies and of errors."""
+    models: tuple[type[BaseModel], ...] = (*_MODELS.values(), RepeatRequest, EndpointRequest, EndpointChanges, RotateRequest, Problem)
     _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     found: dict[str, Any] = definitions["$defs"]
     return found

@@ -15,6 +15,9 @@ from starlette.exceptions import HTTPException
 from api_schemas.errors import (
     BodyTooSlow,
     Invalid,
+    InvalidJson,
+    MalformedForm,
+    MissingField,
     MissingScope,
     OutfillError,
     PayloadTooLarge,
@@ -22,27 +25,20 @@ from api_schemas.errors import (
     TooManyQueued,
     Unauthenticated,
     Unavailable,
+    UnknownField,
 )
 from api_schemas.requests import FAULT, Operation
 
 _log = structlog.get_logger(__name__)
 
-_CODES = {"extra_forbidden": "unknown_field", "missing": "missing_field", "json_invalid": "invalid_json"}
-"""Codes of the faults that pydantic tells apart and callers may want to; all others are ``invalid_request``."""
+_FAULTS: dict[str, type[Invalid]] = {"extra_forbidden": UnknownField, "missing": MissingField, "json_invalid": InvalidJson}
+"""Faults that pydantic tells apart and callers may want to; all others are ``Invalid``."""
 _MESSAGES = {"extra_forbidden": "there is no such field", "missing": "this field is required"}
 _LONGEST = 1000
 _TAGS = {"body", "query", *Operation}
 
 
-class InvalidRequest(Invalid):
-    """A body that pydantic refused, with the code of its first fault."""
-
-    def __init__(self, detail: str, *, field: str | None, code: str) -> None:
-        super().__init__(detail, field=field)
-        self.code = code  # type: ignore[misc]  # the one error whose code depends on the fault
-
-
-def invalid(error: ValidationError | RequestValidationError) -> InvalidRequest:
+def invalid(error: ValidationError | RequestValidationError) -> Invalid:
     """The first fault that pydantic found, with the field in the caller's words."""
     faults = error.errors()
     # A misspelt field explains a missing one, so it is told first.
@@ -53,7 +49,7 @@ def invalid(error: ValidationError | RequestValidationError) -> InvalidRequest:
     if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         parts, first["msg"] = ["operation"], f"must be one of {', '.join(Operation)}"
     message = _MESSAGES.get(first["type"]) or str(first["msg"]).removeprefix("Value error, ")
-    return InvalidRequest(message, field=".".join(map(str, parts)) or None, code=_CODES.get(first["type"], Invalid.code))
+    return _FAULTS.get(first["type"], Invalid)(message, field=".".join(map(str, parts)) or None)
 
 
 def _is_union_member(part: object) -> bool:
@@ -114,7 +110,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        code = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}.get(error.status_code, "invalid_request")
+        if error.status_code == MalformedForm.status:  # Starlette's form parser
+            return problem(MalformedForm(error.detail), request_id(request))
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
         body = Problem(
             type="about:blank",
             title=str(error.detail),

@@ -62,15 +62,15 @@ async def collect(parts: Services, tenant: str, request: JobRequest, files: Mapp
 
 async def _bytes_of(parts: Services, tenant: str, source: str, files: Mapping[str, bytes]) -> bytes:
     limit = parts.settings.limits.max_image_bytes
-    scheme = source.partition(":")[0]
+    scheme, _, rest = source.partition(":")
     if scheme.lower() in ("http", "https"):
         return await outbound.fetch(parts.http, source, parts.settings.outbound, max_bytes=limit)
     if scheme.lower() == "data":
         return await run_in_threadpool(_decode_data_url, source)
     if scheme == "upload":
-        return await _read_upload(parts, tenant, source.removeprefix("upload:"), limit)
+        return await _read_upload(parts, tenant, rest, limit)
     if scheme == "file":
-        return files[source.removeprefix("file:")]
+        return files[rest]
     raise InvalidSource("must be an http(s) URL, data:image/…;base64,…, upload:ID or file:NAME")
 
 

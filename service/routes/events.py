@@ -7,10 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Response
 from starlette.concurrency import run_in_threadpool
 
+from api_schemas.errors import JobNotFound, TooManyStreams
 from service.auth import JobsReader
 from service.bodies import NoQuery
 from service.deps import Parts
 from service.event_stream import OPENAPI, EventStream, has_heard_the_end
+from service.openapi import refusals
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 LastEventId = Annotated[
@@ -19,8 +21,8 @@ LastEventId = Annotated[
 ]
 
 
-@router.get("/{job_id}/events", response_class=Response, responses=OPENAPI, dependencies=[NoQuery])
-async def follow(job_id: str, caller: JobsReader, parts: Parts, last_event_id: LastEventId = None) -> Response:
+@router.get("/{job_id}/events", response_class=Response, responses={**OPENAPI, **refusals(JobNotFound, TooManyStreams)})
+async def follow(job_id: str, caller: JobsReader, parts: Parts, _: NoQuery, last_event_id: LastEventId = None) -> Response:
     """Server-sent events: the states of a job, its progress and its previews, until it has ended."""
     record = await run_in_threadpool(parts.records.get, job_id, caller.name)
     if await run_in_threadpool(has_heard_the_end, parts, record, last_event_id):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
-from api_schemas.errors import Unavailable
+from api_schemas.errors import Unauthenticated, Unavailable
 from service.auth import Scraper
 from service.deps import Parts
+from service.openapi import refusal
 
 router = APIRouter(tags=["health"])
 
@@ -19,7 +21,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={503: {"description": "A part does not answer."}})
+@router.get("/readyz", responses={503: {"model": dict[str, str], "description": "A part does not answer."}})
 def readyz(response: Response, parts: Parts) -> dict[str, str]:
     """Redis and S3 answer."""
     checks = {"redis": "ok", "s3": "ok"}
@@ -36,7 +38,7 @@ def readyz(response: Response, parts: Parts) -> dict[str, str]:
     return checks
 
 
-@router.get("/metrics", dependencies=[Scraper])
+@router.get("/metrics", dependencies=[Scraper], response_class=PlainTextResponse, responses={401: refusal(Unauthenticated)})
 def metrics(parts: Parts) -> Response:
     """Prometheus metrics of this process. Needs the bearer token of `OUTFILL_METRICS__TOKEN`."""
     return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)

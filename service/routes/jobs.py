@@ -11,22 +11,44 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from api_schemas.errors import Invalid, JobNotFinished, OutfillError
+from api_schemas.errors import (
+    FetchFailed,
+    IdempotencyKeyInUse,
+    IdempotencyKeyReused,
+    InputsGone,
+    Invalid,
+    InvalidSource,
+    JobAlreadyFinished,
+    JobNotFinished,
+    JobNotFound,
+    MaskEmpty,
+    MaskFull,
+    MaskHasNoAlpha,
+    MaskSizeMismatch,
+    ModelNotFound,
+    OutfillError,
+    ParameterNotSupported,
+    TooManyQueued,
+    UploadNotFound,
+    UrlNotAllowed,
+    WebhookNotAllowed,
+)
 from api_schemas.jobs import DryRun, Job, JobList, JobSpec, JobStatus, first_id
 from api_schemas.requests import Operation, RepeatRequest
 from core.jobs import JobRecord, public
 from service.auth import JobsReader, JobsWriter
-from service.bodies import Body, Changes, NoQuery, QueryOnce, described, request_body
+from service.bodies import Body, Changes, NoQuery, QueryOnce, described, query_once, request_body
 from service.deps import Parts, Services
 from service.dry_run import dry_run
 from service.idempotency import HEADER as IDEMPOTENCY_KEY
 from service.idempotency import IdempotencyKey, job_digest, once
+from service.openapi import FORM_BODY, IMAGE, JSON_BODY, headers, links, optional, refusals
 from service.repeat import repeat, repeat_digest
 from service.submit import submit
 
@@ -34,6 +56,17 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,4})\"?\s*(?:$|[,;])")
 _JOB_ID = r"^job_[0-7][0-9A-HJKMNP-TV-Z]{25}$"
 _Entry = Annotated[str, StringConstraints(pattern=r"^[^=]+=")]
+_ACCEPTING = (ModelNotFound, ParameterNotSupported, WebhookNotAllowed, IdempotencyKeyReused, IdempotencyKeyInUse, TooManyQueued)
+"""How a job is refused, whether it is new or a repetition."""
+_SOURCES = (*IMAGE, InvalidSource, UrlNotAllowed, FetchFailed, UploadNotFound)
+_MASKS = (MaskSizeMismatch, MaskEmpty, MaskFull, MaskHasNoAlpha)
+_FOLLOWING = ("jobs_read", "jobs_cancel", "jobs_delete", "jobs_repeat", "jobs_follow")
+_ACCEPTED = {
+    "description": "The job, accepted.",
+    "headers": headers("Location", "Preference-Applied"),
+    "links": links("job_id", "$response.body#/id", *_FOLLOWING),
+}
+_FINISHED = {**_ACCEPTED, "description": "The finished job, with `Prefer: wait=N`."}
 _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 _Moment = Annotated[AwareDatetime, Field(ge=_FIRST, lt=_LAST)]
 
@@ -71,6 +104,9 @@ class ListQuery(BaseModel):
 Prefer = Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, at most N (1-60) seconds from now.")]
 
 
+MetadataAgain = Annotated[None, Depends(query_once("metadata"))]
+
+
 class CreateQuery(BaseModel):
     """The query of ``POST /v1/jobs``."""
 
@@ -85,15 +121,23 @@ class CreateQuery(BaseModel):
     "",
     status_code=202,
     response_model=Job,
-    dependencies=[QueryOnce],
     openapi_extra={"requestBody": request_body()},
-    responses={200: {"model": Job | DryRun, "description": "The finished job, or with `dry_run` what it would be."}},
+    responses={
+        200: {
+            "model": Job | DryRun,
+            "description": "The finished job, with `Prefer: wait=N`; or with `dry_run` what it would be.",
+            "headers": optional("Location") | headers("Preference-Applied"),
+        },
+        202: _ACCEPTED,
+        **refusals(*JSON_BODY, *FORM_BODY, *_ACCEPTING, *_SOURCES, *_MASKS),
+    },
 )
 async def create(
     request: Request,
     response: Response,
     caller: JobsWriter,
     parts: Parts,
+    _: QueryOnce,
     body: Body,
     query: Annotated[CreateQuery, Query()],
     key: IdempotencyKey,
@@ -112,10 +156,11 @@ async def create(
 
 @router.post(
     "/{job_id}/repeat",
+    operation_id="jobs_repeat",
     status_code=202,
     response_model=Job,
     openapi_extra=described(RepeatRequest, required=False),
-    responses={200: {"model": Job}},
+    responses={200: {"model": Job, **_FINISHED}, 202: _ACCEPTED, **refusals(*JSON_BODY, *_ACCEPTING, JobNotFound, InputsGone)},
 )
 async def repeat_job(
     job_id: str,
@@ -124,6 +169,7 @@ async def repeat_job(
     caller: JobsWriter,
     parts: Parts,
     changes: Changes,
+    _: NoQuery,
     key: IdempotencyKey,
     prefer: Prefer = None,
 ) -> Job:
@@ -179,8 +225,8 @@ def _wait_seconds(prefer: str | None) -> int:
     return int(match[1])
 
 
-@router.get("", dependencies=[QueryOnce])
-def page(caller: JobsReader, parts: Parts, query: Annotated[ListQuery, Query()]) -> JobList:
+@router.get("", responses={200: {"links": links("job_id", "$response.body#/items/0/id", *_FOLLOWING)}, **refusals()})
+def page(caller: JobsReader, parts: Parts, _: MetadataAgain, query: Annotated[ListQuery, Query()]) -> JobList:
     """The caller's jobs that match all filters, newest first (by id, whose first ten letters are the time).
 
     A page holds `limit` jobs, or fewer where those that match are rare; `next` is null on the last one.
@@ -194,20 +240,20 @@ def page(caller: JobsReader, parts: Parts, query: Annotated[ListQuery, Query()])
     return JobList(items=tuple(_view(parts, record) for record in records), next=following)
 
 
-@router.get("/{job_id}", dependencies=[NoQuery])
-def read(job_id: str, caller: JobsReader, parts: Parts) -> Job:
+@router.get("/{job_id}", responses=refusals(JobNotFound))
+def read(job_id: str, caller: JobsReader, parts: Parts, _: NoQuery) -> Job:
     """One job."""
     return _view(parts, parts.records.get(job_id, caller.name))
 
 
-@router.post("/{job_id}/cancel", dependencies=[NoQuery])
-def cancel(job_id: str, caller: JobsWriter, parts: Parts) -> Job:
+@router.post("/{job_id}/cancel", responses=refusals(JobNotFound, JobAlreadyFinished))
+def cancel(job_id: str, caller: JobsWriter, parts: Parts, _: NoQuery) -> Job:
     """Cancel a job: at once while it waits, at its next step while it runs. Canceling twice is no error."""
     return _view(parts, parts.records.cancel(job_id, caller.name))
 
 
-@router.delete("/{job_id}", status_code=204, dependencies=[NoQuery])
-def delete(job_id: str, caller: JobsWriter, parts: Parts) -> None:
+@router.delete("/{job_id}", status_code=204, responses=refusals(JobNotFound, JobNotFinished))
+def delete(job_id: str, caller: JobsWriter, parts: Parts, _: NoQuery) -> None:
     """Delete a job that has ended: its record, its inputs and outputs, the webhooks that it is owed, and its idempotency key."""
     record = parts.records.get(job_id, caller.name)
     if not record.status.terminal:

@@ -8,14 +8,14 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from api_schemas.errors import OutfillError, PayloadTooLarge
+from api_schemas.errors import MissingField, OutfillError, PayloadTooLarge, UnknownField
 from api_schemas.jobs import Upload, new_id, utc_now
 from core.storage import upload_key
 from service import intake
 from service.auth import Tenant, UploadsWriter
 from service.bodies import NoQuery
 from service.deps import Parts, Services
-from service.problems import InvalidRequest
+from service.openapi import FORM_BODY, IMAGE, refusals
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
@@ -31,17 +31,23 @@ _FORM = {"type": "object", "required": ["file"], "properties": {"file": {"type":
 _BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
 
 
-@router.post("", status_code=201, dependencies=[NoQuery], response_model_exclude_none=True, openapi_extra={"requestBody": _BODY})
-async def create(request: Request, caller: UploadsWriter, parts: Parts) -> Upload:
+@router.post(
+    "",
+    status_code=201,
+    response_model_exclude_none=True,
+    openapi_extra={"requestBody": _BODY},
+    responses=refusals(*FORM_BODY, *IMAGE),
+)
+async def create(request: Request, caller: UploadsWriter, parts: Parts, _: NoQuery) -> Upload:
     """Keep one file. Its header is checked now, and again when a job names it."""
     limit = parts.settings.limits.max_image_bytes
     # Read here and not by FastAPI, which would take the body in before it asks for the key.
     async with request.form(max_files=1, max_fields=1) as form:
         if unknown := set(form) - {"file"}:
-            raise InvalidRequest("there is no such part", field=min(unknown), code="unknown_field")
+            raise UnknownField("there is no such part", field=min(unknown))
         file = form.get("file")
         if not isinstance(file, UploadFile):
-            raise InvalidRequest("the file part is missing", field="file", code="missing_field")
+            raise MissingField("the file part is missing", field="file")
         data = await file.read(limit + 1)
     if len(data) > limit:
         raise PayloadTooLarge(f"the file has more than {limit} bytes", field="file")
@@ -55,8 +61,8 @@ async def create(request: Request, caller: UploadsWriter, parts: Parts) -> Uploa
     return upload
 
 
-@router.post("/presigned", status_code=201, dependencies=[NoQuery])
-def presign(caller: UploadsWriter, parts: Parts) -> Upload:
+@router.post("/presigned", status_code=201, responses=refusals())
+def presign(caller: UploadsWriter, parts: Parts, _: NoQuery) -> Upload:
     """Get a URL to PUT a large file to. It is checked when a job names it."""
     upload = _register(parts, caller)
     return upload.model_copy(update={"put_url": parts.storage.presign_put(upload_key(caller.name, upload.id))})

@@ -13,6 +13,7 @@ from api_schemas.errors import Invalid
 from service.auth import UsageReader
 from service.bodies import QueryOnce
 from service.deps import Parts
+from service.openapi import refusals
 from service.usage import DAYS_KEPT, days_of
 
 router = APIRouter(prefix="/v1/usage", tags=["usage"])
@@ -36,7 +37,7 @@ class UsageQuery(BaseModel):
         return since, until
 
 
-@router.get("", dependencies=[QueryOnce])
-def page(caller: UsageReader, parts: Parts, query: Annotated[UsageQuery, Query()]) -> UsageList:
+@router.get("", responses=refusals())
+def page(caller: UsageReader, parts: Parts, _: QueryOnce, query: Annotated[UsageQuery, Query()]) -> UsageList:
     """Requests, jobs, images and megapixels of the key that asks, by day (UTC), newest first; days without any are left out."""
     return UsageList(items=tuple(days_of(parts.connection, caller.key_id, *query.days())))

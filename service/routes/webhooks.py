@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from api_schemas.errors import DeliveryNotFound, PayloadGone, TooManyWebhooks, WebhookDisabled, WebhookNotAllowed, WebhookNotFound
 from api_schemas.jobs import utc_now
 from api_schemas.webhooks import (
     DELIVERY_ID,
@@ -25,8 +26,10 @@ from service import webhooks
 from service.auth import WebhooksReader, WebhooksWriter
 from service.bodies import ChangedEndpoint, NewEndpoint, NoQuery, QueryOnce, Rotation, described
 from service.deps import Parts
+from service.openapi import JSON_BODY, links, refusals
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+_FOLLOWING = ("webhooks_read", "webhooks_change", "webhooks_delete", "webhooks_rotate", "webhooks_ping")
 
 
 class DeliveryQuery(BaseModel):
@@ -42,20 +45,31 @@ class DeliveryQuery(BaseModel):
     endpoint: str | None = Field(default=None, pattern=ENDPOINT_ID)
 
 
-@router.post("", status_code=201, openapi_extra=described(EndpointRequest))
-async def create(caller: WebhooksWriter, parts: Parts, body: NewEndpoint) -> EndpointWithSecret:
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra=described(EndpointRequest),
+    responses={
+        201: {"links": links("endpoint_id", "$response.body#/id", *_FOLLOWING)},
+        **refusals(*JSON_BODY, WebhookNotAllowed, TooManyWebhooks),
+    },
+)
+async def create(caller: WebhooksWriter, parts: Parts, body: NewEndpoint, _: NoQuery) -> EndpointWithSecret:
     """Register a URL that is told of the caller's jobs. The answer is the only one that shows its secret."""
     return await webhooks.register(parts, caller, body)
 
 
-@router.get("", dependencies=[NoQuery])
-def page(caller: WebhooksReader, parts: Parts) -> EndpointList:
+@router.get("", responses={200: {"links": links("endpoint_id", "$response.body#/items/0/id", *_FOLLOWING)}, **refusals()})
+def page(caller: WebhooksReader, parts: Parts, _: NoQuery) -> EndpointList:
     """All endpoints, oldest first."""
     return EndpointList(items=tuple(Endpoint.of(endpoint, utc_now()) for endpoint in parts.endpoints.of(caller.name)))
 
 
-@router.get("/deliveries", dependencies=[QueryOnce])
-def deliveries(caller: WebhooksReader, parts: Parts, query: Annotated[DeliveryQuery, Query()]) -> DeliveryList:
+@router.get(
+    "/deliveries",
+    responses={200: {"links": links("delivery_id", "$response.body#/items/0/id", "webhooks_redeliver")}, **refusals()},
+)
+def deliveries(caller: WebhooksReader, parts: Parts, _: QueryOnce, query: Annotated[DeliveryQuery, Query()]) -> DeliveryList:
     """What the caller's receivers were sent or are owed, newest first, with each attempt; also for URLs that jobs name themselves.
 
     Kept for some days after its end. Where what is asked for is rare a page may be short; `next` is null on the last one.
@@ -64,37 +78,56 @@ def deliveries(caller: WebhooksReader, parts: Parts, query: Annotated[DeliveryQu
     return DeliveryList(items=tuple(items), next=following)
 
 
-@router.post("/deliveries/{delivery_id}/redeliver", status_code=202, dependencies=[NoQuery])
-def redeliver(delivery_id: str, caller: WebhooksWriter, parts: Parts) -> Delivery:
+@router.post(
+    "/deliveries/{delivery_id}/redeliver",
+    status_code=202,
+    responses=refusals(DeliveryNotFound, WebhookNotFound, PayloadGone, WebhookDisabled),
+)
+def redeliver(delivery_id: str, caller: WebhooksWriter, parts: Parts, _: NoQuery) -> Delivery:
     """Send a webhook again, whatever became of it, under the same id and with the whole schedule."""
     return webhooks.redeliver(parts, caller, delivery_id)
 
 
-@router.get("/{endpoint_id}", dependencies=[NoQuery])
-def read(endpoint_id: str, caller: WebhooksReader, parts: Parts) -> Endpoint:
+@router.get("/{endpoint_id}", responses=refusals(WebhookNotFound))
+def read(endpoint_id: str, caller: WebhooksReader, parts: Parts, _: NoQuery) -> Endpoint:
     """One endpoint."""
     return Endpoint.of(parts.endpoints.get(caller.name, endpoint_id), utc_now())
 
 
-@router.patch("/{endpoint_id}", openapi_extra=described(EndpointChanges))
-async def change(endpoint_id: str, caller: WebhooksWriter, parts: Parts, body: ChangedEndpoint) -> Endpoint:
+@router.patch(
+    "/{endpoint_id}",
+    openapi_extra=described(EndpointChanges),
+    responses=refusals(*JSON_BODY, WebhookNotFound, WebhookNotAllowed),
+)
+async def change(endpoint_id: str, caller: WebhooksWriter, parts: Parts, body: ChangedEndpoint, _: NoQuery) -> Endpoint:
     """Change where, of what, or whether an endpoint is told. One that was disabled after a 410 is enabled so too."""
     return await webhooks.change(parts, caller, endpoint_id, body)
 
 
-@router.delete("/{endpoint_id}", status_code=204, dependencies=[NoQuery])
-def delete(endpoint_id: str, caller: WebhooksWriter, parts: Parts) -> None:
+@router.delete("/{endpoint_id}", status_code=204, responses=refusals(WebhookNotFound))
+def delete(endpoint_id: str, caller: WebhooksWriter, parts: Parts, _: NoQuery) -> None:
     """Forget an endpoint. What it is still owed is not sent."""
     parts.endpoints.remove(caller.name, endpoint_id)
 
 
-@router.post("/{endpoint_id}/rotate", openapi_extra=described(RotateRequest, required=False))
-def rotate(endpoint_id: str, caller: WebhooksWriter, parts: Parts, body: Rotation) -> EndpointWithSecret:
+@router.post(
+    "/{endpoint_id}/rotate",
+    openapi_extra=described(RotateRequest, required=False),
+    responses=refusals(*JSON_BODY, WebhookNotFound),
+)
+def rotate(endpoint_id: str, caller: WebhooksWriter, parts: Parts, body: Rotation, _: NoQuery) -> EndpointWithSecret:
     """Make a new secret, which the answer shows. The old one signs beside it for `overlap_s`."""
     return webhooks.rotate(parts, caller, endpoint_id, body)
 
 
-@router.post("/{endpoint_id}/ping", status_code=202, dependencies=[NoQuery])
-def ping(endpoint_id: str, caller: WebhooksWriter, parts: Parts) -> Delivery:
+@router.post(
+    "/{endpoint_id}/ping",
+    status_code=202,
+    responses={
+        202: {"links": links("delivery_id", "$response.body#/id", "webhooks_redeliver")},
+        **refusals(WebhookNotFound, WebhookDisabled),
+    },
+)
+def ping(endpoint_id: str, caller: WebhooksWriter, parts: Parts, _: NoQuery) -> Delivery:
     """Send a test event, `webhook.ping`."""
     return webhooks.ping(parts, caller, endpoint_id)
