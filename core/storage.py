@@ -51,10 +51,13 @@ def upload_key(tenant: str, upload_id: str) -> str:
 
 
 class Storage:
-    """One bucket. Thread-safe. Raises ``Unavailable`` when the store does not answer."""
+    """One bucket. Thread-safe. Raises ``Unavailable`` when the store does not answer: the ``patient`` after two minutes, others, who have a
+    caller that waits, after half of one.
+    """
 
-    def __init__(self, settings: S3) -> None:
+    def __init__(self, settings: S3, *, patient: bool = True) -> None:
         self._settings = settings
+        self._attempts, self._read_s = (4, 30) if patient else (2, 15)
         self._client = self._connect(settings.endpoint_url)
         public = settings.public_endpoint_url
         self._signer = self._connect(public) if public else self._client
@@ -63,9 +66,9 @@ class Storage:
         secret = self._settings.secret_access_key
         config = Config(
             signature_version="s3v4",
-            retries={"mode": "standard", "max_attempts": 4},
+            retries={"mode": "standard", "max_attempts": self._attempts},
             connect_timeout=3,
-            read_timeout=30,
+            read_timeout=self._read_s,
             max_pool_connections=64,
             s3={"addressing_style": "path" if endpoint_url else "auto"},
             # Stores other than AWS do not all know the newer trailing checksums.

@@ -28,6 +28,7 @@ from service.listeners import Listeners
 from service.metrics import ApiMetrics
 from service.middleware import BodyLimit, RequestContext
 from service.routes import events, health, jobs, models, uploads, usage, webhooks
+from service.storing import StorageThreads
 
 LISTENING = "outfill-listening"
 """What the connection of those who wait is called in Redis' list of clients."""
@@ -48,7 +49,8 @@ def build_services(settings: Settings) -> Services:
         connection=connection,
         listeners=listeners,
         keys=KeyRing(connection, settings),
-        storage=Storage(settings.s3),
+        storage=Storage(settings.s3, patient=False),
+        storing=StorageThreads(),
         records=records,
         endpoints=Endpoints(connection),
         outbox=Outbox(connection, kept_s=settings.webhooks.kept_s),

@@ -253,11 +253,15 @@ def cancel(job_id: str, caller: JobsWriter, parts: Parts, _: NoQuery) -> Job:
 
 
 @router.delete("/{job_id}", status_code=204, responses=refusals(JobNotFound, JobNotFinished))
-def delete(job_id: str, caller: JobsWriter, parts: Parts, _: NoQuery) -> None:
+async def delete(job_id: str, caller: JobsWriter, parts: Parts, _: NoQuery) -> None:
     """Delete a job that has ended: its record, its inputs and outputs, the webhooks that it is owed, and its idempotency key."""
-    record = parts.records.get(job_id, caller.name)
+    await parts.storing.run(_delete, parts, caller.name, job_id)
+
+
+def _delete(parts: Services, tenant: str, job_id: str) -> None:
+    record = parts.records.get(job_id, tenant)
     if not record.status.terminal:
         raise JobNotFinished(f"the job is {record.status}; POST /v1/jobs/{job_id}/cancel first")
-    parts.storage.delete_job(caller.name, job_id)  # the record last: it is what leads to the objects
+    parts.storage.delete_job(tenant, job_id)  # the record last: it is what leads to the objects
     parts.records.delete(record.spec, only_if="ended")
     parts.queue.wait_until_durable()  # else a Redis that crashes now would bring the record back, without its objects

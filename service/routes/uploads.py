@@ -57,7 +57,7 @@ async def create(request: Request, caller: UploadsWriter, parts: Parts, _: NoQue
         error.field = "file"
         raise
     upload = await run_in_threadpool(_register, parts, caller)
-    await run_in_threadpool(parts.storage.put, upload_key(caller.name, upload.id), data, f"image/{header.format}")
+    await parts.storing.run(parts.storage.put, upload_key(caller.name, upload.id), data, f"image/{header.format}")
     return upload
 
 
