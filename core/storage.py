@@ -145,15 +145,14 @@ class Storage:
 
     def presign_get(self, key: str) -> str:
         """A URL from which anyone can read the object for a while."""
-        return self._presign("get_object", key)
+        return self._presign("get_object", key, self._settings.presign_ttl_s)
 
-    def presign_put(self, key: str) -> str:
+    def presign_put(self, key: str, *, at_most_s: int) -> str:
         """A URL to which anyone can write the object for a while."""
-        return self._presign("put_object", key)
+        return self._presign("put_object", key, min(at_most_s, self._settings.presign_ttl_s))
 
-    def _presign(self, method: str, key: str) -> str:
-        params = {"Bucket": self._settings.bucket, "Key": key}
-        return self._signer.generate_presigned_url(method, Params=params, ExpiresIn=self._settings.presign_ttl_s)
+    def _presign(self, method: str, key: str, seconds: int) -> str:
+        return self._signer.generate_presigned_url(method, Params={"Bucket": self._settings.bucket, "Key": key}, ExpiresIn=seconds)
 
     def ping(self) -> None:
         """Raise ``Unavailable`` unless the bucket answers."""

@@ -41,7 +41,7 @@ from api_schemas.errors import (
 )
 from api_schemas.jobs import DryRun, Job, JobList, JobSpec, JobStatus, first_id
 from api_schemas.requests import Operation, RepeatRequest
-from core.jobs import JobRecord, public
+from core.jobs import Glance, JobRecord, public
 from service.auth import JobsReader, JobsWriter
 from service.bodies import Body, Changes, NoQuery, QueryOnce, described, query_once, request_body
 from service.deps import Parts, Services
@@ -94,11 +94,12 @@ class ListQuery(BaseModel):
         description="`key=value`, several times for several keys. Numbers and booleans as in JSON: `n=1`, `rush=true`.",
     )
 
-    def matches(self, record: JobRecord) -> bool:
+    def matches(self, job: Glance) -> bool:
         """Whether a job has the status, the operation and the metadata that are asked for."""
-        request = record.spec.request
-        told = {f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in request.metadata.items()}
-        return self.status in (None, record.status) and self.operation in (None, request.operation) and told.issuperset(self.metadata)
+        if self.status not in (None, job.status) or self.operation not in (None, job.operation):
+            return False
+        told = {f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in job.metadata.items()}
+        return told.issuperset(self.metadata)
 
 
 Prefer = Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, at most N (1-60) seconds from now.")]
@@ -198,7 +199,7 @@ async def _answer(request: Request, response: Response, parts: Services, spec: J
         began = time.perf_counter()
         # The job is accepted, whatever happens to the waiting.
         with suppress(RedisError):
-            await parts.listeners.until_terminal(spec.id, wait_s)
+            await parts.listeners.until_terminal(spec.id, spec.tenant, wait_s)
         request.state.waited_s = time.perf_counter() - began
         response.headers["Preference-Applied"] = f"wait={wait_s}"
     job = await run_in_threadpool(_accepted, parts, spec)

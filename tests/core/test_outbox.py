@@ -119,6 +119,20 @@ def test_a_tenant_with_many_receivers_has_one_share(records: JobRecords, queue: 
     assert len(outbox.lease(100, 60, of_lane=4, of_tenant=7)) == 7
 
 
+def test_silent_receivers_leave_places_to_others(records: JobRecords, queue: JobQueue, endpoints: Endpoints, outbox: Outbox) -> None:
+    """Receivers that gave no answer have places together, in flight or not, however many tenants they are of; the others have the rest."""
+    silent = [register(endpoints, tenant=tenant) for tenant in ("a", "b", "c")]
+    quick = register(endpoints, tenant="d")
+    for tenant in ("a", "b", "c", "d"):
+        for _ in range(4):
+            cancel(records, queue, tenant=tenant)
+    lanes = [f"{tenant}/{endpoint.id}" for tenant, endpoint in zip("abc", silent, strict=True)]
+    rows = outbox.lease(8, 60, of_lane=4, of_tenant=4, in_flight={lanes[0]: 1}, silent=lanes, of_silent=3)
+    told = [row.endpoint for row in rows]
+    assert told.count(quick.id) == 4
+    assert len(told) == 6
+
+
 def test_who_has_least_in_flight_goes_first(records: JobRecords, queue: JobQueue, endpoints: Endpoints, outbox: Outbox) -> None:
     """With one place left it goes to the tenant that has none, although others have waited longer."""
     slow, late = register(endpoints), register(endpoints, tenant="other")
