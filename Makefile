@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # torch: the CPU build of the pinned version. CPU machines need no CUDA wheels; see CONTRIBUTING.md for GPU machines.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo up check format test test-gpu chaos bench bench-path bench-queue bench-accept bench-engine bench-quality bench-studio bench-codecs bench-gpu load studio clean
+.PHONY: setup demo up check format test test-gpu chaos fuzz bench bench-path bench-queue bench-accept bench-engine bench-quality bench-studio bench-codecs bench-gpu load studio clean
 
 setup: $(VENV)/.installed
 
@@ -45,6 +45,12 @@ test-gpu: setup
 # build/bench/chaos.json.
 chaos: setup
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+# 20,000 requests drawn from the OpenAPI document (tests/fuzz; `make test` has a short form), and the properties of masks, sizes and
+# options at length. About fifteen minutes, and build/bench/fuzz.json.
+fuzz: setup
+	$(BIN)/python -W ignore -m tests.fuzz $(ARGS)
+	$(BIN)/python -m pytest tests/flow/test_properties.py --hypothesis-profile long --timeout 3600
 
 bench: bench-path bench-engine bench-studio
 

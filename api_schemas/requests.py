@@ -91,10 +91,23 @@ class JobEvent(StrEnum):
     EXPIRED = "job.expired"
 
 
+_INTEGERS = (
+    *("grow_px", "feather_px", "quality", "left", "right", "top", "bottom", "width", "height"),
+    *("seed", "num_images", "steps", "max_attempts", "overlap_s"),
+)
+"""Fields of any body below that are integers (tests/service/test_openapi.py holds them against the schemas)."""
+
+
 class Body(BaseModel):
     """A part of a request: frozen, and strict about unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator(*_INTEGERS, mode="before", check_fields=False)
+    @classmethod
+    def _whole_numbers_are_integers(cls, value: Any) -> Any:
+        # 8.0 is an integer to JSON Schema; bodies are read strictly (service/bodies.py), which would refuse it.
+        return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class MaskOptions(Body):

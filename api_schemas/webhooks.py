@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_serializer, model_validator
-from pydantic.json_schema import SkipJsonSchema
 
 from api_schemas.events import EventType
 from api_schemas.requests import Body, JobEvent, WebhookTarget, field_fault
@@ -24,21 +23,22 @@ class EndpointRequest(WebhookTarget):
     description: Description = ""
 
 
-def _no_default(schema: dict[str, Any]) -> None:
+def _without_null(schema: dict[str, Any]) -> None:
     """``None`` stands for "left out", and is refused where it is sent."""
     schema.pop("default")
+    schema |= next(kind for kind in schema.pop("anyOf") if kind.get("type") != "null")
 
 
 class EndpointChanges(Body):
     """What is to be different. What is left out stays."""
 
-    url: str | SkipJsonSchema[None] = Field(default=None, min_length=1, max_length=2048, json_schema_extra=_no_default)
-    events: tuple[JobEvent, ...] | SkipJsonSchema[None] = Field(default=None, min_length=1, json_schema_extra=_no_default)
-    description: Description | SkipJsonSchema[None] = Field(default=None, json_schema_extra=_no_default)
-    enabled: bool | SkipJsonSchema[None] = Field(
+    url: str | None = Field(default=None, min_length=1, max_length=2048, json_schema_extra=_without_null)
+    events: tuple[JobEvent, ...] | None = Field(default=None, min_length=1, json_schema_extra=_without_null)
+    description: Description | None = Field(default=None, json_schema_extra=_without_null)
+    enabled: bool | None = Field(
         default=None,
         description="`false`: nothing is sent, and what happens meanwhile is not sent later.",
-        json_schema_extra=_no_default,
+        json_schema_extra=_without_null,
     )
 
     @model_validator(mode="after")

@@ -83,11 +83,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=openapi.operation_id,
     )
-    problems.install(app)
+    routers = [module.router for module in (health, jobs, events, uploads, models, webhooks, usage)]
+    problems.install(app, [route for router in routers for route in router.routes])
     app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes, timeout_s=settings.limits.body_timeout_s)
     app.add_middleware(RequestContext, metrics=services.metrics)  # outermost: it counts refusals too
-    for module in (health, jobs, events, uploads, models, webhooks, usage):
-        app.include_router(module.router)
+    for router in routers:
+        app.include_router(router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

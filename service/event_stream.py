@@ -130,11 +130,20 @@ def has_heard_the_end(parts: Services, record: JobRecord, last_event_id: str | N
 
 
 _EXAMPLE = 'id: 1767225600000-0\nevent: state\ndata: {"id": "job_…", "status": "running", …}\n\nevent: progress\ndata: {"step": 8, "steps": 20}\n\n'
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["state", "progress", "preview"]},
+        "id": {"type": "string", "pattern": "^[0-9]+-[0-9]+$"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 OPENAPI: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "`state`: the job, first as it is and then after every event, with an id. `progress`: `{step, steps, preview_url}`. "
         "`preview`: `{url, step}`. Comments keep the connection alive. The stream ends after the event of a terminal state.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
+        "content": {"text/event-stream": {"itemSchema": _EVENT, "example": _EXAMPLE}},
     },
     204: {"description": "The job has ended, and `Last-Event-ID` is the event that said so: do not come back."},
 }

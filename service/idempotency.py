@@ -25,11 +25,16 @@ HEADER = "Idempotency-Key"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _DESCRIPTION = (
     "1 to 255 visible ASCII characters. The same key with the same body answers with the job that the first request made, for 24 hours "
-    "or until the job is deleted; with another body it is 422, and 409 while the first is still being accepted. A refused request frees its key."
+    "or until the job is deleted; with another body it is 422, and 409 while the first is still being accepted. A refused request frees its key. A dry run takes none."
 )
 
 
-def _key(request: Request, idempotency_key: Annotated[str | None, Header(description=_DESCRIPTION)] = None) -> str | None:
+def _key(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None, Header(alias=HEADER, description=_DESCRIPTION, json_schema_extra={"pattern": f"^{_KEY.pattern}$"})
+    ] = None,
+) -> str | None:
     if idempotency_key is None:
         return None
     if len(request.headers.getlist(HEADER)) > 1 or not _KEY.fullmatch(idempotency_key):

@@ -20,6 +20,7 @@ from api_schemas.errors import (
     MissingField,
     MissingScope,
     NotAnImage,
+    NotFound,
     OutfillError,
     PayloadTooLarge,
     RateLimited,
@@ -95,6 +96,8 @@ def refusals(*errors: type[OutfillError]) -> Responses:
     by_status: defaultdict[int, list[type[OutfillError]]] = defaultdict(list)
     for error in (*_EVERY_ROUTE, *errors):
         by_status[error.status].append(error)
+    if NotFound.status in by_status:  # an id with a slash in it leads to no route
+        by_status[NotFound.status].append(NotFound)
     return {status: refusal(*raised) for status, raised in sorted(by_status.items())}
 
 
@@ -129,9 +132,17 @@ def document(app: FastAPI) -> dict[str, Any]:
     made["components"]["headers"] = _HEADERS
     for path, operations in made["paths"].items():
         for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = _without_null(parameter["schema"])
             for status, response in operation["responses"].items():
                 response["headers"] = headers(*_always(path, status)) | response.get("headers", {})
     return made
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter that may be left out is no parameter that may be null."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
+    return {**{name: value for name, value in schema.items() if name != "anyOf"}, **kinds[0]} if len(kinds) == 1 else schema
 
 
 def _always(path: str, status: str) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -11,6 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
 
 from api_schemas.errors import (
     BodyTooSlow,
@@ -35,7 +38,9 @@ _FAULTS: dict[str, type[Invalid]] = {"extra_forbidden": UnknownField, "missing":
 """Faults that pydantic tells apart and callers may want to; all others are ``Invalid``."""
 _MESSAGES = {"extra_forbidden": "there is no such field", "missing": "this field is required"}
 _LONGEST = 1000
-_TAGS = {"body", "query", *Operation}
+_PARAMETERS = {"query", "header"}
+_HEADS = {*_PARAMETERS, *Operation}
+"""What pydantic and FastAPI put before the field."""
 
 
 def invalid(error: ValidationError | RequestValidationError) -> Invalid:
@@ -43,13 +48,21 @@ def invalid(error: ValidationError | RequestValidationError) -> Invalid:
     faults = error.errors()
     # A misspelt field explains a missing one, so it is told first.
     first: dict[str, Any] = dict(next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0]))
-    parts = [part for index, part in enumerate(first["loc"]) if not (index < 2 and part in _TAGS) and not _is_union_member(part)]
+    parts = _place(first)
     if first["type"] == FAULT:  # of two fields that do not go together
         parts.append(first["ctx"]["field"])
     if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         parts, first["msg"] = ["operation"], f"must be one of {', '.join(Operation)}"
     message = _MESSAGES.get(first["type"]) or str(first["msg"]).removeprefix("Value error, ")
     return _FAULTS.get(first["type"], Invalid)(message, field=".".join(map(str, parts)) or None)
+
+
+def _place(fault: Mapping[str, Any]) -> list[str | int]:
+    """Where a fault is, in names that callers know."""
+    place = list(fault["loc"])
+    head = place.pop(0) if place[:1] and place[0] in _HEADS else None
+    own = [place.pop()] if place and (head in _PARAMETERS or fault["type"] == "extra_forbidden") else []  # it may look like one of ours
+    return [part for part in place if not _is_union_member(part)] + own
 
 
 def _is_union_member(part: object) -> bool:
@@ -92,8 +105,15 @@ def request_id(request: Request) -> str | None:
     return getattr(request.state, "request_id", None)
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of ``app`` a problem."""
+def _methods(request: Request, routes: Sequence[BaseRoute]) -> list[str]:
+    """The methods of a path, which may have several routes. Starlette tells only those of the first."""
+    own = [route for route in routes if isinstance(route, Route)]
+    path = next((route.path for route in own if route.matches(request.scope)[0] is not Match.NONE), None)
+    return sorted({method for route in own if route.path == path for method in route.methods or ()})
+
+
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Make every error of ``app``, which has these ``routes``, a problem."""
 
     @app.exception_handler(OutfillError)
     async def _known(request: Request, error: OutfillError) -> JSONResponse:
@@ -112,6 +132,9 @@ def install(app: FastAPI) -> None:
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == MalformedForm.status:  # Starlette's form parser
             return problem(MalformedForm(error.detail), request_id(request))
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_methods(request, routes)) or headers["Allow"]
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
         body = Problem(
             type="about:blank",
@@ -121,7 +144,7 @@ def install(app: FastAPI) -> None:
             code=code,
             request_id=request_id(request),
         )
-        return JSONResponse(body.model_dump(exclude_none=True), error.status_code, error.headers, "application/problem+json")
+        return JSONResponse(body.model_dump(exclude_none=True), error.status_code, headers, "application/problem+json")
 
     @app.exception_handler(Exception)
     async def _unknown(request: Request, error: Exception) -> JSONResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from api_schemas.errors import InputsGone
+from api_schemas.errors import InputsGone, ParameterNotSupported
 from api_schemas.jobs import JobSpec, new_id
 from api_schemas.requests import JobRequest, RepeatRequest, job_request
 from core.jobs import Reservation
@@ -49,6 +49,9 @@ def repeat_digest(job_id: str, changes: RepeatRequest) -> str:
 
 
 def _changed(request: JobRequest, changes: RepeatRequest) -> JobRequest:
+    asked = {name for name in changes.model_fields_set if getattr(changes, name) is not None}
+    if strange := sorted(asked - set(type(request).model_fields)):
+        raise ParameterNotSupported(f"{request.operation} has none", field=strange[0])
     # Without its defaults: a default that is written out would count as asked for, and be refused where the model would ignore it.
     fields = request.model_dump(exclude_defaults=True) | changes.model_dump(exclude_unset=True)
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import numpy as np
 import pytest
 import redis
@@ -32,6 +33,8 @@ from scripts.tiny_pipeline import build
 from service.keys import new_key, new_webhook_secret, settings_entry
 from service.local import LocalStack, StackOptions
 
+hypothesis.settings.register_profile("long")
+"""``make fuzz`` runs tests/flow/test_properties.py with it."""
 ENDED = ("succeeded", "failed", "canceled", "expired")
 CORE_TEST_DB = 1
 """Tests that talk to Redis themselves use a database of their own, away from the running stack's."""

@@ -17,7 +17,11 @@ from service.openapi import refusals
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 LastEventId = Annotated[
     str | None,
-    Header(pattern=r"^[0-9]{1,18}-[0-9]{1,18}$", description="The id of the last event that arrived: what came after it is told."),
+    Header(
+        alias="Last-Event-ID",
+        pattern=r"^[0-9]{1,18}-[0-9]{1,18}$",
+        description="The id of the last event that arrived: what came after it is told.",
+    ),
 ]
 
 

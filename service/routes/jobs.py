@@ -9,11 +9,11 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
@@ -68,7 +68,15 @@ _ACCEPTED = {
 }
 _FINISHED = {**_ACCEPTED, "description": "The finished job, with `Prefer: wait=N`."}
 _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
-_Moment = Annotated[AwareDatetime, Field(ge=_FIRST, lt=_LAST)]
+
+
+def _no_number(value: Any) -> Any:
+    if isinstance(value, str) and "T" not in value.upper():  # pydantic would take a number for seconds since 1970
+        raise ValueError("must be RFC 3339, with a time zone")
+    return value
+
+
+_Moment = Annotated[AwareDatetime, Field(ge=_FIRST, lt=_LAST), BeforeValidator(_no_number)]
 
 
 def _view(parts: Services, record: JobRecord) -> Job:
@@ -86,8 +94,8 @@ class ListQuery(BaseModel):
     limit: int = Field(default=20, ge=1, le=100)
     status: JobStatus | None = None
     operation: Operation | None = None
-    created_from: _Moment | None = Field(default=None, description="RFC 3339 with a time zone; this moment and later.")
-    created_before: _Moment | None = Field(default=None, description="RFC 3339 with a time zone; earlier than this moment.")
+    created_from: _Moment | None = Field(default=None, description="RFC 3339 with a time zone, from 1970 on; this moment and later.")
+    created_before: _Moment | None = Field(default=None, description="RFC 3339 with a time zone, from 1970 on; earlier than this moment.")
     metadata: tuple[_Entry, ...] = Field(
         default=(),
         max_length=8,
@@ -102,7 +110,10 @@ class ListQuery(BaseModel):
         return told.issuperset(self.metadata)
 
 
-Prefer = Annotated[str | None, Header(description="`wait=N`: answer when the job has ended, at most N (1-60) seconds from now.")]
+Prefer = Annotated[
+    str | None,
+    Header(alias="Prefer", examples=["wait=30"], description="`wait=N`: answer when the job has ended, at most N (1-60) seconds from now."),
+]
 
 
 MetadataAgain = Annotated[None, Depends(query_once("metadata"))]

@@ -29,7 +29,8 @@ def _register(parts: Services, caller: Tenant) -> Upload:
 
 _STILL_COMING = timedelta(minutes=15)
 """Until a PUT that began while its URL was good has surely ended: what arrived after the deletion, nobody would ever delete."""
-_FORM = {"type": "object", "required": ["file"], "properties": {"file": {"type": "string", "contentMediaType": "application/octet-stream"}}}
+_FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
+_FORM = {"type": "object", "required": ["file"], "properties": {"file": _FILE}, "additionalProperties": False}
 _BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
 
 
@@ -45,8 +46,8 @@ async def create(request: Request, caller: UploadsWriter, parts: Parts, _: NoQue
     limit = parts.settings.limits.max_image_bytes
     # Read here and not by FastAPI, which would take the body in before it asks for the key.
     async with request.form(max_files=1, max_fields=1) as form:
-        if unknown := set(form) - {"file"}:
-            raise UnknownField("there is no such part", field=min(unknown))
+        if unknown := [name for name in form if name != "file"]:
+            raise UnknownField("there is no such part", field=unknown[0])
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise MissingField("the file part is missing", field="file")

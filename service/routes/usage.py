@@ -25,8 +25,8 @@ class UsageQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    since: _Day | None = Field(default=None, description="The first day, UTC. Default: 30 days ago.")
-    until: _Day | None = Field(default=None, description="The last day, UTC. Default: today.")
+    since: _Day | None = Field(default=None, description="The first day, UTC, from 2020 on. Default: 30 days before the last.")
+    until: _Day | None = Field(default=None, description="The last day, UTC, less than 400 days after the first. Default: today.")
 
     def days(self) -> tuple[date, date]:
         """The first and the last day that are asked for. Raises ``Invalid``."""

@@ -85,6 +85,15 @@ def test_changes_that_cannot_be_honoured_are_refused(
     assert traces(live_redis, storage) == before
 
 
+def test_what_an_operation_lacks_its_repetition_lacks_too(api: Api, coffee: bytes) -> None:
+    """A cut-out has no number of images: that is told as such, and not as a field that nobody knows; null asks for nothing."""
+    job = api.run({"operation": "remove_background", "image": "file:photo"}, photo=coffee)
+    url = f"/v1/jobs/{job['id']}/repeat"
+    answer = api.http.post(url, json={"num_images": 2})
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (422, "parameter_not_supported", "num_images")
+    assert api.http.post(url, json={"num_images": None}).status_code == 202
+
+
 def test_a_misspelt_query_repeats_nothing(api: Api, coffee: bytes) -> None:
     """A repetition has no query parameters, so that dry_run is refused and not ignored; a body is JSON."""
     job = api.run(REPLACE, photo=coffee)

@@ -41,6 +41,8 @@ INPAINT = {**ERASE, "operation": "inpaint", "prompt": "x"}
 Case = tuple[dict[str, Any], dict[str, bytes], int, str, str | None]
 CASES: dict[str, Case] = {
     "unknown_field": ({**ERASE, "colour": 1}, {"photo": PHOTO, "mask": mask()}, 422, "unknown_field", "colour"),
+    "unknown_field_with_a_capital": ({**ERASE, "Colour": 1}, {"photo": PHOTO, "mask": mask()}, 422, "unknown_field", "Colour"),
+    "unknown_field_named_as_an_operation": ({**ERASE, "erase": 1}, {"photo": PHOTO, "mask": mask()}, 422, "unknown_field", "erase"),
     "unknown_nested_field": ({**ERASE, "output": {"fmt": 1}}, {"photo": PHOTO, "mask": mask()}, 422, "unknown_field", "output.fmt"),
     "missing_field": ({"operation": "erase", "image": "file:photo"}, {"photo": PHOTO}, 422, "missing_field", "mask"),
     "unknown_operation": ({"operation": "sharpen", "image": "file:photo"}, {"photo": PHOTO}, 422, "invalid_request", "operation"),
@@ -61,6 +63,9 @@ CASES: dict[str, Case] = {
     "private_url": ({**REPLACE, "image": "https://10.1.2.3/x.png"}, {}, 422, "url_not_allowed", "image"),
     "metadata_url": ({**REPLACE, "image": "http://169.254.169.254/latest"}, {}, 422, "url_not_allowed", "image"),
     "odd_scheme": ({**REPLACE, "image": "ftp://example.com/x.png"}, {}, 422, "invalid_source", "image"),
+    "file_in_capitals": ({**REPLACE, "image": "FILE:photo"}, {}, 422, "invalid_source", "image"),
+    "upload_in_capitals": ({**REPLACE, "image": "Upload:upl_01JD0000000000000000000000"}, {}, 422, "invalid_source", "image"),
+    "text_for_a_number": ({**ERASE, "num_images": "3"}, {"photo": PHOTO, "mask": mask()}, 422, "invalid_request", "num_images"),
     "stored_source": ({**REPLACE, "image": "image"}, {}, 422, "invalid_source", "image"),
     "shouted_scheme": ({**REPLACE, "image": "FILE:photo"}, {"photo": PHOTO}, 422, "invalid_request", "photo"),
     "shouted_upload": ({**REPLACE, "image": "UPLOAD:upl_01JD0000000000000000000000"}, {}, 422, "invalid_source", "image"),

@@ -1,0 +1,148 @@
+"""The OpenAPI document is true: what it says of refusals, headers, links and bodies is what callers meet. `make fuzz` looks at the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Api
+from pydantic import BaseModel, ValidationError
+
+from api_schemas import requests, webhooks
+from api_schemas.requests import RepeatRequest, job_request
+from service.app import create_app
+from service.local import LocalStack
+
+DOCUMENT: dict[str, Any] = create_app().openapi()
+OPERATIONS = [(path, method, said) for path, operations in DOCUMENT["paths"].items() for method, said in operations.items()]
+UNDER_KEY = [(path, method) for path, method, _ in OPERATIONS if path.startswith("/v1/")]
+SOME_ID = "job_01JD0000000000000000000000"
+
+
+def resolved(node: Any, reference: str) -> Any:
+    """What a reference of the document leads to."""
+    for name in reference.removeprefix("#/").split("/"):
+        node = node[name]
+    return node
+
+
+def references(node: Any) -> Iterator[str]:
+    """All of them."""
+    if isinstance(node, dict):
+        yield from (value for name, value in node.items() if name == "$ref")
+        node = list(node.values())
+    if isinstance(node, list):
+        for inner in node:
+            yield from references(inner)
+
+
+def test_what_the_document_refers_to_is_in_it() -> None:
+    """Each reference resolves, each link names an operation and a parameter of its path, and each operation has a name of its own."""
+    assert all(resolved(DOCUMENT, reference) is not None for reference in references(DOCUMENT))
+    paths = {said["operationId"]: path for path, _, said in OPERATIONS}
+    assert len(paths) == len(OPERATIONS)
+    links = [link for _, _, said in OPERATIONS for answer in said["responses"].values() for link in answer.get("links", {}).values()]
+    assert {link["operationId"] for link in links} >= {"jobs_read", "jobs_cancel", "jobs_follow", "jobs_repeat", "webhooks_ping"}
+    assert all("{%s}" % name in paths[link["operationId"]] for link in links for name in link["parameters"])  # noqa: UP031 - braces
+
+
+@pytest.mark.parametrize(("path", "method"), UNDER_KEY)
+def test_every_refusal_is_a_problem_with_its_codes(path: str, method: str) -> None:
+    """Each route under /v1 says how it refuses a key, a rate, a request and an outage; each error has its codes, and its headers."""
+    answers = DOCUMENT["paths"][path][method]["responses"]
+    assert set(answers) >= {"401", "403", "422", "429", "503"}
+    assert "500" not in answers
+    for status, answer in answers.items():
+        assert "X-Request-Id" in answer["headers"]
+        if status >= "400":
+            (said,) = answer["content"].items()
+            assert said[0] == "application/problem+json"
+            assert said[1]["schema"]["allOf"][1]["properties"]["code"]["enum"]
+    assert "Retry-After" in answers["429"]["headers"]
+    assert "WWW-Authenticate" in answers["401"]["headers"]
+
+
+@pytest.mark.parametrize(("path", "method"), UNDER_KEY)
+def test_an_unknown_query_parameter_is_refused_once_the_key_is_known(api: Api, stack: LocalStack, path: str, method: str) -> None:
+    """No route ignores a parameter that it does not have, and none looks at it before the key."""
+    url = path.replace("{job_id}", SOME_ID).replace("{endpoint_id}", SOME_ID).replace("{delivery_id}", SOME_ID)
+    body = {"url": "https://shop.example/"} if path == "/v1/webhooks" and method == "post" else {}
+    more: dict[str, Any] = {"json": body} if method in ("post", "patch") else {}
+    if path in ("/v1/uploads", "/v1/jobs") and method == "post":
+        more = {"json": {"operation": "erase", "image": "x", "mask": "y"}}
+    answer = api.http.request(method, url, params={"Nope": 1}, **more)
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (422, "unknown_field", "Nope")
+    assert httpx.request(method, stack.url + url, params={"Nope": 1}, **more).status_code == 401
+
+
+def test_a_method_that_a_path_lacks_is_told_those_that_it_has(api: Api) -> None:
+    """Allow names the methods of all routes at the path, not of the first alone."""
+    for path, allowed in (("/v1/jobs", "GET, POST"), (f"/v1/jobs/{SOME_ID}", "DELETE, GET"), ("/v1/webhooks/deliveries", "GET")):
+        answer = api.http.request("QUERY", path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+def test_an_id_with_a_slash_leads_nowhere(api: Api) -> None:
+    """It is a path that no route has, and a problem as any other."""
+    answer = api.http.get("/v1/jobs/a%2Fb")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("moment", ["0", "1767225600", "2026-01-01", "2026-01-01T00:00:00"])
+def test_a_moment_is_no_number(api: Api, moment: str) -> None:
+    """Filters by time take RFC 3339 with a time zone and nothing else."""
+    answer = api.http.get("/v1/jobs", params={"created_from": moment})
+    assert (answer.status_code, answer.json()["field"]) == (422, "created_from")
+
+
+def test_a_header_is_blamed_by_its_name(api: Api) -> None:
+    """An error about a header says which."""
+    answer = api.http.get(f"/v1/jobs/{SOME_ID}/events", headers={"Last-Event-ID": "x"})
+    assert (answer.status_code, answer.json()["field"]) == (422, "Last-Event-ID")
+
+
+@pytest.mark.parametrize("more", [{"data": {"Note": "x"}}, {"data": {"file": "x"}}])
+def test_an_upload_has_one_part_and_no_others(api: Api, more: dict[str, Any]) -> None:
+    """A part that nobody would look at is refused."""
+    answer = api.http.post("/v1/uploads", files={"file": b"x"} if "Note" in more["data"] else {"other": b"x"}, **more)
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_field")
+
+
+@pytest.mark.parametrize(
+    ("said", "given"), [("integer", '"3"'), ("integer", "true"), ("integer", "2.5"), ("boolean", "1"), ("boolean", '"yes"')]
+)
+def test_values_are_of_the_type_that_the_document_says(said: str, given: str) -> None:
+    """Text is no number, and a number is neither true nor false."""
+    field = {"integer": "num_images", "boolean": "previews"}[said]
+    with pytest.raises(ValidationError):
+        job_request.validate_json(f'{{"operation": "erase", "image": "x", "mask": "y", "{field}": {given}}}', strict=True)
+
+
+def bodies() -> list[type[BaseModel]]:
+    """All parts of request bodies."""
+    found = {kind for module in (requests, webhooks) for kind in vars(module).values() if isinstance(kind, type)}
+    return sorted((kind for kind in found if issubclass(kind, requests.Body)), key=lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize("body", bodies())
+def test_every_integer_may_be_written_with_a_point(body: type[BaseModel]) -> None:
+    """8.0 is an integer by JSON Schema, wherever the document asks for one."""
+    for name, schema in body.model_json_schema()["properties"].items():
+        kinds = [schema, *schema.get("anyOf", ())]
+        if "integer" in [kind.get("type") for kind in kinds]:
+            with pytest.raises(ValidationError) as caught:
+                body.model_validate_json(f'{{"{name}": 8.0, "no such field": 1}}', strict=True)
+            assert (name,) not in [fault["loc"] for fault in caught.value.errors()]
+
+
+def test_null_is_offered_only_where_it_is_taken() -> None:
+    """A change of an endpoint takes no null, and its schema offers none; that of a repetition does both."""
+    for name in webhooks.EndpointChanges.model_fields:
+        assert "null" not in str(DOCUMENT["components"]["schemas"]["EndpointChanges"]["properties"][name])
+        with pytest.raises(ValidationError):
+            webhooks.EndpointChanges.model_validate_json(f'{{"{name}": null}}')
+    for name in RepeatRequest.model_fields:
+        assert "null" in str(DOCUMENT["components"]["schemas"]["RepeatRequest"]["properties"][name])
+        RepeatRequest.model_validate_json(f'{{"{name}": null}}', strict=True)
