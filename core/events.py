@@ -8,9 +8,8 @@ attempts. That is what the steward sends from, and how one receiver's backlog ke
 
 from __future__ import annotations
 
-import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
@@ -19,7 +18,6 @@ import redis
 
 from api_schemas.errors import DeliveryNotFound, TooManyWebhooks, WebhookNotFound
 from api_schemas.events import Event, WebhookRow
-from api_schemas.jobs import first_id
 from api_schemas.requests import WebhookTarget
 from api_schemas.webhooks import Attempt, Delivery, DeliveryState, StoredEndpoint
 from core.queue import lua
@@ -69,8 +67,15 @@ def telling(event: Event, target: WebhookTarget | None) -> tuple[list[str], list
     """What the scripts that tell an event of a job take (core/lua/tell.lua): the keys after the job's own, and the arguments."""
     tenant, url = event.tenant, target.url if target is not None and event.type in target.events else ""
     keys = [stream_key(event.job_id or ""), OUTBOX, endpoints_key(tenant), deliveries_key(tenant)]
-    moment = [event.occurred_at.isoformat(), str(int(event.occurred_at.timestamp() * 1000))]
-    return keys, [event.type, *moment, event.id, event.model_dump_json(), tenant, url, _url_lane(tenant, url) if url else ""]
+    return keys, [
+        event.type,
+        event.occurred_at.isoformat(),
+        event.id,
+        event.model_dump_json(),
+        tenant,
+        url,
+        _url_lane(tenant, url) if url else "",
+    ]
 
 
 def _url_lane(tenant: str, url: str) -> str:
@@ -137,7 +142,7 @@ class Outbox:
     def __init__(self, connection: redis.Redis, *, kept_s: int = KEPT_S) -> None:
         self._redis, self._kept_s = connection, kept_s
         self._lease, self._settle, self._redeliver, self._ping = (
-            connection.register_script(lua("outbox") + lua(name)) for name in ("lease", "settle", "redeliver", "ping")
+            connection.register_script(lua("clock", "outbox", name)) for name in ("lease", "settle", "redeliver", "ping")
         )
 
     # -- sending ------------------------------------------------------------------------------------------------------------------
@@ -150,12 +155,15 @@ class Outbox:
         in_flight: Mapping[str, int] | None = None,
         of_lane: int | None = None,
         of_tenant: int | None = None,
+        silent: Collection[str] = (),
+        of_silent: int = 0,
     ) -> list[WebhookRow]:
-        """At most ``limit`` rows that are due, such that with those ``in_flight`` (by lane) no lane and no tenant has more than its share.
+        """At most ``limit`` rows that are due, such that with those ``in_flight`` (by lane) no lane and no tenant has more than its share, nor
+        the ``silent`` lanes together.
 
         They come again after ``lease_s`` unless their end is told.
         """
-        args: list[str | int] = [int(time.time() * 1000), int(lease_s * 1000), limit, of_lane or limit, of_tenant or limit]
+        args: list[str | int] = [int(lease_s * 1000), limit, of_lane or limit, of_tenant or limit, of_silent, len(silent), *silent]
         for lane, count in (in_flight or {}).items():
             args += [lane, count]
         ids = [webhook_id.decode() for webhook_id in cast("list[bytes]", self._lease(keys=[OUTBOX], args=args))]
@@ -178,11 +186,11 @@ class Outbox:
         self._end(row, "gone", None)
 
     def _end(self, row: WebhookRow, verdict: Verdict, attempt: Attempt | None, delay_s: float = 0.0) -> None:
-        now, tenant = time.time(), row.event.tenant
+        tenant = row.event.tenant
         keys = [OUTBOX, lane_key(row.lane), webhook_key(row.id), deliveries_key(tenant), DEAD_LETTERS, dead_key(tenant)]
-        oldest = first_id("evt", datetime.fromtimestamp(now - self._kept_s, UTC))
-        args: list[str | int] = [row.id, row.lane, verdict, int((now + delay_s) * 1000), attempt.model_dump_json() if attempt else ""]
-        self._settle(keys=keys, args=[*args, int(now), self._kept_s, oldest])
+        self._settle(
+            keys=keys, args=[row.id, row.lane, verdict, int(delay_s * 1000), attempt.model_dump_json() if attempt else "", self._kept_s]
+        )
 
     def size(self) -> int:
         """Webhooks owed."""
@@ -191,6 +199,15 @@ class Outbox:
             for lane in lanes:
                 pipe.zcard(lane_key(lane.decode()))
             return sum(pipe.execute())
+
+    def lanes(self) -> int:
+        """Receivers to whom webhooks are owed, as ``lane_key`` counts them."""
+        return self._redis.zcard(OUTBOX)
+
+    def late_s(self, now_s: float) -> float:
+        """How long the first webhook that nobody sends has been due; 0 while none is. ``now_s`` by the clock of Redis."""
+        first = cast("list[tuple[bytes, float]]", self._redis.zrange(OUTBOX, 0, 0, withscores=True))
+        return max(now_s - first[0][1] / 1000, 0.0) if first else 0.0
 
     def dead_letters(self) -> int:
         """Webhooks given up."""
@@ -201,14 +218,14 @@ class Outbox:
     def ping(self, event: Event, endpoint_id: str) -> Delivery:
         """Owe a test event to an endpoint."""
         lane, webhook_id = f"{event.tenant}/{endpoint_id}", f"{event.id}_{endpoint_id.partition('_')[2]}"
-        args: list[str | int] = [webhook_id, lane, int(time.time() * 1000), event.model_dump_json(), endpoint_id]
+        args: list[str | int] = [webhook_id, lane, event.model_dump_json(), endpoint_id]
         self._ping(keys=[OUTBOX, deliveries_key(event.tenant), webhook_key(webhook_id)], args=args)
         return self.delivery(event.tenant, webhook_id)
 
     def redeliver(self, tenant: str, row: WebhookRow) -> Delivery:
         """Owe a webhook anew, under its own id. Raises ``DeliveryNotFound``."""
         keys = [OUTBOX, lane_key(row.lane), webhook_key(row.id), DEAD_LETTERS, dead_key(tenant)]
-        if not self._redeliver(keys=keys, args=[row.id, row.lane, int(time.time() * 1000)]):
+        if not self._redeliver(keys=keys, args=[row.id, row.lane]):
             raise DeliveryNotFound(f"nothing is kept of {row.id}")
         return self.delivery(tenant, row.id)
 

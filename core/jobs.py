@@ -17,7 +17,7 @@ import redis
 
 from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound, TooManyQueued
 from api_schemas.events import TERMINAL_EVENTS, Event
-from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, Progress, StoredOutput, utc_now
+from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, Progress, StoredOutput
 from api_schemas.requests import JobEvent, JobRequest
 from core.events import DEAD_LETTERS, OUTBOX, dead_key, deliveries_key, stream_key, telling
 from core.queue import execution_key, intermediate_key, leases_key, line_key, lua, message_keys, queue_key, running_key, turns_key
@@ -133,6 +133,21 @@ class JobRecord:
 
 
 @dataclass(frozen=True)
+class Glance:
+    """What jobs are looked for by, read in a tenth of the time of a record."""
+
+    status: str
+    operation: str
+    metadata: Mapping[str, Any]
+
+    @classmethod
+    def at(cls, fields: Mapping[bytes, bytes]) -> Glance:
+        """Read from a record's hash."""
+        request = json.loads(fields[b"spec"])["request"]
+        return cls(fields[b"status"].decode(), request["operation"], request.get("metadata", {}))
+
+
+@dataclass(frozen=True)
 class Reservation:
     """An idempotency key, held for one request."""
 
@@ -177,14 +192,13 @@ class JobRecords:
         self._redis = connection
         self._keep_ms = [retention_s * 1000, *("" if seconds is None else seconds * 1000 for seconds in (inputs_s, outputs_s))]
         self._strip = connection.register_script(lua("strip"))
-        self._create = connection.register_script(lua("create"))
-        telling_scripts = lua("outbox") + lua("tell")
-        self._begin = connection.register_script(telling_scripts + lua("begin"))
-        self._finish = connection.register_script(telling_scripts + lua("finish"))
+        self._create = connection.register_script(lua("clock", "create"))
+        self._begin = connection.register_script(lua("clock", "outbox", "tell", "begin"))
+        self._finish = connection.register_script(lua("clock", "outbox", "tell", "finish"))
         self._requeue = connection.register_script(lua("requeue"))
         self._beat = connection.register_script(lua("beat"))
         self._cancel = connection.register_script(lua("cancel"))
-        self._delete = connection.register_script(lua("outbox") + lua("delete"))
+        self._delete = connection.register_script(lua("clock", "outbox", "delete"))
         self._reserve = connection.register_script(lua("reserve"))
         self._bind = connection.register_script(lua("bind"))
         self._release = connection.register_script(lua("release"))
@@ -234,7 +248,7 @@ class JobRecords:
         before: str | None = None,
         since: str | None = None,
         limit: int,
-        wanted: Callable[[JobRecord], bool] | None = None,
+        wanted: Callable[[Glance], bool] | None = None,
     ) -> tuple[list[JobRecord], str | None]:
         """A tenant's ``wanted`` jobs, newest first: at most ``limit`` with ids from ``since`` on and below ``before``, and where to go on.
 
@@ -246,8 +260,9 @@ class JobRecords:
             ids = [
                 each.decode() for each in cast("list[bytes]", self._redis.zrevrangebylex(tenant_key(tenant), top, bottom, 0, _CHUNK + 1))
             ]
-            for record in self._records(ids[:_CHUNK]):
-                if wanted is None or wanted(record):
+            for fields in self._hashes(ids[:_CHUNK]):
+                if wanted is None or wanted(Glance.at(fields)):
+                    record = JobRecord.of(fields)
                     found.append(record)
                     if len(found) == limit:
                         return found, record.spec.id if record.spec.id != ids[-1] else None
@@ -256,11 +271,11 @@ class JobRecords:
             before = ids[_CHUNK - 1]
         return found, before
 
-    def _records(self, ids: Sequence[str]) -> list[JobRecord]:
+    def _hashes(self, ids: Sequence[str]) -> list[dict[bytes, bytes]]:
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(job_key(job_id))
-            return [JobRecord.of(fields) for fields in pipe.execute() if b"spec" in fields]
+            return [fields for fields in pipe.execute() if b"spec" in fields]
 
     def counts(self) -> dict[JobStatus, int]:
         """Jobs by state, all states named."""
@@ -281,7 +296,7 @@ class JobRecords:
         deadline = milliseconds(spec.deadline_at) if spec.deadline_at else ""
         keys = [job_key(spec.id), tenant_key(spec.tenant), ACCEPTING, DEADLINES, COUNTS, usage_key(spec.key_id, spec.created_at.date())]
         keys += [tenant_counts_key(spec.tenant), policy_key(spec.tenant)]
-        args: list[str | int] = [spec.id, spec.model_dump_json(exclude_none=True), milliseconds(spec.created_at), deadline]
+        args: list[str | int] = [spec.id, spec.model_dump_json(exclude_none=True), deadline]
         found = cast("int", self._create(keys=keys, args=[*args, USAGE_TTL_S, queued_jobs]))
         if found < 0:
             raise TooManyQueued(f"{-found} jobs wait, which is all that may", limit=-found)
@@ -450,7 +465,7 @@ class JobRecords:
 
     def expect_leftovers(self, spec: JobSpec) -> None:
         """There may be objects of this job that no record names: what an execution stored that did not come to its commit."""
-        self._redis.zadd(LEFTOVERS, {f"{spec.tenant}/{spec.id}": milliseconds(utc_now())}, nx=True)
+        self._redis.zadd(LEFTOVERS, {f"{spec.tenant}/{spec.id}": 0}, nx=True)
 
     def leftovers(self, now: datetime) -> list[tuple[str, str]]:
         """Tenant and id of jobs that may have left objects behind."""

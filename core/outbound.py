@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import httpcore
@@ -20,20 +21,23 @@ from api_schemas.errors import FetchFailed, PayloadTooLarge, UrlNotAllowed
 from core.settings import Outbound
 
 MAX_REDIRECTS = 3
+BAD_REDIRECT = (httpx.InvalidURL, UnicodeError)
+"""What httpx raises for a ``Location`` that it cannot read, followed or not."""
+_LAST_PORT = 65535
 # Threads of their own: a slow name server must not take those that everything else waits for, and a lookup cannot be broken off.
 _RESOLVERS = ThreadPoolExecutor(64, "dns")
 _NAT64 = IPv6Network("64:ff9b::/96")
 _6TO4 = IPv6Network("2002::/16")
 _COMPATIBLE = IPv6Network("::/96")
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+"""All that was ever allocated. What Python 3.11 takes for global holds more: site-local, local NAT64, IPv4-translated addresses."""
 _NEVER = (
-    IPv6Network("fec0::/10"),
-    IPv6Network("64:ff9b:1::/48"),
     IPv4Network("192.88.99.0/24"),
     IPv4Network("192.0.0.0/24"),
     IPv4Network("168.63.129.16/32"),
 )
-"""What Python 3.11 takes for global: site-local, local NAT64, 6to4 relays, protocol assignments (Oracle's metadata service is among them); and what
-is global by the registry and yet leads to the host that one runs on (Azure's agent)."""
+"""What Python 3.11 takes for global: 6to4 relays, protocol assignments (Oracle's metadata service is among them); and what is global by the registry
+and yet leads to the host that one runs on (Azure's agent)."""
 
 
 class AddressNotAllowed(httpcore.ConnectError):
@@ -55,9 +59,12 @@ def is_allowed(address: IPv4Address | IPv6Address, port: int, settings: Outbound
     """Whether a caller may make this service connect to ``address``."""
     if any(address in network for network in settings.allow_private if network.version == address.version):
         return True
-    if isinstance(address, IPv6Address) and (inner := _embedded(address)):
-        return is_allowed(inner, port, settings)
-    if any(address in network for network in _NEVER if network.version == address.version):
+    if isinstance(address, IPv6Address):
+        if inner := _embedded(address):
+            return is_allowed(inner, port, settings)
+        if address not in _GLOBAL_UNICAST:
+            return False
+    elif any(address in network for network in _NEVER):
         return False
     return address.is_global and not address.is_multicast and port in settings.ports
 
@@ -117,7 +124,15 @@ def client(settings: Outbound) -> httpx.AsyncClient:
     transport = httpx.AsyncHTTPTransport(retries=0, trust_env=False, limits=limits)
     # httpx has no argument for httpcore's network backend; tests/core/test_outbound.py counts connections through this.
     transport._pool._network_backend = _GuardedBackend(settings)  # noqa: SLF001
-    return httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False, timeout=settings.timeout_s)
+    return httpx.AsyncClient(
+        transport=transport,
+        trust_env=False,
+        follow_redirects=False,
+        timeout=settings.timeout_s,
+        # One client serves all tenants: what a receiver of one sets is not told to another's.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        headers={"accept-encoding": "identity"},
+    )
 
 
 def is_denied(error: httpx.HTTPError) -> bool:
@@ -129,10 +144,13 @@ def check_url(url: str) -> httpx.URL:
     """Parse an http(s) URL without credentials. Raises ``UrlNotAllowed``."""
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
+        host, port = parsed.host, parsed.port
+    except (httpx.InvalidURL, UnicodeError) as error:  # a host that IDNA does not know
         raise UrlNotAllowed("not a URL") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
+    if parsed.scheme not in ("http", "https") or not host or parsed.userinfo:
         raise UrlNotAllowed("only http and https URLs without credentials are allowed")
+    if port is not None and not 0 < port <= _LAST_PORT:
+        raise UrlNotAllowed(f"there is no port {port}")
     return parsed
 
 
@@ -171,13 +189,18 @@ async def fetch(http: httpx.AsyncClient, url: str, settings: Outbound, *, max_by
         if is_denied(error):
             raise UrlNotAllowed("the URL leads to an address that is not allowed") from error
         raise FetchFailed("the URL could not be fetched") from error
+    except BAD_REDIRECT as error:
+        raise FetchFailed("the URL redirects to what is no URL") from error
     except TimeoutError as error:
         raise FetchFailed(f"the URL took longer than {settings.timeout_s:g} s") from error
 
 
 async def _read(answer: httpx.Response, max_bytes: int) -> bytes:
+    """The body as it came. Decoding it would be to trust its sender with our memory: a few kilobytes can stand for gigabytes."""
+    if (encoding := answer.headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
+        raise FetchFailed(f"the URL answered in the content encoding {encoding[:40]}, which was not asked for")
     body = bytearray()
-    async for chunk in answer.aiter_bytes():
+    async for chunk in answer.aiter_raw():
         body += chunk
         if len(body) > max_bytes:
             raise PayloadTooLarge(f"the file has more than {max_bytes} bytes")

@@ -46,9 +46,9 @@ def connect(settings: Redis) -> redis.Redis:
 
 
 @cache
-def lua(name: str) -> str:
-    """The text of a script in core/lua."""
-    return (Path(__file__).parent / "lua" / f"{name}.lua").read_text()
+def lua(*names: str) -> str:
+    """The text of a script in core/lua, after those with the functions that it calls."""
+    return "".join((Path(__file__).parent / "lua" / f"{name}.lua").read_text() for name in names)
 
 
 def queue_key(queue: str) -> str:
@@ -186,7 +186,7 @@ class JobQueue:
             self._redis.srem(running_key(tenant.decode()), job_id)
 
     def now_s(self) -> float:
-        """Unix time by the clock of Redis: leases go by this one alone, whatever the clocks of workers and stewards say."""
+        """Unix time by the clock of Redis: leases, webhooks and retention go by this one alone, whatever the clocks of the processes say."""
         seconds, microseconds = self._redis.time()
         return seconds + microseconds / 1e6
 

@@ -138,7 +138,9 @@ class Events(_Section):
     """Server-sent events."""
 
     heartbeat_s: float = Field(default=15.0, gt=0, description="A stream that has nothing to tell says so this often.")
-    streams: int = Field(default=1000, ge=1, description="Streams open at one API process; then 429.")
+    streams: int = Field(
+        default=1000, ge=1, description="Streams open at one API process; then 429. As many wait by `Prefer`; then 202 at once."
+    )
     streams_per_tenant: int = Field(default=100, ge=1, description="Of one tenant.")
 
 

@@ -51,10 +51,13 @@ def upload_key(tenant: str, upload_id: str) -> str:
 
 
 class Storage:
-    """One bucket. Thread-safe. Raises ``Unavailable`` when the store does not answer."""
+    """One bucket. Thread-safe. Raises ``Unavailable`` when the store does not answer: the ``patient`` after two minutes, others, who have a
+    caller that waits, after half of one.
+    """
 
-    def __init__(self, settings: S3) -> None:
+    def __init__(self, settings: S3, *, patient: bool = True) -> None:
         self._settings = settings
+        self._attempts, self._read_s = (4, 30) if patient else (2, 15)
         self._client = self._connect(settings.endpoint_url)
         public = settings.public_endpoint_url
         self._signer = self._connect(public) if public else self._client
@@ -63,9 +66,9 @@ class Storage:
         secret = self._settings.secret_access_key
         config = Config(
             signature_version="s3v4",
-            retries={"mode": "standard", "max_attempts": 4},
+            retries={"mode": "standard", "max_attempts": self._attempts},
             connect_timeout=3,
-            read_timeout=30,
+            read_timeout=self._read_s,
             max_pool_connections=64,
             s3={"addressing_style": "path" if endpoint_url else "auto"},
             # Stores other than AWS do not all know the newer trailing checksums.
@@ -142,15 +145,14 @@ class Storage:
 
     def presign_get(self, key: str) -> str:
         """A URL from which anyone can read the object for a while."""
-        return self._presign("get_object", key)
+        return self._presign("get_object", key, self._settings.presign_ttl_s)
 
-    def presign_put(self, key: str) -> str:
+    def presign_put(self, key: str, *, at_most_s: int) -> str:
         """A URL to which anyone can write the object for a while."""
-        return self._presign("put_object", key)
+        return self._presign("put_object", key, min(at_most_s, self._settings.presign_ttl_s))
 
-    def _presign(self, method: str, key: str) -> str:
-        params = {"Bucket": self._settings.bucket, "Key": key}
-        return self._signer.generate_presigned_url(method, Params=params, ExpiresIn=self._settings.presign_ttl_s)
+    def _presign(self, method: str, key: str, seconds: int) -> str:
+        return self._signer.generate_presigned_url(method, Params={"Bucket": self._settings.bucket, "Key": key}, ExpiresIn=seconds)
 
     def ping(self) -> None:
         """Raise ``Unavailable`` unless the bucket answers."""

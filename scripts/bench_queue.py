@@ -29,7 +29,7 @@ from core.jobs import JobRecords
 from core.queue import JobQueue, connect
 from core.settings import Redis
 from scripts.figures import exit_status, figure, write_figures
-from service.local import free_ports
+from service.local import VALKEY_OPTIONS, free_ports
 
 SMALL, LARGE = 1_000, 100_000
 ROUNDS, BATCH = 60, 5
@@ -81,8 +81,18 @@ def valkey() -> Iterator[int]:
     """A server as `outfill up` starts it, on a port of its own."""
     (port,) = free_ports(1)
     with tempfile.TemporaryDirectory() as folder:
-        persist = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"]
-        command = [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--loglevel", "warning", *persist]
+        command = [
+            str(get_binary_path()),
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            folder,
+            "--loglevel",
+            "warning",
+            *VALKEY_OPTIONS,
+        ]
         with subprocess.Popen(command) as server:  # noqa: S603 - our own command
             try:
                 with redis.Redis(port=port) as connection:

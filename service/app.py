@@ -28,6 +28,7 @@ from service.listeners import Listeners
 from service.metrics import ApiMetrics
 from service.middleware import BodyLimit, RequestContext
 from service.routes import events, health, jobs, models, uploads, usage, webhooks
+from service.storing import StorageThreads
 
 LISTENING = "outfill-listening"
 """What the connection of those who wait is called in Redis' list of clients."""
@@ -41,19 +42,22 @@ def build_services(settings: Settings) -> Services:
     listening = AsyncRedis.from_url(
         settings.redis.url.get_secret_value(), socket_timeout=None, socket_keepalive=True, client_name=LISTENING
     )
+    listeners, metrics = Listeners(listening, records, settings.events), ApiMetrics()
+    metrics.streams.set_function(listeners.streams)
     return Services(
         settings=settings,
         connection=connection,
-        listeners=Listeners(listening, records, settings.events),
+        listeners=listeners,
         keys=KeyRing(connection, settings),
-        storage=Storage(settings.s3),
+        storage=Storage(settings.s3, patient=False),
+        storing=StorageThreads(),
         records=records,
         endpoints=Endpoints(connection),
         outbox=Outbox(connection, kept_s=settings.webhooks.kept_s),
         queue=JobQueue(connection, fsync_timeout_ms=settings.redis.fsync_timeout_ms),
         catalogue=Catalogue(connection),
         http=outbound.client(settings.outbound),
-        metrics=ApiMetrics(),
+        metrics=metrics,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, TypeVar
@@ -99,7 +100,26 @@ async def _read_form(form: FormData) -> JobBody:
 
 
 def _job_request(text: bytes) -> JobRequest:
-    return job_request.validate_json(_checked(text), strict=True)
+    return _parsed(partial(job_request.validate_json, strict=True), text)
+
+
+def _parsed(validate: Callable[[bytes], M], text: bytes) -> M:
+    parsed = validate(_checked(text))
+    _refuse_repeated_names(text)
+    return parsed
+
+
+def _refuse_repeated_names(text: bytes) -> None:
+    """Pydantic takes the last of two values with one name: the other would be ignored without a word. ``text`` is valid JSON."""
+
+    def once(pairs: list[tuple[str, Any]]) -> None:
+        names: set[str] = set()
+        for name, _ in pairs:
+            if name in names:
+                raise Invalid("the JSON has this name twice in one object", field=name)
+            names.add(name)
+
+    json.loads(text, object_pairs_hook=once, parse_int=str, parse_float=str)
 
 
 def _checked(text: bytes) -> bytes:
@@ -129,7 +149,7 @@ def json_body(model: type[M], *, required: bool = True) -> Callable[[Request], A
         if body and kind not in ("application/json", ""):
             raise Invalid("send application/json" if required else "send application/json, or no body", field="Content-Type")
         try:
-            return await run_in_threadpool(partial(model.model_validate_json, strict=True), _checked(body) if required or body else b"{}")
+            return await run_in_threadpool(_parsed, partial(model.model_validate_json, strict=True), body if required or body else b"{}")
         except ValidationError as error:
             raise invalid(error) from error
 
@@ -147,6 +167,20 @@ NewEndpoint = Annotated[EndpointRequest, Depends(json_body(EndpointRequest))]
 ChangedEndpoint = Annotated[EndpointChanges, Depends(json_body(EndpointChanges))]
 Rotation = Annotated[RotateRequest, Depends(json_body(RotateRequest, required=False))]
 NoQuery = Annotated[_NoQuery, Query()]
+
+
+def query_once(*but: str) -> Callable[[Request], None]:
+    """Refuses a query parameter that comes twice, as one of them would be ignored; ``but`` those that may."""
+
+    def once(request: Request) -> None:
+        names = [name for name, _ in request.query_params.multi_items() if name not in but]
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise Invalid("there are two of this parameter", field=repeated)
+
+    return once
+
+
+QueryOnce = Annotated[None, Depends(query_once())]
 
 
 def request_body() -> dict[str, Any]:

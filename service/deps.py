@@ -18,6 +18,7 @@ from core.storage import Storage
 from service.keys import KeyRing
 from service.listeners import Listeners
 from service.metrics import ApiMetrics
+from service.storing import StorageThreads
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Services:
     """Callers who wait for a job: one connection for all."""
     keys: KeyRing
     storage: Storage
+    """From a coroutine its calls go through ``storing``."""
+    storing: StorageThreads
     records: JobRecords
     endpoints: Endpoints
     outbox: Outbox

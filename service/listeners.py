@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import structlog
 from redis.asyncio import Redis as AsyncRedis
@@ -36,6 +36,7 @@ class Listeners:
         self._pubsub = connection.pubsub()
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._streams: Counter[str] = Counter()
+        self._waits: Counter[str] = Counter()
         self._subscribing = asyncio.Lock()
         self._reader: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
@@ -57,23 +58,32 @@ class Listeners:
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    @asynccontextmanager
-    async def stream(self, tenant: str) -> AsyncIterator[None]:
+    def streams(self) -> int:
+        """Event streams that are open."""
+        return self._streams.total()
+
+    def stream(self, tenant: str) -> AbstractAsyncContextManager[None]:
         """A place for one event stream. Raises ``TooManyStreams``."""
-        if self._streams.total() >= self._limits.streams:
+        return self._place(self._streams, tenant)
+
+    @asynccontextmanager
+    async def _place(self, taken: Counter[str], tenant: str) -> AsyncIterator[None]:
+        if taken.total() >= self._limits.streams:
             raise TooManyStreams("too many event streams are open")
-        if self._streams[tenant] >= self._limits.streams_per_tenant:
+        if taken[tenant] >= self._limits.streams_per_tenant:
             raise TooManyStreams(f"{self._limits.streams_per_tenant} event streams may be open")
-        self._streams[tenant] += 1
+        taken[tenant] += 1
         try:
             yield
         finally:
-            self._streams[tenant] -= 1
+            taken[tenant] -= 1
+            if not taken[tenant]:
+                del taken[tenant]
 
-    async def until_terminal(self, job_id: str, timeout_s: float) -> None:
-        """Return when the job has ended, or after ``timeout_s``."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s), self.listen(job_id) as news:
+    async def until_terminal(self, job_id: str, tenant: str, timeout_s: float) -> None:
+        """Return when the job has ended, or after ``timeout_s``; at once where no more may wait, for waiting is a preference."""
+        with suppress(TimeoutError, TooManyStreams):
+            async with asyncio.timeout(timeout_s), self._place(self._waits, tenant), self.listen(job_id) as news:
                 while not self.closing:
                     news.clear()
                     status = await run_in_threadpool(self._records.status, job_id)

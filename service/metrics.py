@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
 
 class ApiMetrics:
@@ -19,4 +19,5 @@ class ApiMetrics:
             "outfill_http_request_seconds", "Time to answer, without waiting for jobs.", ["method", "route"], registry=self.registry
         )
         self.accepted = Counter("outfill_jobs_accepted", "Jobs accepted.", ["operation", "model", "priority"], registry=self.registry)
+        self.streams = Gauge("outfill_event_streams", "Event streams that are open.", registry=self.registry)
         self.refused = Counter("outfill_jobs_refused", "Job requests refused.", ["code"], registry=self.registry)

@@ -16,6 +16,10 @@ from service.problems import problem
 _log = structlog.get_logger(__name__)
 
 
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+"""Of others callers can make up as many as they like, and each would be series of its own."""
+
+
 class RequestContext:
     """Gives each request an id (``x-request-id``), bound to its log lines, counts it by route, and logs whose key it used."""
 
@@ -47,10 +51,11 @@ class RequestContext:
                 await self._app(scope, receive, tell)
             finally:
                 route = getattr(scope.get("route"), "path", "unmatched")
-                self._metrics.requests.labels(scope["method"], route, status).inc()
+                method = scope["method"] if scope["method"] in _METHODS else "other"
+                self._metrics.requests.labels(method, route, status).inc()
                 waited = scope["state"].get("waited_s", 0.0)
                 seconds = time.perf_counter() - began - waited
-                self._metrics.request_seconds.labels(scope["method"], route).observe(seconds)
+                self._metrics.request_seconds.labels(method, route).observe(seconds)
                 if used := scope["state"].get("key"):  # the audit log: which key did what, and with what result
                     _log.info("key_used", **used, method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4))
 

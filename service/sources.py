@@ -88,6 +88,6 @@ async def _read_upload(parts: Services, tenant: str, upload_id: str, limit: int)
     if not _UPLOAD_ID.fullmatch(upload_id):
         raise UploadNotFound("no such upload")
     try:
-        return await run_in_threadpool(parts.storage.get, upload_key(tenant, upload_id), max_bytes=limit)
+        return await parts.storing.run(parts.storage.get, upload_key(tenant, upload_id), max_bytes=limit)
     except ObjectNotFound:
         raise UploadNotFound("no such upload, or its bytes have not arrived") from None

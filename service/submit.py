@@ -87,7 +87,7 @@ def new_spec(caller: Tenant, job_id: str, card: ModelCard, request: JobRequest, 
 
 async def accept(parts: Services, spec: JobSpec, store: Callable[[JobSpec], None], reservation: Reservation | None) -> None:
     """Record a job, ``store`` its inputs and queue it. Where that fails nothing of it is kept."""
-    await run_in_threadpool(_keep, parts, spec, store, reservation)
+    await parts.storing.run(_keep, parts, spec, store, reservation)
     parts.metrics.accepted.labels(spec.request.operation, spec.model, spec.request.priority).inc()
     _log.info("job_accepted", job=spec.id, tenant=spec.tenant, operation=spec.request.operation, model=spec.model)
 

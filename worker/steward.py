@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import redis
 import structlog
@@ -20,7 +20,7 @@ from rq.worker_registration import clean_worker_registry
 from ulid import ULID
 
 from api_schemas.errors import AttemptsExhausted, DeadlineExceeded, ErrorInfo, OutfillError, Unavailable
-from api_schemas.jobs import JobStatus, utc_now
+from api_schemas.jobs import JobStatus
 from core.catalogue import Catalogue
 from core.events import Endpoints, Outbox
 from core.jobs import JobRecord, JobRecords, Outcome
@@ -154,6 +154,9 @@ class Steward:
             _log.exception("duty_failed", duty=duty.__name__, about=args)
         return True
 
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._queue.now_s(), UTC)
+
     def reap_lapsed_leases(self) -> None:
         """Requeue, or end, the jobs of workers that fell silent."""
         now_s = self._queue.now_s()
@@ -191,7 +194,7 @@ class Steward:
             return None
         if record.cancel_requested:
             return Outcome(JobStatus.CANCELED)
-        if record.spec.deadline_at is not None and utc_now() > record.spec.deadline_at:
+        if record.spec.deadline_at is not None and self._now() > record.spec.deadline_at:
             return _failed(DeadlineExceeded("the deadline passed while the job was being worked on"))
         if record.attempts >= limit:
             return _failed(AttemptsExhausted(f"the workers that ran the job died {record.attempts} times"))
@@ -219,7 +222,7 @@ class Steward:
 
     def expire_deadlines(self) -> None:
         """End jobs whose deadline passed while they waited; those that run are their worker's."""
-        for job_id in self._records.past_deadline(utc_now()):
+        for job_id in self._records.past_deadline(self._now()):
             self._try(self._expire, job_id)
 
     def _expire(self, job_id: str) -> None:
@@ -232,7 +235,7 @@ class Steward:
 
     def take_back_unaccepted(self) -> None:
         """Clear away jobs whose acceptance was broken off: their callers never got an answer."""
-        for job_id in self._records.stuck_in_acceptance(utc_now() - ACCEPTANCE_LIMIT):
+        for job_id in self._records.stuck_in_acceptance(self._now() - ACCEPTANCE_LIMIT):
             if not self._try(self._take_back, job_id):
                 return
 
@@ -250,7 +253,7 @@ class Steward:
 
     def delete_leftovers(self) -> None:
         """Delete the objects that no record names, of jobs that have ended or are gone."""
-        for tenant, job_id in self._records.leftovers(utc_now()):
+        for tenant, job_id in self._records.leftovers(self._now()):
             if not self._try(self._delete_leftovers, tenant, job_id):
                 return
 
@@ -262,13 +265,13 @@ class Steward:
             if gone := self._storage.delete_outputs(tenant, job_id, but=record.object_keys()):
                 _log.info("leftovers_deleted", job=job_id, objects=gone)
         else:
-            self._records.put_off_leftovers(tenant, job_id, utc_now() + LEFTOVERS_PAUSE)
+            self._records.put_off_leftovers(tenant, job_id, self._now() + LEFTOVERS_PAUSE)
             return
         self._records.forget_leftovers(tenant, job_id)
 
     def delete_old_inputs(self) -> None:
         """Delete inputs that are to go before their job's record."""
-        for job_id in self._records.inputs_past_retention(utc_now()):
+        for job_id in self._records.inputs_past_retention(self._now()):
             if not self._try(self._delete_inputs, job_id):
                 return
 
@@ -280,7 +283,7 @@ class Steward:
 
     def delete_old_outputs(self) -> None:
         """Delete outputs that are to go before their job's record, which then gives out no more URLs of them."""
-        for job_id in self._records.outputs_past_retention(utc_now()):
+        for job_id in self._records.outputs_past_retention(self._now()):
             if not self._try(self._delete_outputs, job_id):
                 return
 
@@ -293,7 +296,7 @@ class Steward:
 
     def delete_old_jobs(self) -> None:
         """Delete objects, then records, of jobs past their retention."""
-        for job_id in self._records.past_retention(utc_now()):
+        for job_id in self._records.past_retention(self._now()):
             if not self._try(self._delete_job, job_id):
                 return
 
@@ -307,7 +310,7 @@ class Steward:
 
     def delete_old_uploads(self) -> None:
         """Delete expired uploads."""
-        for tenant, upload_id in self._records.expired_uploads(utc_now()):
+        for tenant, upload_id in self._records.expired_uploads(self._now()):
             self._storage.delete([upload_key(tenant, upload_id)])
             self._records.forget_upload(tenant, upload_id)
 
@@ -327,6 +330,8 @@ class Steward:
             metrics.queue_oldest.labels(queue).set(max(age, 0.0))
         metrics.workers.set(len(self._catalogue.live_workers()))
         metrics.outbox.set(self._outbox.size())
+        metrics.lanes.set(self._outbox.lanes())
+        metrics.late.set(self._outbox.late_s(self._queue.now_s()))
         metrics.dead_letters.set(self._outbox.dead_letters())
 
 

@@ -20,5 +20,7 @@ class StewardMetrics:
         self.requeued = Counter("outfill_jobs_requeued", "Jobs taken from workers that fell silent.", registry=registry)
         self.strays = Counter("outfill_jobs_strays", "Claimed jobs that never got a lease.", registry=registry)
         self.outbox = Gauge("outfill_webhooks_owed", "Webhooks in the outbox.", registry=registry)
+        self.lanes = Gauge("outfill_webhook_lanes", "Receivers to whom webhooks are owed.", registry=registry)
+        self.late = Gauge("outfill_webhooks_late_seconds", "How long the first webhook that nobody sends has been due.", registry=registry)
         self.dead_letters = Gauge("outfill_webhooks_dead", "Webhooks given up in the last week.", registry=registry)
         self.webhook_attempts = Counter("outfill_webhook_attempts", "Deliveries tried.", ["outcome"], registry=registry)

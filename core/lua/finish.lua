@@ -6,7 +6,7 @@
 --       are to be deleted, then what tell.lua takes: events, outbox, endpoints, deliveries
 -- ARGV: id, from, status, how long to keep the record (ms), lease member ('' for none), lapsed_before ('' where the lease must be alive),
 --       images, pixels, seconds to keep a day of usage, tenant, how long to keep the inputs, and the outputs ('': as long as the record), then
---       the eight that tell.lua takes: event, now, now_ms, ...; field, value, ...
+--       the seven that tell.lua takes: event, now, ...; field, value, ...
 local status = redis.call('HGET', KEYS[1], 'status')
 local lease, lapsed_before = ARGV[5], ARGV[6]
 if not status then return 0 end
@@ -22,7 +22,7 @@ end
 if ARGV[3] == 'succeeded' and redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then return 3 end
 redis.call('HSET', KEYS[1], 'status', ARGV[3], 'finished_at', ARGV[14])
 redis.call('HDEL', KEYS[1], 'preview')
-for i = 21, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+for i = 20, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 if lease ~= '' and lapsed_before == '' then
   redis.call('HSET', KEYS[1], 'committed_by', lease) -- RQ's own bookkeeping is the worker's next step
 else
@@ -34,9 +34,9 @@ else
   redis.call('LREM', KEYS[7], 0, ARGV[1])
   redis.call('DEL', KEYS[8], KEYS[9])
 end
-local begun_ms = redis.call('HGET', KEYS[1], 'begun_ms')
+local now_ms, begun_ms = clock_ms(), redis.call('HGET', KEYS[1], 'begun_ms')
 if ARGV[3] == 'succeeded' and begun_ms then
-  redis.call('LPUSH', KEYS[10], ARGV[15] - begun_ms)
+  redis.call('LPUSH', KEYS[10], now_ms - begun_ms)
   redis.call('LTRIM', KEYS[10], 0, 31)
   redis.call('EXPIRE', KEYS[10], 604800)
 end
@@ -52,10 +52,10 @@ if status == 'queued' then redis.call('HINCRBY', KEYS[12], 'queued', -1) end
 redis.call('SREM', KEYS[13], ARGV[1])
 local policy = redis.call('HMGET', KEYS[16], 'records_s', 'inputs_s', 'outputs_s')
 local keep_ms = policy[1] and policy[1] * 1000 or tonumber(ARGV[4])
-redis.call('ZADD', KEYS[3], ARGV[15] + keep_ms, ARGV[1])
+redis.call('ZADD', KEYS[3], now_ms + keep_ms, ARGV[1])
 for i = 2, 3 do -- what is to go before the record
   local part_ms = policy[i] and policy[i] * 1000 or tonumber(ARGV[9 + i])
-  if part_ms and part_ms < keep_ms then redis.call('ZADD', KEYS[15 + i], ARGV[15] + part_ms, ARGV[1]) end
+  if part_ms and part_ms < keep_ms then redis.call('ZADD', KEYS[15 + i], now_ms + part_ms, ARGV[1]) end
 end
-tell({KEYS[1], unpack(KEYS, 19, 22)}, {unpack(ARGV, 13, 20)})
+tell({KEYS[1], unpack(KEYS, 19, 22)}, {unpack(ARGV, 13, 19)})
 return 1

@@ -1,4 +1,5 @@
--- Functions of the scripts that put webhooks into the outbox and take them out; they stand before each (core/events.py). The outbox holds
+-- Functions of the scripts that put webhooks into the outbox and take them out; they stand before each, after clock.lua
+-- (core/events.py). The outbox holds
 -- lanes by when their first row is due, a lane the rows of one receiver. Which lanes and rows a script touches it reads from Redis, so that they
 -- cannot be among its KEYS.
 local function refresh(outbox, lane)
@@ -6,7 +7,8 @@ local function refresh(outbox, lane)
   if first[1] then redis.call('ZADD', outbox, first[2], lane) else redis.call('ZREM', outbox, lane) end
 end
 
-local function owe(outbox, index, lane, id, now_ms, event, seq, field, target)
+local function owe(outbox, index, lane, id, event, seq, field, target)
+  local now_ms = clock_ms()
   redis.call('HSET', 'outfill:webhook:' .. id, 'event', event, 'lane', lane, field, target, 'seq', seq, 'attempts', 0, 'tried', 0, 'state', 'pending')
   redis.call('ZADD', 'outfill:lane:' .. lane, now_ms, id)
   redis.call('ZADD', outbox, 'LT', now_ms, lane)

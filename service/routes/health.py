@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
 
 from api_schemas.errors import Unauthenticated, Unavailable
 from service.auth import Scraper
@@ -22,15 +23,15 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz", responses={503: {"model": dict[str, str], "description": "A part does not answer."}})
-def readyz(response: Response, parts: Parts) -> dict[str, str]:
+async def readyz(response: Response, parts: Parts) -> dict[str, str]:
     """Redis and S3 answer."""
     checks = {"redis": "ok", "s3": "ok"}
     try:
-        parts.connection.ping()
+        await run_in_threadpool(parts.connection.ping)
     except RedisError:
         checks["redis"] = "unavailable"
     try:
-        parts.storage.ping()
+        await parts.storing.run(parts.storage.ping)
     except Unavailable:
         checks["s3"] = "unavailable"
     if set(checks.values()) != {"ok"}:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from redis.exceptions import RedisError
@@ -41,9 +41,9 @@ from api_schemas.errors import (
 )
 from api_schemas.jobs import DryRun, Job, JobList, JobSpec, JobStatus, first_id
 from api_schemas.requests import Operation, RepeatRequest
-from core.jobs import JobRecord, public
+from core.jobs import Glance, JobRecord, public
 from service.auth import JobsReader, JobsWriter
-from service.bodies import Body, Changes, NoQuery, described, request_body
+from service.bodies import Body, Changes, NoQuery, QueryOnce, described, query_once, request_body
 from service.deps import Parts, Services
 from service.dry_run import dry_run
 from service.idempotency import HEADER as IDEMPOTENCY_KEY
@@ -102,17 +102,21 @@ class ListQuery(BaseModel):
         description="`key=value`, several times for several keys. Numbers and booleans as in JSON: `n=1`, `rush=true`.",
     )
 
-    def matches(self, record: JobRecord) -> bool:
+    def matches(self, job: Glance) -> bool:
         """Whether a job has the status, the operation and the metadata that are asked for."""
-        request = record.spec.request
-        told = {f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in request.metadata.items()}
-        return self.status in (None, record.status) and self.operation in (None, request.operation) and told.issuperset(self.metadata)
+        if self.status not in (None, job.status) or self.operation not in (None, job.operation):
+            return False
+        told = {f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in job.metadata.items()}
+        return told.issuperset(self.metadata)
 
 
 Prefer = Annotated[
     str | None,
     Header(alias="Prefer", examples=["wait=30"], description="`wait=N`: answer when the job has ended, at most N (1-60) seconds from now."),
 ]
+
+
+MetadataAgain = Annotated[None, Depends(query_once("metadata"))]
 
 
 class CreateQuery(BaseModel):
@@ -145,6 +149,7 @@ async def create(
     response: Response,
     caller: JobsWriter,
     parts: Parts,
+    _: QueryOnce,
     body: Body,
     query: Annotated[CreateQuery, Query()],
     key: IdempotencyKey,
@@ -205,7 +210,7 @@ async def _answer(request: Request, response: Response, parts: Services, spec: J
         began = time.perf_counter()
         # The job is accepted, whatever happens to the waiting.
         with suppress(RedisError):
-            await parts.listeners.until_terminal(spec.id, wait_s)
+            await parts.listeners.until_terminal(spec.id, spec.tenant, wait_s)
         request.state.waited_s = time.perf_counter() - began
         response.headers["Preference-Applied"] = f"wait={wait_s}"
     job = await run_in_threadpool(_accepted, parts, spec)
@@ -233,7 +238,7 @@ def _wait_seconds(prefer: str | None) -> int:
 
 
 @router.get("", responses={200: {"links": links("job_id", "$response.body#/items/0/id", *_FOLLOWING)}, **refusals()})
-def page(caller: JobsReader, parts: Parts, query: Annotated[ListQuery, Query()]) -> JobList:
+def page(caller: JobsReader, parts: Parts, _: MetadataAgain, query: Annotated[ListQuery, Query()]) -> JobList:
     """The caller's jobs that match all filters, newest first (by id, whose first ten letters are the time).
 
     A page holds `limit` jobs, or fewer where those that match are rare; `next` is null on the last one.
@@ -260,11 +265,15 @@ def cancel(job_id: str, caller: JobsWriter, parts: Parts, _: NoQuery) -> Job:
 
 
 @router.delete("/{job_id}", status_code=204, responses=refusals(JobNotFound, JobNotFinished))
-def delete(job_id: str, caller: JobsWriter, parts: Parts, _: NoQuery) -> None:
+async def delete(job_id: str, caller: JobsWriter, parts: Parts, _: NoQuery) -> None:
     """Delete a job that has ended: its record, its inputs and outputs, the webhooks that it is owed, and its idempotency key."""
-    record = parts.records.get(job_id, caller.name)
+    await parts.storing.run(_delete, parts, caller.name, job_id)
+
+
+def _delete(parts: Services, tenant: str, job_id: str) -> None:
+    record = parts.records.get(job_id, tenant)
     if not record.status.terminal:
         raise JobNotFinished(f"the job is {record.status}; POST /v1/jobs/{job_id}/cancel first")
-    parts.storage.delete_job(caller.name, job_id)  # the record last: it is what leads to the objects
+    parts.storage.delete_job(tenant, job_id)  # the record last: it is what leads to the objects
     parts.records.delete(record.spec, only_if="ended")
     parts.queue.wait_until_durable()  # else a Redis that crashes now would bring the record back, without its objects

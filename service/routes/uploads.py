@@ -23,10 +23,12 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 def _register(parts: Services, caller: Tenant) -> Upload:
     upload_id = new_id("upl")
     expires_at = utc_now() + timedelta(seconds=parts.settings.retention.uploads_s)
-    parts.records.expect_upload(caller.name, upload_id, expires_at)
+    parts.records.expect_upload(caller.name, upload_id, expires_at + _STILL_COMING)
     return Upload(id=upload_id, source=f"upload:{upload_id}", expires_at=expires_at)
 
 
+_STILL_COMING = timedelta(minutes=15)
+"""Until a PUT that began while its URL was good has surely ended: what arrived after the deletion, nobody would ever delete."""
 _FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
 _FORM = {"type": "object", "required": ["file"], "properties": {"file": _FILE}, "additionalProperties": False}
 _BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
@@ -58,7 +60,7 @@ async def create(request: Request, caller: UploadsWriter, parts: Parts, _: NoQue
         error.field = "file"
         raise
     upload = await run_in_threadpool(_register, parts, caller)
-    await run_in_threadpool(parts.storage.put, upload_key(caller.name, upload.id), data, f"image/{header.format}")
+    await parts.storing.run(parts.storage.put, upload_key(caller.name, upload.id), data, f"image/{header.format}")
     return upload
 
 
@@ -66,4 +68,6 @@ async def create(request: Request, caller: UploadsWriter, parts: Parts, _: NoQue
 def presign(caller: UploadsWriter, parts: Parts, _: NoQuery) -> Upload:
     """Get a URL to PUT a large file to. It is checked when a job names it."""
     upload = _register(parts, caller)
-    return upload.model_copy(update={"put_url": parts.storage.presign_put(upload_key(caller.name, upload.id))})
+    return upload.model_copy(
+        update={"put_url": parts.storage.presign_put(upload_key(caller.name, upload.id), at_most_s=parts.settings.retention.uploads_s)}
+    )

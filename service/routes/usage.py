@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api_schemas.access import UsageList
 from api_schemas.errors import Invalid
 from service.auth import UsageReader
+from service.bodies import QueryOnce
 from service.deps import Parts
 from service.openapi import refusals
 from service.usage import DAYS_KEPT, days_of
@@ -37,6 +38,6 @@ class UsageQuery(BaseModel):
 
 
 @router.get("", responses=refusals())
-def page(caller: UsageReader, parts: Parts, query: Annotated[UsageQuery, Query()]) -> UsageList:
+def page(caller: UsageReader, parts: Parts, _: QueryOnce, query: Annotated[UsageQuery, Query()]) -> UsageList:
     """Requests, jobs, images and megapixels of the key that asks, by day (UTC), newest first; days without any are left out."""
     return UsageList(items=tuple(days_of(parts.connection, caller.key_id, *query.days())))

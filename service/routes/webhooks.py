@@ -24,7 +24,7 @@ from api_schemas.webhooks import (
 )
 from service import webhooks
 from service.auth import WebhooksReader, WebhooksWriter
-from service.bodies import ChangedEndpoint, NewEndpoint, NoQuery, Rotation, described
+from service.bodies import ChangedEndpoint, NewEndpoint, NoQuery, QueryOnce, Rotation, described
 from service.deps import Parts
 from service.openapi import JSON_BODY, links, refusals
 
@@ -69,7 +69,7 @@ def page(caller: WebhooksReader, parts: Parts, _: NoQuery) -> EndpointList:
     "/deliveries",
     responses={200: {"links": links("delivery_id", "$response.body#/items/0/id", "webhooks_redeliver")}, **refusals()},
 )
-def deliveries(caller: WebhooksReader, parts: Parts, query: Annotated[DeliveryQuery, Query()]) -> DeliveryList:
+def deliveries(caller: WebhooksReader, parts: Parts, _: QueryOnce, query: Annotated[DeliveryQuery, Query()]) -> DeliveryList:
     """What the caller's receivers were sent or are owed, newest first, with each attempt; also for URLs that jobs name themselves.
 
     Kept for some days after its end. Where what is asked for is rare a page may be short; `next` is null on the last one.

@@ -32,6 +32,7 @@ FAULTS: tuple[tuple[str, Fault], ...] = (
     ("Valkey is frozen for 20 s", lambda stack: stack.freeze_valkey(20.0)),
     ("S3 answers 500 for 20 s", lambda stack: stack.s3_fails(Mode.ERRORS, 20.0)),
     ("the disk of Valkey is full for 5 s", lambda stack: stack.fill_disk(5.0)),
+    ("the clocks of all workers jump an hour ahead for 20 s", lambda stack: stack.step_clocks(3600.0, 20.0)),
     ("the API is killed", lambda stack: stack.kill("api")),
 )
 CLOCKS = {"worker-2": -300.0, "worker-3": 20.0, "steward-2": 5.0}

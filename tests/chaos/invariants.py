@@ -36,8 +36,8 @@ _LEFT_BEHIND = (
     "outfill:leftovers",
     "outfill:strays:*",
 )
-BYTES_PER_ENDED_JOB = 8192
-"""The record, and the stream of events, for which Valkey sets aside 4 kB at once."""
+BYTES_PER_ENDED_JOB = 6144
+"""The record and the stream of events."""
 
 
 @dataclass(frozen=True)
@@ -155,4 +155,6 @@ def _counts(scene: Scene, found: dict[str, JobRecord | None]) -> Iterator[str]:
 
 def bytes_per_ended_job(scene: Scene) -> float:
     """The most that one ended job takes in Redis: its record and its events."""
-    return max(sum(scene.connection.memory_usage(key) or 0 for key in (job_key(job.id), stream_key(job.id))) for job in scene.jobs)
+    return max(
+        sum(scene.connection.memory_usage(key, samples=0) or 0 for key in (job_key(job.id), stream_key(job.id))) for job in scene.jobs
+    )

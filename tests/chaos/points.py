@@ -43,7 +43,7 @@ class Faults:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._armed, self._log = directory / "armed", directory / "hits.jsonl"
+        self._armed, self._log, self._clock = directory / "armed", directory / "hits.jsonl", directory / "clock"
         self._numbers = count(1)
         self._armed.mkdir(parents=True, exist_ok=True)
 
@@ -57,6 +57,16 @@ class Faults:
         for path in waiting:
             path.unlink(missing_ok=True)
         return len(waiting)
+
+    def step_clocks(self, seconds: float) -> None:
+        """From now on the clocks of all workers are wrong by so much more than they were at first."""
+        new = self._clock.with_suffix(".new")
+        new.write_text(str(seconds))
+        new.replace(self._clock)
+
+    def clock_step_s(self) -> float:
+        """How far the clocks of workers have jumped."""
+        return float(self._clock.read_text()) if self._clock.exists() else 0.0
 
     def waiting(self) -> int:
         """How many faults nobody has run into yet."""

@@ -143,6 +143,14 @@ class ChaosStack(LocalStack):
         finally:
             self.redis_proxy.drop_replies(0.0)
 
+    def step_clocks(self, step_s: float, seconds: float) -> None:
+        """The clocks of all workers jump, and back after a while."""
+        self.faults.step_clocks(step_s)
+        try:
+            time.sleep(seconds)
+        finally:
+            self.faults.step_clocks(0.0)
+
     def connect(self) -> redis.Redis:
         """Valkey itself, past the proxy."""
         return redis.Redis(port=self.redis_port, socket_timeout=30)

@@ -21,6 +21,7 @@ SHORT = Plan(
         7: ("S3 answers 500", lambda stack: stack.s3_fails(Mode.ERRORS, 2.0)),
         9: ("replies of Valkey are dropped", lambda stack: stack.drop_replies(0.02, 3.0)),
         11: ("Valkey is frozen", lambda stack: stack.freeze_valkey(2.0)),
+        10: ("the clocks of all workers jump an hour back", lambda stack: stack.step_clocks(-3600.0, 3.0)),
         12: ("the disk of Valkey is full", lambda stack: stack.fill_disk(1.0)),
     },
     clocks={"worker-2": -300.0},

@@ -38,8 +38,9 @@ def main() -> int:
     _wrap_worker(faults)
     _wrap_steward(faults)
     _wrap_transactions(faults)
-    if seconds := float(os.environ.get(CLOCK, "0")):
-        _shift_clock(seconds)
+    wrong_s = float(os.environ.get(CLOCK, "0"))
+    paints = "paint" in sys.argv
+    _shift_clock(lambda: wrong_s + (faults.clock_step_s() if paints else 0.0))
     return worker.__main__.main(sys.argv[1:])
 
 
@@ -105,15 +106,14 @@ def _wrap_transactions(faults: Faults) -> None:
     setattr(redis.client.Pipeline, "_execute_transaction", wrapped)  # noqa: B010 - mypy knows it as a method
 
 
-def _shift_clock(seconds: float) -> None:
-    """Everything of ours and of RQ's tells a time that is wrong by ``seconds``; what S3 is signed with stays right."""
+def _shift_clock(wrong_s: Callable[[], float]) -> None:
+    """Everything of ours and of RQ's tells a time that is wrong by as many seconds; what S3 is signed with stays right."""
     true_time = time.time
-    time.time = lambda: true_time() + seconds
-    shift = timedelta(seconds=seconds)
+    time.time = lambda: true_time() + wrong_s()
     for function, wrong in (
-        (rq.utils.now, lambda now=rq.utils.now: now() + shift),
-        (rq.utils.current_timestamp, lambda stamp=rq.utils.current_timestamp: stamp() + int(seconds)),
-        (api_schemas.jobs.utc_now, lambda now=api_schemas.jobs.utc_now: now() + shift),
+        (rq.utils.now, lambda now=rq.utils.now: now() + timedelta(seconds=wrong_s())),
+        (rq.utils.current_timestamp, lambda stamp=rq.utils.current_timestamp: stamp() + int(wrong_s())),
+        (api_schemas.jobs.utc_now, lambda now=api_schemas.jobs.utc_now: now() + timedelta(seconds=wrong_s())),
     ):
         for name, module in list(sys.modules.items()):
             if name.partition(".")[0] in ("rq", "core", "worker", "api_schemas"):

@@ -14,7 +14,7 @@ from queueing import accept, let_lapse, spec_of, take
 from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound
 from api_schemas.jobs import JobStatus, utc_now
 from core.events import Outbox, stream_key
-from core.jobs import JobRecords, Outcome, job_key
+from core.jobs import Glance, JobRecords, Outcome, job_key
 from core.queue import JobQueue, execution_key, leases_key, queue_key
 from worker.claims import Claims
 
@@ -160,13 +160,18 @@ def test_jobs_are_listed_newest_first_in_pages(records: JobRecords, queue: JobQu
 def test_a_page_looks_past_jobs_that_are_not_wanted(records: JobRecords) -> None:
     """A filter fills its page from as many records as it takes, up to a thousand; then it says where to go on."""
     ids = sorted(spec.id for spec in (spec_of() for _ in range(1205)))
-    for job_id in ids:
-        records.create(spec_of(id=job_id))
     rare = {ids[0], ids[1100], ids[700]}
-    found, following = records.page("shop", limit=3, wanted=lambda record: record.spec.id in rare)
+    for job_id in ids:
+        spec = spec_of(id=job_id)
+        records.create(spec.model_copy(update={"request": spec.request.model_copy(update={"metadata": {"rare": job_id in rare}})}))
+
+    def wanted(job: Glance) -> bool:
+        return (job.status, job.operation, job.metadata["rare"]) == ("queued", "replace_background", True)
+
+    found, following = records.page("shop", limit=3, wanted=wanted)
     assert [record.spec.id for record in found] == [ids[1100], ids[700]]
     assert following == ids[205]
-    found, end = records.page("shop", before=following, limit=3, wanted=lambda record: record.spec.id in rare)
+    found, end = records.page("shop", before=following, limit=3, wanted=wanted)
     assert ([record.spec.id for record in found], end) == ([ids[0]], None)
     some, _ = records.page("shop", since=ids[10], before=ids[12], limit=9)
     assert [record.spec.id for record in some] == [ids[11], ids[10]]

@@ -53,13 +53,29 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 @pytest.fixture
-def server() -> Iterator[str]:
-    """A web server on loopback: /ok, /big, /loop, /inside, /missing."""
+def asked() -> list[tuple[str | None, str | None]]:
+    """The cookie and the encodings of each request that the server got."""
+    return []
+
+
+@pytest.fixture
+def server(asked: list[tuple[str | None, str | None]]) -> Iterator[str]:
+    """A web server on loopback: /ok, /big, /bomb, /loop, /inside, /port, /idna, /missing. It sets a cookie."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            target = {"/loop": "/loop", "/hop": "/ok", "/inside": "http://10.0.0.1/x"}.get(self.path)
+            target = {
+                "/loop": "/loop",
+                "/hop": "/ok",
+                "/inside": "http://10.0.0.1/x",
+                "/port": "http://1.1.1.1:99999999999999999999/",
+                "/idna": "http://xn--a/",
+            }.get(self.path)
             self.send_response(302 if target else 404 if self.path == "/missing" else 200)
+            if self.path == "/bomb":
+                self.send_header("content-encoding", "gzip")
+            self.send_header("set-cookie", "whose=a; path=/")
+            asked.append((self.headers["cookie"], self.headers["accept-encoding"]))
             if target:
                 self.send_header("location", target)
             body = b"" if target else b"x" * (5000 if self.path == "/big" else 10)
@@ -138,12 +154,28 @@ def test_an_allowed_network_is_reached_through_redirects(server: str, connection
 
 
 @pytest.mark.parametrize(
-    ("path", "error"), [("/big", PayloadTooLarge), ("/loop", FetchFailed), ("/inside", UrlNotAllowed), ("/missing", FetchFailed)]
-)
+    ("path", "error"),
+    [
+        ("/big", PayloadTooLarge), ("/bomb", FetchFailed), ("/loop", FetchFailed), ("/inside", UrlNotAllowed), ("/port", UrlNotAllowed),
+        ("/idna", FetchFailed), ("/missing", FetchFailed),
+    ],
+)  # fmt: skip
 def test_what_a_server_answers_is_limited(server: str, path: str, error: type[OutfillError]) -> None:
-    """Too many bytes, endless redirects, redirects to the inside, and errors are each refused."""
+    """Too many bytes, compressed ones (a few can stand for gigabytes), endless redirects, redirects to the inside, and errors are each refused."""
     with pytest.raises(error):
         run(fetch(server + path, LOOPBACK))
+
+
+def test_no_cookie_is_kept(server: str, asked: list[tuple[str | None, str | None]]) -> None:
+    """One client calls for all tenants: what a server sets for one comes back with no other's request. Nothing compressed is asked for."""
+
+    async def twice() -> None:
+        async with outbound.client(LOOPBACK) as http:
+            for _ in range(2):
+                await outbound.fetch(http, f"{server}/ok", LOOPBACK, max_bytes=1000)
+
+    run(twice())
+    assert asked == [(None, "identity")] * 2
 
 
 def test_proxies_of_the_environment_are_ignored(server: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -117,6 +119,20 @@ def test_a_tenant_with_many_receivers_has_one_share(records: JobRecords, queue: 
     assert len(outbox.lease(100, 60, of_lane=4, of_tenant=7)) == 7
 
 
+def test_silent_receivers_leave_places_to_others(records: JobRecords, queue: JobQueue, endpoints: Endpoints, outbox: Outbox) -> None:
+    """Receivers that gave no answer have places together, in flight or not, however many tenants they are of; the others have the rest."""
+    silent = [register(endpoints, tenant=tenant) for tenant in ("a", "b", "c")]
+    quick = register(endpoints, tenant="d")
+    for tenant in ("a", "b", "c", "d"):
+        for _ in range(4):
+            cancel(records, queue, tenant=tenant)
+    lanes = [f"{tenant}/{endpoint.id}" for tenant, endpoint in zip("abc", silent, strict=True)]
+    rows = outbox.lease(8, 60, of_lane=4, of_tenant=4, in_flight={lanes[0]: 1}, silent=lanes, of_silent=3)
+    told = [row.endpoint for row in rows]
+    assert told.count(quick.id) == 4
+    assert len(told) == 6
+
+
 def test_who_has_least_in_flight_goes_first(records: JobRecords, queue: JobQueue, endpoints: Endpoints, outbox: Outbox) -> None:
     """With one place left it goes to the tenant that has none, although others have waited longer."""
     slow, late = register(endpoints), register(endpoints, tenant="other")
@@ -138,6 +154,27 @@ def test_a_row_whose_sender_died_comes_again(records: JobRecords, queue: JobQueu
     outbox.put_off(dead, 0)
     assert outbox.size() == 0
     assert outbox.delivery("shop", again.id).state is DeliveryState.DELIVERED
+
+
+@pytest.mark.parametrize("off_s", [-3600, 3600], ids=["slow", "fast"])
+def test_webhooks_are_due_by_the_clock_of_redis(
+    records: JobRecords, queue: JobQueue, endpoints: Endpoints, outbox: Outbox, monkeypatch: pytest.MonkeyPatch, off_s: int
+) -> None:
+    """A process whose clock is an hour off owes, sends, puts off and redelivers as any other: nothing is due later, or again at once."""
+    now, moment = time.time, utc_now
+    monkeypatch.setattr(time, "time", lambda: now() + off_s)
+    monkeypatch.setattr("api_schemas.events.utc_now", lambda: moment() + timedelta(seconds=off_s))
+    register(endpoints)
+    spec = cancel(records, queue)
+    (row,) = outbox.lease(1, 600)
+    assert row.event.job_id == spec.id
+    assert outbox.lease(1, 600) == []
+    outbox.put_off(row, 60)
+    due = outbox.delivery("shop", row.id).next_attempt_at
+    assert due is not None
+    assert 0 < due.timestamp() - now() <= 60
+    outbox.redeliver("shop", row)
+    assert [again.id for again in outbox.lease(9, 600)] == [row.id]
 
 
 def test_a_delivery_tells_its_attempts(records: JobRecords, queue: JobQueue, endpoints: Endpoints, outbox: Outbox) -> None:

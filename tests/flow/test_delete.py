@@ -51,6 +51,16 @@ def test_a_deleted_job_leaves_nothing(api: Api, coffee: bytes, receiver: Receive
     assert api.post(request, key=key, photo=coffee).json()["id"] != job["id"]
 
 
+def test_a_deletion_that_broke_off_is_done_again(api: Api, coffee: bytes, live_redis: redis.Redis, storage: Storage) -> None:
+    """An API that died halfway has deleted the files and left the record that leads to them: DELETE answers 204, and nothing is left."""
+    job = api.run(REPLACE, photo=coffee)
+    (tenant,) = {key.split("/")[1] for key in storage.keys("outputs/") if job["id"] in key}
+    storage.delete_job(tenant, job["id"])
+    assert api.read(job["id"])["status"] == "succeeded"
+    assert api.http.delete(job["urls"]["self"]).status_code == 204
+    eventually(lambda: not traces_of(job["id"], live_redis, storage))
+
+
 def test_a_job_that_has_not_ended_is_not_deleted(api: Api, coffee: bytes) -> None:
     """409 that says to cancel first; once it is canceled the job can be deleted."""
     mask, _ = box_mask(coffee)

@@ -187,6 +187,7 @@ def test_so_many_streams_may_be_open(api: Api, neighbour: Api, long_job: dict[st
         answer = api.http.get(long_job["urls"]["events"])
         assert (answer.status_code, answer.json()["code"]) == (429, "too_many_streams")
         assert int(answer.headers["retry-after"]) > 0
+        assert f"outfill_event_streams {limit}.0" in api.http.get("/metrics").text
         mine = neighbour.run(REPLACE, photo=coffee)
         with following(neighbour, mine["id"]) as events:
             assert states(list(events)) == ["succeeded"]

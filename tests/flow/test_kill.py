@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from conftest import Api, Receiver, box_mask, eventually
 
 from core.settings import Settings
 from core.storage import Storage
+from service import storing
 from service.local import LocalStack, Part, StackOptions
 
 JOBS, KILLS = 50, 3
@@ -88,6 +92,33 @@ def test_fifty_jobs_outlive_three_killed_workers(
     for job in jobs:
         key = job["outputs"][0]["url"].partition("?")[0].partition("/outfill/")[2]
         assert key in storage.keys(f"outputs/local/{job['id']}/")
+
+
+def test_a_store_that_hangs_keeps_nobody_waiting_who_does_not_need_it(caller: Api, fragile: LocalStack, coffee: bytes) -> None:
+    """S3 frozen under more uploads than there are threads: jobs are read and listed, the uploads that find no place are 503 at once, and
+    the others are kept when S3 goes on.
+    """
+    job = caller.run({"operation": "replace_background", "image": "file:photo", "background": {"color": "#ffffff"}}, photo=coffee)
+    s3, places = fragile.parts["s3"].process, storing.THREADS + storing.MAY_WAIT
+    assert s3 is not None
+    mask, _ = box_mask(coffee)
+
+    def upload(_: int) -> int:
+        return httpx.post(f"{fragile.url}/v1/uploads", headers=caller.http.headers, files={"file": mask}, timeout=70).status_code
+
+    s3.send_signal(signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(places + 3) as pool:
+            uploads = [pool.submit(upload, number) for number in range(places + 3)]
+            eventually(lambda: sum(each.done() for each in uploads) == 3)
+            assert caller.read(job["id"])["status"] == "succeeded"
+            assert caller.http.get("/v1/jobs").status_code == 200
+            assert {each.result() for each in uploads if each.done()} == {503}
+            s3.send_signal(signal.SIGCONT)
+            answers = Counter(each.result() for each in uploads)
+    finally:
+        s3.send_signal(signal.SIGCONT)
+    assert answers == {201: places, 503: 3}
 
 
 def test_a_stopped_worker_finishes_what_it_paints_and_gives_back_the_rest(caller: Api, worker: Part, coffee: bytes) -> None:

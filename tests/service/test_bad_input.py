@@ -67,6 +67,17 @@ CASES: dict[str, Case] = {
     "upload_in_capitals": ({**REPLACE, "image": "Upload:upl_01JD0000000000000000000000"}, {}, 422, "invalid_source", "image"),
     "text_for_a_number": ({**ERASE, "num_images": "3"}, {"photo": PHOTO, "mask": mask()}, 422, "invalid_request", "num_images"),
     "stored_source": ({**REPLACE, "image": "image"}, {}, 422, "invalid_source", "image"),
+    "shouted_scheme": ({**REPLACE, "image": "FILE:photo"}, {"photo": PHOTO}, 422, "invalid_request", "photo"),
+    "shouted_upload": ({**REPLACE, "image": "UPLOAD:upl_01JD0000000000000000000000"}, {}, 422, "invalid_source", "image"),
+    "port_that_is_none": ({**REPLACE, "image": "http://1.1.1.1:99999999999999999999/"}, {}, 422, "url_not_allowed", "image"),
+    "host_that_idna_does_not_know": ({**REPLACE, "image": "http://xn--a/x.png"}, {}, 422, "url_not_allowed", "image"),
+    "webhook_with_a_port_that_is_none": (
+        {**REPLACE, "webhook": {"url": "http://1.1.1.1:65536/"}},
+        {"photo": PHOTO},
+        422,
+        "webhook_not_allowed",
+        "webhook.url",
+    ),
     "bad_base64": ({**REPLACE, "image": "data:image/png;base64,%%%"}, {}, 422, "invalid_source", "image"),
     "no_such_upload": ({**REPLACE, "image": "upload:upl_01JD0000000000000000000000"}, {}, 422, "upload_not_found", "image"),
     "upload_of_a_path": ({**REPLACE, "image": "upload:../x"}, {}, 422, "upload_not_found", "image"),
@@ -197,6 +208,19 @@ def test_bodies_that_are_not_requests_are_refused(api: Api, content: bytes, kind
 
 
 @pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ('{"operation": "erase", "image": "file:a", "operation": "remove_background"}', "operation"),
+        ('{"operation": "remove_background", "image": "file:a", "metadata": {"k": 1, "j": 2, "k": 1}}', "k"),
+    ],
+)
+def test_a_name_that_comes_twice_is_refused(api: Api, text: str, field: str) -> None:
+    """Of two values with one name in an object of the JSON none is ignored: 422 that gives the name."""
+    answer = api.http.post("/v1/jobs", data={"request": text}, files={"a": PHOTO})
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (422, "invalid_request", field)
+
+
+@pytest.mark.parametrize(
     "header",
     [("Prefer", "wait=61"), ("Prefer", "wait=abc"), ("Prefer", "wait=" + "9" * 5000)]
     + [("Idempotency-Key", key) for key in ("", "k" * 256, "two words", "schlüssel")],
@@ -209,12 +233,55 @@ def test_headers_that_cannot_be_honoured_are_refused(api: Api, header: tuple[str
 
 @pytest.mark.parametrize(
     ("query", "code", "field"),
-    [("dryrun=true", "unknown_field", "dryrun"), ("dry_run=perhaps", "invalid_request", "dry_run"), ("wait=5", "unknown_field", "wait")],
+    [
+        ("dryrun=true", "unknown_field", "dryrun"),
+        ("dry_run=perhaps", "invalid_request", "dry_run"),
+        ("wait=5", "unknown_field", "wait"),
+        ("dry_run=true&dry_run=false", "invalid_request", "dry_run"),
+    ],
 )
 def test_query_parameters_that_cannot_be_honoured_are_refused(api: Api, query: str, code: str, field: str) -> None:
     """A misspelt dry run makes no job."""
     answer = api.http.post(f"/v1/jobs?{query}", data={"request": json.dumps(REPLACE)}, files={"photo": PHOTO})
     assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (422, code, field)
+
+
+_JOB = "/v1/jobs/job_01JD0000000000000000000000"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "code"),
+    [
+        *((method, path, "x=1", "unknown_field") for method, path in (
+            ("GET", _JOB), ("DELETE", _JOB), ("POST", f"{_JOB}/cancel"), ("POST", f"{_JOB}/repeat"), ("GET", f"{_JOB}/events"), ("GET", "/v1/jobs"),
+            ("GET", "/v1/models"), ("GET", "/v1/usage"), ("POST", "/v1/uploads"), ("POST", "/v1/uploads/presigned"), ("GET", "/v1/webhooks"),
+            ("GET", "/v1/webhooks/deliveries"),
+        )),
+        *((method, path, query, "invalid_request") for method, path, query in (
+            ("GET", "/v1/jobs", "status=queued&status=failed"), ("GET", "/v1/usage", "since=2026-01-01&since=2026-01-02"),
+            ("GET", "/v1/webhooks/deliveries", "state=dead&state=pending"),
+        )),
+    ],
+)  # fmt: skip
+def test_no_query_parameter_is_ignored(api: Api, method: str, path: str, query: str, code: str) -> None:
+    """One that a route does not know, or that comes twice, is 422 that names it."""
+    answer = api.http.request(method, f"{path}?{query}")
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (422, code, query.partition("=")[0])
+
+
+def test_parts_of_an_upload_that_nobody_knows_are_refused(api: Api) -> None:
+    """An upload is one file; a field beside it would be ignored."""
+    answer = api.http.post("/v1/uploads", files={"file": PHOTO}, data={"name": "x"})
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (422, "unknown_field", "name")
+
+
+def test_made_up_methods_are_counted_as_one(api: Api) -> None:
+    """Callers cannot make the metrics grow."""
+    for number in range(3):
+        api.http.request(f"MADE{number}", "/v1/jobs")
+    text = api.http.get("/metrics").text
+    assert 'outfill_http_requests_total{method="other"' in text
+    assert "MADE" not in text
 
 
 def test_unknown_jobs_and_paths_are_404(api: Api) -> None:

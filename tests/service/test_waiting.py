@@ -30,7 +30,7 @@ def wait(settings: Settings, job_id: str, timeout_s: float) -> None:
     async def run() -> None:
         services = build_services(settings)
         try:
-            await services.listeners.until_terminal(job_id, timeout_s)
+            await services.listeners.until_terminal(job_id, "shop", timeout_s)
         finally:
             await services.http.aclose()
             await services.listeners.aclose()

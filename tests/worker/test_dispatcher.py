@@ -178,6 +178,35 @@ def test_an_endpoint_that_hangs_leaves_places_to_the_others_of_its_tenant(
     assert len(silent.asked) <= 3
 
 
+def test_a_receiver_is_silent_until_it_answers(
+    dispatcher: Callable[[], Running],
+    receiver: Receiver,
+    outbox: Outbox,
+    records: JobRecords,
+    queue: JobQueue,
+    own_redis: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that cannot be reached shares its places with all such, from its first failure to its first answer."""
+    seen: list[tuple[str, ...]] = [()]
+    lease = Outbox.lease
+
+    def watched(self: Outbox, *args: Any, **named: Any) -> Any:
+        if named["silent"] != seen[-1]:
+            seen.append(named["silent"])
+        return lease(self, *args, **named)
+
+    monkeypatch.setattr(Outbox, "lease", watched)
+    endpoint = register(own_redis, "http://127.0.0.1:9/nobody", "shop")
+    dispatcher()
+    end_jobs(records, queue, "shop", 1)
+    eventually(lambda: seen[-1] == (f"shop/{endpoint.id}",))
+    Endpoints(own_redis).change("shop", endpoint.id, lambda found: found.model_copy(update={"url": receiver.url}))
+    outbox.redeliver("shop", outbox.row("shop", only(outbox, "shop").id))
+    eventually(lambda: seen[-1] == ())
+    assert len(seen) == 3
+
+
 def test_two_stewards_send_each_webhook_once(
     dispatcher: Callable[[], Running], receiver: Receiver, outbox: Outbox, records: JobRecords, queue: JobQueue, own_redis: redis.Redis
 ) -> None:
@@ -192,7 +221,11 @@ def test_two_stewards_send_each_webhook_once(
 
 @pytest.mark.parametrize(
     ("status", "headers", "error"),
-    [(302, {"location": "/elsewhere"}, "redirects are not followed"), (500, {}, "answered 500"), (404, {}, "answered 404")],
+    [
+        (302, {"location": "/elsewhere"}, "redirects are not followed"),
+        (500, {}, "answered 500"),
+        (404, {}, "answered 404"),
+    ],
 )
 def test_what_is_no_success_is_tried_again(
     dispatcher: Callable[[], Running],
@@ -216,6 +249,18 @@ def test_what_is_no_success_is_tried_again(
     dead = only(outbox, "shop")
     assert (dead.state, dead.next_attempt_at) == (DeliveryState.DEAD, None)
     assert [(attempt.status_code, attempt.error) for attempt in dead.attempts] == [(status, error)] * 4
+
+
+def test_a_redirect_to_what_is_no_url_is_a_failure_like_any(
+    dispatcher: Callable[[], Running], receiver: Receiver, outbox: Outbox, records: JobRecords, queue: JobQueue, own_redis: redis.Redis
+) -> None:
+    """A Location that no client can read breaks nothing of the sender's: the attempt was refused, and the schedule goes on."""
+    register(own_redis, receiver.url, "shop")
+    receiver.answer, receiver.headers = (lambda _: 302), {"location": "http://xn--a/"}
+    dispatcher()
+    end_jobs(records, queue, "shop", 1)
+    eventually(lambda: outbox.dead_letters() == 1)
+    assert [attempt.error for attempt in only(outbox, "shop").attempts] == ["redirects are not followed"] * 4
 
 
 def test_a_receiver_is_asked_again_when_it_said(

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from datetime import timedelta
+from typing import cast
 
 import pytest
 import redis
@@ -14,6 +15,7 @@ from queueing import accept, let_lapse, spec_of, take
 import worker.steward
 from api_schemas.jobs import JobStatus, StoredOutput, utc_now
 from core.catalogue import Catalogue
+from core.events import OUTBOX
 from core.jobs import INPUTS_EXPIRY, OUTPUTS_EXPIRY, JobRecords, Outcome, job_key, public
 from core.queue import JobQueue, leases_key, queue_key
 from core.settings import Settings
@@ -254,6 +256,24 @@ def test_a_lapsed_lease_does_not_wait_for_s3(
         await asyncio.gather(steward.run(), asyncio.to_thread(let_s3_answer_once_it_is_given_back))
 
     asyncio.run(keep())
+
+
+def test_the_gauges_tell_to_how_many_and_how_late_webhooks_go(
+    steward: Steward, records: JobRecords, queue: JobQueue, own_redis: redis.Redis
+) -> None:
+    """How many receivers are owed something, and since when the first of it has been due."""
+    registry = steward._metrics.registry
+    steward.set_gauges()
+    assert (registry.get_sample_value("outfill_webhook_lanes"), registry.get_sample_value("outfill_webhooks_late_seconds")) == (0, 0)
+    spec = accept(records, queue, spec_of())
+    records.cancel(spec.id, spec.tenant)
+    (lane,) = cast("list[bytes]", own_redis.zrange(OUTBOX, 0, -1))
+    own_redis.zincrby(OUTBOX, -90_000, lane)
+    steward.set_gauges()
+    late = registry.get_sample_value("outfill_webhooks_late_seconds")
+    assert registry.get_sample_value("outfill_webhook_lanes") == 1
+    assert late is not None
+    assert late >= 90
 
 
 def test_the_gauges_tell_states_depth_and_age(

@@ -66,15 +66,13 @@ class Recipe:
 
 REFINING = Recipe(
     earlier="revision 1 of this model (8,000 steps, on 10,000 scenes of the renderer of that time)",
-    scenes=6_000,
-    masks_per_scene=1,
     decoder_steps=500,
     decoder_rate=4e-4,
-    unet_steps=2_400,
+    unet_steps=8_000,
     unet_rate=3e-4,
     warm_up=100,
     unet_decay=1_600,
     detail_from=0,
     ema=0.998,
 )
-"""For a UNet that has learned from another renderer: a quarter of the steps, all of them also about detail; the encoder stays."""
+"""For a UNet that has learned from another renderer: all steps are also about detail; the encoder stays."""
