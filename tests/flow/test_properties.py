@@ -25,9 +25,9 @@ sides = st.one_of(st.integers(1, 8), st.integers(1, 200))
 
 
 def examples(short: int) -> settings:
-    """As many as a test that runs with all others may take, or twenty times that."""
+    """As many as a test that runs with all others may take, or ten times that."""
     return settings(
-        max_examples=20 * short if LONG else short, derandomize=not LONG, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        max_examples=10 * short if LONG else short, derandomize=not LONG, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
 
 
@@ -170,7 +170,7 @@ def failed_as_asked(job: dict[str, Any]) -> bool:
     return bool(job["status"] == "failed" and job["error"]["code"] == "checks_not_met")
 
 
-@examples(30)
+@examples(60)
 @given(data=st.data(), picture=pictures(), options=common)
 def test_erase_edits_what_is_marked_and_keeps_the_rest(
     service: Api, data: st.DataObject, picture: Image.Image, options: dict[str, Any]
@@ -194,7 +194,7 @@ ANCHORS = {
 }
 
 
-@examples(20)
+@examples(40)
 @given(data=st.data(), picture=pictures(), options=common)
 def test_outpaint_keeps_the_picture_where_it_was_put(
     service: Api, data: st.DataObject, picture: Image.Image, options: dict[str, Any]
@@ -222,7 +222,7 @@ def test_outpaint_keeps_the_picture_where_it_was_put(
         assert_outputs(service, job, (wide, high), options["num"], before, kept)
 
 
-@examples(20)
+@examples(40)
 @given(data=st.data(), picture=pictures(), options=common, colour=colours, shadow=shadows)
 def test_replace_background_keeps_what_the_mask_leaves(
     service: Api, data: st.DataObject, picture: Image.Image, options: dict[str, Any], colour: str, shadow: dict[str, Any]
