@@ -169,14 +169,26 @@ class OutputOptions(Body):
         return self
 
 
+def _no_event_twice(events: tuple[JobEvent, ...]) -> tuple[JobEvent, ...]:
+    if len(set(events)) < len(events):
+        raise ValueError("an event is named twice")
+    return events
+
+
+JobEvents = Annotated[
+    tuple[JobEvent, ...],
+    Field(min_length=1, max_length=len(JobEvent), json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_no_event_twice),
+]
+"""Each is looked at whenever a job's state changes, inside of Redis."""
+
+
 class WebhookTarget(Body):
     """Where to send a signed POST when the job's state changes (Standard Webhooks)."""
 
     url: str = Field(min_length=1, max_length=2048, examples=["https://shop.example/hooks/outfill"])
-    events: tuple[JobEvent, ...] = Field(
-        default=(JobEvent.SUCCEEDED, JobEvent.FAILED, JobEvent.CANCELED, JobEvent.EXPIRED),
-        min_length=1,
-        description="By default every terminal event.",
+    events: JobEvents = Field(
+        default=(JobEvent.SUCCEEDED, JobEvent.FAILED, JobEvent.CANCELED, JobEvent.EXPIRED), description="By default every terminal event."
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_serializer, model_validator
 
 from api_schemas.events import EventType
-from api_schemas.requests import Body, JobEvent, WebhookTarget, field_fault
+from api_schemas.requests import Body, JobEvent, JobEvents, WebhookTarget, field_fault
 
 ENDPOINT_ID = r"^whk_[0-7][0-9A-HJKMNP-TV-Z]{25}$"
 DELIVERY_ID = r"^evt_[0-7][0-9A-HJKMNP-TV-Z]{25}(?:_[0-7][0-9A-HJKMNP-TV-Z]{25})?$"
@@ -33,7 +33,7 @@ class EndpointChanges(Body):
     """What is to be different. What is left out stays."""
 
     url: str | None = Field(default=None, min_length=1, max_length=2048, json_schema_extra=_without_null)
-    events: tuple[JobEvent, ...] | None = Field(default=None, min_length=1, json_schema_extra=_without_null)
+    events: JobEvents | None = Field(default=None, json_schema_extra=_without_null)
     description: Description | None = Field(default=None, json_schema_extra=_without_null)
     enabled: bool | None = Field(
         default=None,

@@ -9,7 +9,7 @@ attempts. That is what the steward sends from, and how one receiver's backlog ke
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
@@ -155,15 +155,14 @@ class Outbox:
         in_flight: Mapping[str, int] | None = None,
         of_lane: int | None = None,
         of_tenant: int | None = None,
-        silent: Collection[str] = (),
-        of_silent: int = 0,
+        spare: int = 0,
     ) -> list[WebhookRow]:
-        """At most ``limit`` rows that are due, such that with those ``in_flight`` (by lane) no lane and no tenant has more than its share, nor
-        the ``silent`` lanes together.
+        """At most ``limit`` rows that are due, such that with those ``in_flight`` (by lane) no lane and no tenant has more than its share.
+        The last ``spare`` are for tenants that have none in flight.
 
         They come again after ``lease_s`` unless their end is told.
         """
-        args: list[str | int] = [int(lease_s * 1000), limit, of_lane or limit, of_tenant or limit, of_silent, len(silent), *silent]
+        args: list[str | int] = [int(lease_s * 1000), limit, of_lane or limit, of_tenant or limit, spare]
         for lane, count in (in_flight or {}).items():
             args += [lane, count]
         ids = [webhook_id.decode() for webhook_id in cast("list[bytes]", self._lease(keys=[OUTBOX], args=args))]

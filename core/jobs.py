@@ -2,7 +2,7 @@
 
 Keys: ``outfill:job:{id}`` (hash), ``outfill:jobs:{tenant}`` (ids, oldest first), ``outfill:accepting``, ``outfill:deadlines`` and
 ``outfill:expiry`` (ids by time), ``outfill:leftovers`` (jobs that may have left objects), ``outfill:counts`` (jobs by state),
-``outfill:reservation:{tenant}:{key}`` (idempotency keys). Every change of state is one Lua script in core/lua.
+``outfill:reservation:{key_id}:{key}`` (idempotency keys). Every change of state is one Lua script in core/lua.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound, TooMa
 from api_schemas.events import TERMINAL_EVENTS, Event
 from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, Progress, StoredOutput
 from api_schemas.requests import JobEvent, JobRequest
-from core.events import DEAD_LETTERS, OUTBOX, dead_key, deliveries_key, stream_key, telling
+from core.events import DEAD_LETTERS, OUTBOX, dead_key, deliveries_key, lane_key, stream_key, telling
 from core.queue import execution_key, intermediate_key, leases_key, line_key, lua, message_keys, queue_key, running_key, turns_key
 from core.settings import Retention
 from core.storage import Storage
@@ -58,9 +58,9 @@ def durations_key(model: str) -> str:
     return f"outfill:durations:{model}"
 
 
-def reservation_key(tenant: str, key: str) -> str:
-    """An idempotency key of a tenant."""
-    return f"outfill:reservation:{tenant}:{key}"
+def reservation_key(key_id: str, key: str) -> str:
+    """An idempotency key of an API key."""
+    return f"outfill:reservation:{key_id}:{key}"
 
 
 def tenant_counts_key(tenant: str) -> str:
@@ -151,7 +151,8 @@ class Glance:
 class Reservation:
     """An idempotency key, held for one request."""
 
-    tenant: str
+    key_id: str
+    """The API key that it came with: what one was answered is not another's to hear."""
     key: str
     request: str
     """Digest of what was asked for."""
@@ -241,6 +242,11 @@ class JobRecords:
         told = [(entry.decode(), JobEvent(values[b"event"].decode())) for entry, values in entries]
         return JobRecord.of(fields) if b"spec" in fields else None, told
 
+    def last_entry(self, job_id: str) -> str | None:
+        """The id of the last entry of a job's stream."""
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", self._redis.xrevrange(stream_key(job_id), count=1))
+        return entries[0][0].decode() if entries else None
+
     def page(
         self,
         tenant: str,
@@ -305,7 +311,7 @@ class JobRecords:
         """Hold an idempotency key for a short while: the reservation that has it now, ``wanted`` or an earlier one."""
         token, request, job_id = cast(
             "list[bytes]",
-            self._reserve(keys=[reservation_key(wanted.tenant, wanted.key)], args=[wanted.token, wanted.request, RESERVATION_LEASE_MS]),
+            self._reserve(keys=[reservation_key(wanted.key_id, wanted.key)], args=[wanted.token, wanted.request, RESERVATION_LEASE_MS]),
         )
         return replace(wanted, token=token.decode(), request=request.decode(), job_id=job_id.decode() or None)
 
@@ -313,14 +319,14 @@ class JobRecords:
         """Keep the key for a job that is recorded and stored, and about to be queued. False: another request has it, or the job is gone."""
         return bool(
             self._bind(
-                keys=[reservation_key(reservation.tenant, reservation.key), job_key(job_id)],
+                keys=[reservation_key(reservation.key_id, reservation.key), job_key(job_id)],
                 args=[reservation.token, reservation.request, job_id, RESERVATION_TTL_MS],
             )
         )
 
     def release(self, reservation: Reservation) -> None:
         """Free a key under which no job was made."""
-        self._release(keys=[reservation_key(reservation.tenant, reservation.key)], args=[reservation.token])
+        self._release(keys=[reservation_key(reservation.key_id, reservation.key)], args=[reservation.token])
 
     def accepting(self, job_id: str) -> bool:
         """Whether the job's acceptance has not ended: nobody was told of it yet, or the API died on the way."""
@@ -435,6 +441,19 @@ class JobRecords:
     def outputs_past_retention(self, now: datetime) -> list[str]:
         """Jobs whose outputs are to be deleted before they are."""
         return self._due(OUTPUTS_EXPIRY, now)
+
+    def owes_webhooks(self, job_id: str) -> bool:
+        """Whether a job has webhooks that were neither delivered nor given up."""
+        fields = cast("dict[bytes, bytes]", self._redis.hgetall(job_key(job_id)))
+        lanes = {name.decode().removeprefix("webhook:"): lane.decode() for name, lane in fields.items() if name.startswith(b"webhook:")}
+        with self._redis.pipeline(transaction=False) as pipe:
+            for webhook_id, lane in lanes.items():
+                pipe.zscore(lane_key(lane), webhook_id)
+            return any(due is not None for due in pipe.execute())
+
+    def put_off_deletion(self, job_id: str, until: datetime) -> None:
+        """Keep a job that is to be deleted for a while."""
+        self._redis.zadd(EXPIRY, {job_id: milliseconds(until)}, xx=True)
 
     def mark_outputs_deleted(self, job_id: str) -> None:
         """Give out no more URLs of a job's outputs: they are about to be deleted."""

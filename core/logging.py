@@ -10,6 +10,18 @@ import structlog
 from core.settings import Logging
 
 
+def _without_controls(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What callers wrote must not move a terminal's cursor. Traces keep their lines."""
+    return {
+        name: "".join(
+            letter if letter.isprintable() or (letter == "\n" and name == "exception") else f"\\x{ord(letter):02x}" for letter in value
+        )
+        if isinstance(value, str)
+        else value
+        for name, value in event.items()
+    }
+
+
 def configure(settings: Logging, process: str) -> None:
     """Set up structlog and the standard library's loggers for one ``process`` (api, paint, steward)."""
 
@@ -25,14 +37,14 @@ def configure(settings: Logging, process: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if settings.format == "json" else structlog.dev.ConsoleRenderer()
+    renderers: list[structlog.typing.Processor] = (
+        [structlog.processors.JSONRenderer()] if settings.format == "json" else [_without_controls, structlog.dev.ConsoleRenderer()]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)

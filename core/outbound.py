@@ -10,6 +10,7 @@ import asyncio
 import socket
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -25,7 +26,7 @@ BAD_REDIRECT = (httpx.InvalidURL, UnicodeError)
 """What httpx raises for a ``Location`` that it cannot read, followed or not."""
 _LAST_PORT = 65535
 # Threads of their own: a slow name server must not take those that everything else waits for, and a lookup cannot be broken off.
-_RESOLVERS = ThreadPoolExecutor(64, "dns")
+_RESOLVERS = ThreadPoolExecutor(256, "dns")
 _NAT64 = IPv6Network("64:ff9b::/96")
 _6TO4 = IPv6Network("2002::/16")
 _COMPATIBLE = IPv6Network("::/96")
@@ -71,6 +72,8 @@ def is_allowed(address: IPv4Address | IPv6Address, port: int, settings: Outbound
 
 async def _resolve(host: str, port: int) -> list[str]:
     """All addresses of a name, asked for once. Raises ``OSError`` and ``UnicodeError``."""
+    with suppress(ValueError):  # an address needs no name server, nor to wait for those who do
+        return [str(ip_address(host))]
     found = await asyncio.get_running_loop().run_in_executor(_RESOLVERS, partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))
     return [str(entry[4][0]) for entry in found]
 

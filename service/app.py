@@ -21,14 +21,13 @@ from core.jobs import JobRecords
 from core.queue import JobQueue
 from core.settings import Settings
 from core.storage import Storage
-from service import openapi, problems
+from service import openapi, problems, threads
 from service.deps import Services
 from service.keys import KeyRing
 from service.listeners import Listeners
 from service.metrics import ApiMetrics
 from service.middleware import BodyLimit, RequestContext
 from service.routes import events, health, jobs, models, uploads, usage, webhooks
-from service.storing import StorageThreads
 
 LISTENING = "outfill-listening"
 """What the connection of those who wait is called in Redis' list of clients."""
@@ -50,13 +49,15 @@ def build_services(settings: Settings) -> Services:
         listeners=listeners,
         keys=KeyRing(connection, settings),
         storage=Storage(settings.s3, patient=False),
-        storing=StorageThreads(),
+        storing=threads.for_storage(),
+        checking=threads.for_checks(),
         records=records,
         endpoints=Endpoints(connection),
         outbox=Outbox(connection, kept_s=settings.webhooks.kept_s),
         queue=JobQueue(connection, fsync_timeout_ms=settings.redis.fsync_timeout_ms),
         catalogue=Catalogue(connection),
         http=outbound.client(settings.outbound),
+        calls=threads.Shares(),
         metrics=metrics,
     )
 
@@ -77,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         services.connection.close()
 
     app = FastAPI(
+        redirect_slashes=False,
         title="Outfill",
         version=version("outfill"),
         summary="Fills, extends, erases and replaces parts of images.",

@@ -60,10 +60,13 @@ def rate_limit_headers(found: Admission) -> dict[str, str]:
 
 JobsReader = Annotated[Tenant, Security(_caller, scopes=[Scope.JOBS_READ])]
 JobsWriter = Annotated[Tenant, Security(_caller, scopes=[Scope.JOBS_WRITE])]
+JobsRepeater = Annotated[Tenant, Security(_caller, scopes=[Scope.JOBS_READ, Scope.JOBS_WRITE])]
+"""What a repetition paints tells of the job that it repeats."""
 UploadsWriter = Annotated[Tenant, Security(_caller, scopes=[Scope.UPLOADS_WRITE])]
 ModelsReader = Annotated[Tenant, Security(_caller, scopes=[Scope.MODELS_READ])]
 WebhooksReader = Annotated[Tenant, Security(_caller, scopes=[Scope.WEBHOOKS_READ])]
-WebhooksWriter = Annotated[Tenant, Security(_caller, scopes=[Scope.WEBHOOKS_WRITE])]
+WebhooksWriter = Annotated[Tenant, Security(_caller, scopes=[Scope.JOBS_READ, Scope.WEBHOOKS_WRITE])]
+"""What an endpoint is told of all jobs its maker could read too."""
 UsageReader = Annotated[Tenant, Security(_caller, scopes=[Scope.USAGE_READ])]
 
 

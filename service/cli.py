@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from redis.exceptions import RedisError
 from rich.console import Console
 
+from core.settings import Settings
 from service import key_commands, tenant_commands
 from service.local import LocalStack, StackError, StackOptions, run_until_signal
 
@@ -39,6 +41,7 @@ def up(
         with LocalStack(StackOptions(data, host, port, api_key, workers), say=_say) as stack:
             _say(f"Outfill is up (reference: {stack.url}/docs). For another terminal:")
             _say(f"  export URL={stack.url}\n  export KEY={stack.api_key}")
+            _say(f"  export OUTFILL_REDIS__URL={stack.environment()['OUTFILL_REDIS__URL']}   # for `outfill keys` and `outfill tenants`")
             _say(f"Webhooks are signed with {stack.webhook_secret}\nLogs are in {data.resolve() / 'logs'}")
             if host not in ("127.0.0.1", "localhost"):
                 _say("The URLs of results lead to 127.0.0.1: only callers on this machine can open them (docs/operations.md).")
@@ -69,5 +72,19 @@ def models(context: typer.Context) -> None:
     raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own command
 
 
+def main() -> None:
+    """Run a command. What is wrong with the surroundings is one line."""
+    try:
+        app()
+    except RedisError as error:
+        _console.print(
+            f"{Settings().redis.url.get_secret_value().rpartition('@')[2]} does not answer as a Redis: {error}",
+            style="red",
+            highlight=False,
+        )
+        _console.print("Set OUTFILL_REDIS__URL to that of the service; `outfill up` prints it.", highlight=False)
+        raise SystemExit(1) from None
+
+
 if __name__ == "__main__":
-    app()
+    main()

@@ -18,7 +18,7 @@ from core.storage import Storage
 from service.keys import KeyRing
 from service.listeners import Listeners
 from service.metrics import ApiMetrics
-from service.storing import StorageThreads
+from service.threads import Shares, Threads
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class Services:
     keys: KeyRing
     storage: Storage
     """From a coroutine its calls go through ``storing``."""
-    storing: StorageThreads
+    storing: Threads
+    checking: Threads
+    """For looking into images."""
     records: JobRecords
     endpoints: Endpoints
     outbox: Outbox
@@ -40,6 +42,8 @@ class Services:
     catalogue: Catalogue
     http: httpx.AsyncClient
     """Guarded: for URLs that callers name."""
+    calls: Shares
+    """In looking those up and fetching them: name servers and hosts may be slow."""
     metrics: ApiMetrics
 
 

@@ -45,7 +45,7 @@ class _Told:
     progress: tuple[int, int] = (0, 0)
     preview: int = 0
     gone: bool = False
-    """The job was deleted."""
+    """There is no more to tell: the job was deleted, or the key revoked."""
 
 
 def _frame(event: str, data: BaseModel, entry: str | None = None) -> str:
@@ -59,8 +59,8 @@ class EventStream(StreamingResponse):
     Raises ``TooManyStreams`` before it has begun.
     """
 
-    def __init__(self, parts: Services, record: JobRecord, last_event_id: str | None) -> None:
-        self._parts, self._job_id, self._tenant = parts, record.spec.id, record.spec.tenant
+    def __init__(self, parts: Services, record: JobRecord, key_id: str, last_event_id: str | None) -> None:
+        self._parts, self._job_id, self._tenant, self._key_id = parts, record.spec.id, record.spec.tenant, key_id
         self._told = _Told(last_event_id)
         # What stands between must not keep events back.
         super().__init__(self._frames(), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}, media_type="text/event-stream")
@@ -91,6 +91,9 @@ class EventStream(StreamingResponse):
 
     def _news(self) -> Iterator[str]:
         told = self._told
+        if not self._parts.keys.is_good(self._key_id):  # who opened it may hear no more; coming back is a 401
+            told.gone = True
+            return
         record, entries = self._parts.records.news(self._job_id, told.entry or _BEGINNING)
         if record is None:
             told.gone = True
@@ -124,9 +127,21 @@ class EventStream(StreamingResponse):
             yield _frame("preview", Preview(url=self._parts.storage.presign_get(record.preview), step=record.step))
 
 
-def has_heard_the_end(parts: Services, record: JobRecord, last_event_id: str | None) -> bool:
-    """Whether the last event that a caller got is the one that ended the job."""
-    return record.status.terminal and last_event_id is not None and not parts.records.news(record.spec.id, last_event_id)[1]
+def to_resume(parts: Services, record: JobRecord, last_event_id: str | None) -> tuple[bool, str | None]:
+    """Whether the last event that a caller got is the one that ended the job, and after which to go on.
+
+    An id that this job's stream has not come to is of another stream, as after a Redis that was restored: what came after it would never come.
+    """
+    if last_event_id is None:
+        return False, None
+    last = parts.records.last_entry(record.spec.id)
+    if last is None or _order(last_event_id) > _order(last):
+        return False, None
+    return record.status.terminal and last_event_id == last, last_event_id
+
+
+def _order(entry: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in entry.split("-"))
 
 
 _EXAMPLE = 'id: 1767225600000-0\nevent: state\ndata: {"id": "job_…", "status": "running", …}\n\nevent: progress\ndata: {"step": 8, "steps": 20}\n\n'

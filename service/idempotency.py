@@ -24,7 +24,7 @@ from service.submit import enqueue
 HEADER = "Idempotency-Key"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _DESCRIPTION = (
-    "1 to 255 visible ASCII characters. The same key with the same body answers with the job that the first request made, for 24 hours "
+    "1 to 255 visible ASCII characters. The same key with the same body, by the same API key, answers with the job that the first request made, for 24 hours "
     "or until the job is deleted; with another body it is 422, and 409 while the first is still being accepted. A refused request frees its key. A dry run takes none."
 )
 
@@ -66,7 +66,7 @@ async def once(
     """
     if key is None:
         return await make(None)
-    wanted = Reservation(caller.name, key, await run_in_threadpool(asked), token=new_id("res"))
+    wanted = Reservation(caller.key_id, key, await run_in_threadpool(asked), token=new_id("res"))
     held = await run_in_threadpool(parts.records.reserve, wanted)
     if held.request != wanted.request:
         raise IdempotencyKeyReused("another request was sent with this key", field=HEADER)

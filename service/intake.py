@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -50,9 +49,6 @@ _MAX_SCANS = 100
 _EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # of a TIFF
 _NOISE, _SOLID = 16, 239
-
-_DECODING = threading.BoundedSemaphore(2)
-"""A mask of the largest size takes hundreds of megabytes while it is decoded; all threads of the API at once would take gigabytes."""
 
 # The cap below is ours and has a code; Pillow's own would warn or raise first.
 Image.MAX_IMAGE_PIXELS = None
@@ -203,8 +199,7 @@ def check(blobs: Mapping[str, bytes], mask_options: MaskOptions | None, max_pixe
             headers[field] = read_header(data, max_pixels)
             if field == "mask" and mask_options is not None:
                 _check_mask_size(headers["image"], headers["mask"])
-                with _DECODING:
-                    check_mask_pixels(data, mask_options)
+                check_mask_pixels(data, mask_options)
         except OutfillError as error:
             error.field = field
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -17,6 +18,7 @@ from service.keys import KeyRecord, KeyRing, NewKey, new_key, new_webhook_secret
 from service.usage import days_of
 
 app = typer.Typer(no_args_is_help=True, help="API keys. They are kept in the Redis of OUTFILL_REDIS__URL.")
+MAX_DAYS = 36_500
 Tenant = Annotated[str, typer.Option(help="Whose jobs the key sees: lower-case letters, digits and hyphens.")]
 
 
@@ -38,10 +40,12 @@ def create(
     tenant: Tenant,
     name: Annotated[str, typer.Option(help="What the key is for; shown in lists and logs.")] = "",
     scope: Annotated[list[Scope] | None, typer.Option(help="May be given several times. Default: all.")] = None,
-    expires_in_days: Annotated[float | None, typer.Option(min=0, help="Default: never.")] = None,
+    expires_in_days: Annotated[float | None, typer.Option(min=0, max=MAX_DAYS, help="Default: never.")] = None,
     requests_per_minute: Annotated[int | None, typer.Option(min=0, help="0: any number. Default: that of the settings.")] = None,
 ) -> None:
     """Make a key. It is shown once and kept nowhere; it works at once."""
+    if expires_in_days is not None and math.isnan(expires_in_days):
+        raise typer.BadParameter("it is a number of days", param_hint="--expires-in-days")
     expires_at = None if expires_in_days is None else datetime.now(UTC) + timedelta(days=expires_in_days)
     scopes = tuple(dict.fromkeys(scope)) if scope else tuple(Scope)
     settings = Settings()
@@ -83,7 +87,10 @@ def usage(
     key_id: Annotated[str, typer.Argument(help="As `outfill keys list` shows it.")], days: Annotated[int, typer.Option(min=1, max=400)] = 31
 ) -> None:
     """Show what a key was used for, by day (UTC)."""
-    until = datetime.now(UTC).date()
+    keys, until = ring(), datetime.now(UTC).date()
+    if key_id not in {*(record.id for record in keys.records()), *(known for known, _ in keys.named())}:
+        typer.echo(f"no key {key_id}; `outfill keys list` shows them", err=True)
+        raise typer.Exit(1)
     connection = queue.connect(Settings().redis)
     rows = [("day", "requests", "jobs", "images", "megapixels")]
     found = days_of(connection, key_id, until - timedelta(days=days - 1), until)

@@ -159,6 +159,17 @@ class KeyRing:
         used = cast("bytes | None", self._redis.hget(USED, key_id))
         return _moment(used.decode() if used else None)
 
+    def is_good(self, key_id: str) -> bool:
+        """Whether a key that was let in would be let in still, its rate aside."""
+        if any(known == key_id for known, _ in self.named()):
+            return True
+        digest = cast("bytes | None", self._redis.hget(INDEX, key_id))
+        if digest is None:
+            return False
+        fields = cast("dict[bytes, bytes]", self._redis.hgetall(record_key(digest.decode())))
+        record = _record(fields, None) if fields else None
+        return record is not None and record.revoked_at is None and (record.made.expires_at is None or record.made.expires_at > utc_now())
+
     def revoke(self, key_id: str) -> bool:
         """Shut a key out for good, from the next request on. False: no key has this id."""
         digest = cast("bytes | None", self._redis.hget(INDEX, key_id))

@@ -27,7 +27,7 @@ async def repeat(parts: Services, caller: Tenant, job_id: str, changes: RepeatRe
     first = (await run_in_threadpool(parts.records.get, job_id, caller.name)).spec
     resolved, card = resolve(_changed(first.request, changes), await run_in_threadpool(parts.catalogue.models))
     if resolved.webhook is not None:
-        await check_webhook(parts, resolved.webhook.url, "webhook.url")
+        await check_webhook(parts, caller, resolved.webhook.url, "webhook.url")
 
     def store(spec: JobSpec) -> None:
         for name, ref in spec.inputs.items():

@@ -64,7 +64,8 @@ async def _bytes_of(parts: Services, tenant: str, source: str, files: Mapping[st
     limit = parts.settings.limits.max_image_bytes
     scheme, _, rest = source.partition(":")
     if scheme.lower() in ("http", "https"):
-        return await outbound.fetch(parts.http, source, parts.settings.outbound, max_bytes=limit)
+        async with parts.calls.of(tenant):
+            return await outbound.fetch(parts.http, source, parts.settings.outbound, max_bytes=limit)
     if scheme.lower() == "data":
         return await run_in_threadpool(_decode_data_url, source)
     if scheme == "upload":

@@ -42,10 +42,10 @@ async def prepare(parts: Services, caller: Tenant, request: JobRequest, files: M
     models = await run_in_threadpool(parts.catalogue.models)
     resolved, card = resolve(request, models)
     if request.webhook is not None:
-        await check_webhook(parts, request.webhook.url, "webhook.url")
+        await check_webhook(parts, caller, request.webhook.url, "webhook.url")
     blobs = await sources.collect(parts, caller.name, request, files)
     limit = parts.settings.limits.max_image_pixels
-    headers = await run_in_threadpool(intake.check, blobs, getattr(resolved, "mask_options", None), limit)
+    headers = await parts.checking.run(intake.check, blobs, getattr(resolved, "mask_options", None), limit)
     check_output_size(resolved, headers["image"], limit)
     model = next(model for model in models if model.card.id == card.id)
     return Prepared(sources.with_stored_sources(resolved), model, headers, blobs)
@@ -96,10 +96,11 @@ def _references(tenant: str, job_id: str, headers: Mapping[str, Header], blobs: 
     return {name: intake.reference(input_key(tenant, job_id, name), headers[name], data) for name, data in blobs.items()}
 
 
-async def check_webhook(parts: Services, url: str, field: str) -> None:
+async def check_webhook(parts: Services, caller: Tenant, url: str, field: str) -> None:
     """Raises ``WebhookNotAllowed`` for a URL that nothing is sent to."""
     try:
-        await outbound.check_destination(url, parts.settings.outbound)
+        async with parts.calls.of(caller.name):
+            await outbound.check_destination(url, parts.settings.outbound)
     except UrlNotAllowed as error:
         raise WebhookNotAllowed(error.detail, field=field) from error
 

@@ -16,6 +16,9 @@ app = typer.Typer(
 )
 
 
+_NAMES = ("queued_jobs", "running_jobs", "records_s", "inputs_s", "outputs_s")
+
+
 def _records() -> JobRecords:
     settings = Settings()
     return JobRecords.of(queue.connect(settings.redis), settings.retention)
@@ -47,7 +50,10 @@ def reset(
     tenant: Tenant, name: Annotated[list[str], typer.Argument(help="Such as `queued_jobs`; from then on the settings hold.")]
 ) -> None:
     """Go back to the settings."""
-    _records().set_policy(tenant_name(tenant), dict.fromkeys(name))
+    names = [each.replace("-", "_") for each in name]
+    if unknown := sorted(set(names) - set(_NAMES)):
+        raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(_NAMES)}")
+    _records().set_policy(tenant_name(tenant), dict.fromkeys(names))
     show(tenant)
 
 

@@ -35,6 +35,8 @@ LOCK = "outfill:steward"
 SPARE_POLL_S = 1.0
 """How often a spare looks whether the lock is free."""
 ACCEPTANCE_LIMIT = timedelta(minutes=10)
+OWED_PAUSE = timedelta(minutes=1)
+"""Until it is looked at again whether a job that is to be deleted owes webhooks still."""
 LEFTOVERS_PAUSE = timedelta(seconds=20)
 """Until it is looked at again whether a job has ended that may have left objects."""
 
@@ -304,6 +306,8 @@ class Steward:
         record = self._records.find(job_id)
         if record is None:
             self._records.forget(job_id)
+        elif self._records.owes_webhooks(job_id):  # what they tell is read from the record
+            self._records.put_off_deletion(job_id, self._now() + OWED_PAUSE)
         else:  # objects first: the record is what leads to them
             self._storage.delete_job(record.spec.tenant, job_id)
             self._records.delete(record.spec)
@@ -311,8 +315,12 @@ class Steward:
     def delete_old_uploads(self) -> None:
         """Delete expired uploads."""
         for tenant, upload_id in self._records.expired_uploads(self._now()):
-            self._storage.delete([upload_key(tenant, upload_id)])
-            self._records.forget_upload(tenant, upload_id)
+            if not self._try(self._delete_upload, tenant, upload_id):
+                return
+
+    def _delete_upload(self, tenant: str, upload_id: str) -> None:
+        self._storage.delete([upload_key(tenant, upload_id)])
+        self._records.forget_upload(tenant, upload_id)
 
     def forget_dead_workers(self) -> None:
         """Take workers that were killed off RQ's lists."""

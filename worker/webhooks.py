@@ -33,7 +33,6 @@ _log = structlog.get_logger(__name__)
 _GONE = 410
 _LEASE_MARGIN_S = 15.0
 _MAX_RETRY_AFTER_S = 86400.0
-_SILENT_KEPT = 1000
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,6 @@ class Dispatcher:
         self._secrets = {key.tenant: key.webhook_secret for key in settings.auth.keys}
         self._sending: dict[asyncio.Task[None], str] = {}
         """The lane of each attempt that is being made."""
-        self._silent: dict[str, None] = {}
-        """The lanes whose receivers gave no answer last time, the latest last."""
         self._place_free = asyncio.Event()
 
     async def run(self, active: asyncio.Event, stopping: asyncio.Event) -> None:
@@ -95,8 +92,7 @@ class Dispatcher:
                 in_flight=Counter(self._sending.values()),
                 of_lane=self._limits.concurrency_per_endpoint,
                 of_tenant=self._limits.concurrency_per_tenant,
-                silent=tuple(self._silent),
-                of_silent=max(self._limits.concurrency // 2, 1),
+                spare=self._limits.concurrency // 4,
             )
         except Exception:  # a round is lost, the outbox is not
             _log.warning("outbox_unreachable", exc_info=True)
@@ -139,7 +135,6 @@ class Dispatcher:
             reason = None if answer.is_success else "redirects are not followed" if answer.is_redirect else f"answered {answer.status_code}"
         except (httpx.HTTPError, *outbound.BAD_REDIRECT, TimeoutError) as fault:
             outcome, reason = _fault(fault)
-        self._note_silence(row.lane, silent=outcome == "unreachable")
         status = answer.status_code if answer is not None else None
         self._metrics.webhook_attempts.labels(outcome).inc()
         _log.info(
@@ -153,13 +148,6 @@ class Dispatcher:
         )
         told = _attempt(at, time.perf_counter() - began, status=status, error=reason)
         await asyncio.to_thread(self._settle, row, outcome, answer, told)
-
-    def _note_silence(self, lane: str, *, silent: bool) -> None:
-        self._silent.pop(lane, None)
-        if silent:
-            self._silent[lane] = None
-            if len(self._silent) > _SILENT_KEPT:
-                del self._silent[next(iter(self._silent))]
 
     def _receiver(self, row: WebhookRow) -> Receiver:
         """Raises ``NoSense``, and ``WebhookNotFound`` for an endpoint that was deleted."""

@@ -16,7 +16,11 @@ local state, now_ms = ARGV[3], clock_ms()
 if state == 'pending' then redis.call('ZADD', KEYS[2], now_ms + ARGV[4], ARGV[1]) else redis.call('ZREM', KEYS[2], ARGV[1]) end
 refresh(KEYS[1], ARGV[2])
 local kept_from = now_ms - ARGV[6] * 1000
-for _, i in ipairs({4, 6}) do redis.call('ZREMRANGEBYLEX', KEYS[i], '-', '(evt_' .. first_letters(kept_from)) end
+for _, i in ipairs({4, 6}) do -- old by their ids; those that ended lately, or are still owed, have a row
+  for _, old in ipairs(redis.call('ZRANGEBYLEX', KEYS[i], '-', '(evt_' .. first_letters(kept_from), 'LIMIT', 0, 50)) do
+    if redis.call('EXISTS', 'outfill:webhook:' .. old) == 0 then redis.call('ZREM', KEYS[i], old) end
+  end
+end
 redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', kept_from / 1000)
 if state == 'gone' then
   redis.call('DEL', KEYS[3])

@@ -17,7 +17,10 @@ local function tell(keys, told)
   for i = 1, #all, 2 do
     local endpoint = cjson.decode(all[i + 1])
     for _, wanted in ipairs(endpoint.enabled and endpoint.events or {}) do
-      if wanted == name then to(id .. '_' .. string.sub(all[i], 5), tenant .. '/' .. all[i], 'endpoint', all[i]) end
+      if wanted == name then
+        to(id .. '_' .. string.sub(all[i], 5), tenant .. '/' .. all[i], 'endpoint', all[i])
+        break
+      end
     end
   end
 end

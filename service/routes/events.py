@@ -11,7 +11,7 @@ from api_schemas.errors import JobNotFound, TooManyStreams
 from service.auth import JobsReader
 from service.bodies import NoQuery
 from service.deps import Parts
-from service.event_stream import OPENAPI, EventStream, has_heard_the_end
+from service.event_stream import OPENAPI, EventStream, to_resume
 from service.openapi import refusals
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -30,6 +30,5 @@ LastEventId = Annotated[
 async def follow(job_id: str, caller: JobsReader, parts: Parts, _: NoQuery, last_event_id: LastEventId = None) -> Response:
     """Server-sent events: the states of a job, its progress and its previews, until it has ended."""
     record = await run_in_threadpool(parts.records.get, job_id, caller.name)
-    if await run_in_threadpool(has_heard_the_end, parts, record, last_event_id):
-        return Response(status_code=204)
-    return EventStream(parts, record, last_event_id)
+    has_heard_the_end, after = await run_in_threadpool(to_resume, parts, record, last_event_id)
+    return Response(status_code=204) if has_heard_the_end else EventStream(parts, record, caller.key_id, after)

@@ -42,7 +42,7 @@ from api_schemas.errors import (
 from api_schemas.jobs import DryRun, Job, JobList, JobSpec, JobStatus, first_id
 from api_schemas.requests import Operation, RepeatRequest
 from core.jobs import Glance, JobRecord, public
-from service.auth import JobsReader, JobsWriter
+from service.auth import JobsReader, JobsRepeater, JobsWriter
 from service.bodies import Body, Changes, NoQuery, QueryOnce, described, query_once, request_body
 from service.deps import Parts, Services
 from service.dry_run import dry_run
@@ -53,7 +53,8 @@ from service.repeat import repeat, repeat_digest
 from service.submit import submit
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,4})\"?\s*(?:$|[,;])")
+_SECONDS = re.compile(r'"?[0-9]{1,4}"?')
+MAX_WAIT_S = 60
 _JOB_ID = r"^job_[0-7][0-9A-HJKMNP-TV-Z]{25}$"
 _Entry = Annotated[str, StringConstraints(pattern=r"^[^=]+=")]
 _ACCEPTING = (ModelNotFound, ParameterNotSupported, WebhookNotAllowed, IdempotencyKeyReused, IdempotencyKeyInUse, TooManyQueued)
@@ -178,7 +179,7 @@ async def repeat_job(
     job_id: str,
     request: Request,
     response: Response,
-    caller: JobsWriter,
+    caller: JobsRepeater,
     parts: Parts,
     changes: Changes,
     _: NoQuery,
@@ -229,12 +230,14 @@ def _accepted(parts: Services, spec: JobSpec) -> Job:
 
 
 def _wait_seconds(prefer: str | None) -> int:
-    if prefer is None or "wait" not in prefer:
-        return 0
-    match = _WAIT.search(prefer)
-    if match is None or not 1 <= int(match[1]) <= 60:
-        raise Invalid("wait must be 1 to 60 seconds", field="Prefer")
-    return int(match[1])
+    """RFC 7240: names of preferences have no case, and unknown ones are ignored."""
+    for preference in re.split(r"[,;]", prefer or ""):
+        name, _, value = (part.strip() for part in preference.partition("="))
+        if name.lower() == "wait":
+            if not _SECONDS.fullmatch(value) or not 1 <= int(value.strip('"')) <= MAX_WAIT_S:
+                raise Invalid(f"wait must be 1 to {MAX_WAIT_S} seconds", field="Prefer")
+            return int(value.strip('"'))
+    return 0
 
 
 @router.get("", responses={200: {"links": links("job_id", "$response.body#/items/0/id", *_FOLLOWING)}, **refusals()})

@@ -119,18 +119,20 @@ def test_a_tenant_with_many_receivers_has_one_share(records: JobRecords, queue: 
     assert len(outbox.lease(100, 60, of_lane=4, of_tenant=7)) == 7
 
 
-def test_silent_receivers_leave_places_to_others(records: JobRecords, queue: JobQueue, endpoints: Endpoints, outbox: Outbox) -> None:
-    """Receivers that gave no answer have places together, in flight or not, however many tenants they are of; the others have the rest."""
-    silent = [register(endpoints, tenant=tenant) for tenant in ("a", "b", "c")]
-    quick = register(endpoints, tenant="d")
-    for tenant in ("a", "b", "c", "d"):
+def test_the_last_places_are_for_tenants_that_have_none(records: JobRecords, queue: JobQueue, endpoints: Endpoints, outbox: Outbox) -> None:
+    """However many webhooks tenants with some in flight are owed, others find a place each."""
+    hanging = {tenant: register(endpoints, tenant=tenant) for tenant in ("a", "b")}
+    quick = register(endpoints, tenant="c")
+    for tenant in ("a", "b", "c"):
         for _ in range(4):
             cancel(records, queue, tenant=tenant)
-    lanes = [f"{tenant}/{endpoint.id}" for tenant, endpoint in zip("abc", silent, strict=True)]
-    rows = outbox.lease(8, 60, of_lane=4, of_tenant=4, in_flight={lanes[0]: 1}, silent=lanes, of_silent=3)
-    told = [row.endpoint for row in rows]
-    assert told.count(quick.id) == 4
-    assert len(told) == 6
+    in_flight = {f"{tenant}/{endpoint.id}": 1 for tenant, endpoint in hanging.items()}
+    told = [row.endpoint for row in outbox.lease(6, 60, in_flight=in_flight, of_lane=4, of_tenant=4, spare=3)]
+    assert len(told) == 3  # those to spare are left: everybody has one by now
+    assert quick.id in told
+    assert outbox.lease(3, 60, in_flight=in_flight | {f"c/{quick.id}": 1}, of_lane=4, of_tenant=4, spare=3) == []
+    (late,) = [row.endpoint for row in outbox.lease(3, 60, in_flight=in_flight, of_lane=4, of_tenant=4, spare=3)]
+    assert late == quick.id
 
 
 def test_who_has_least_in_flight_goes_first(records: JobRecords, queue: JobQueue, endpoints: Endpoints, outbox: Outbox) -> None:
@@ -236,8 +238,12 @@ def test_the_log_forgets(records: JobRecords, queue: JobQueue, endpoints: Endpoi
     outbox.bury(row)
     assert 0 < own_redis.ttl(webhook_key(row.id)) <= 60
     cancel(records, queue)
-    (row,) = outbox.lease(1, 60)
-    Outbox(own_redis, kept_s=-1).bury(row)
+    (late,) = outbox.lease(1, 60)
+    Outbox(own_redis, kept_s=-60).put_off(late, 60)
+    ids = [each.id for each in outbox.page("shop", state=None, endpoint=None, before=None, limit=9)[0]]
+    assert ids == [late.id, row.id]  # old by its id, and yet it ended just now; the other one is owed
+    own_redis.delete(webhook_key(row.id))  # it lapses
+    Outbox(own_redis, kept_s=-60).bury(late)
     for state in (None, DeliveryState.DEAD):
         assert outbox.page("shop", state=state, endpoint=None, before=None, limit=9) == ([], None)
 

@@ -32,7 +32,7 @@ def test_the_first_request_gets_the_key_and_the_second_sees_it(records: JobRecor
 def test_a_key_belongs_to_one_tenant(records: JobRecords) -> None:
     """The same key of two tenants is two keys."""
     records.reserve(FIRST)
-    other = replace(SECOND, tenant="other")
+    other = replace(SECOND, key_id="other")
     assert records.reserve(other) == other
 
 

@@ -129,6 +129,13 @@ def test_who_comes_back_misses_nothing_and_hears_nothing_twice(api: Api, long_jo
     assert (answer.status_code, answer.content) == (204, b"")
 
 
+def test_an_id_of_another_stream_is_told_everything(api: Api, coffee: bytes) -> None:
+    """An id that the job's stream has not come to, as after a Redis that was restored, misses nothing: the job is told as it is."""
+    job = api.run(REPLACE, photo=coffee)
+    with following(api, job["id"], f"{10**15}-0") as events:
+        assert states(list(events)) == ["succeeded"]
+
+
 def test_a_quiet_stream_says_that_it_lives(api: Api, neighbour: Api, long_job: dict[str, Any], coffee: bytes) -> None:
     """While there is nothing to tell comments come."""
     mask, _ = box_mask(coffee)

@@ -15,6 +15,8 @@ from api_schemas.jobs import new_id
 from core.jobs import JobRecords, Reservation, reservation_key
 from core.queue import connect
 from core.settings import Settings
+from service.keys import hash_key
+from service.local import LocalStack
 
 REPLACE: dict[str, Any] = {"operation": "replace_background", "image": "file:photo", "background": {"color": "#ffffff"}}
 
@@ -23,6 +25,12 @@ REPLACE: dict[str, Any] = {"operation": "replace_background", "image": "file:pho
 def key() -> str:
     """A key of this test's own."""
     return f"order/{ULID()}"
+
+
+@pytest.fixture
+def key_id(stack: LocalStack) -> str:
+    """The id of the API key that ``api`` calls with."""
+    return f"set_{hash_key(stack.api_key)[:12]}"
 
 
 @pytest.fixture
@@ -108,13 +116,13 @@ def test_a_key_is_its_tenants_own(api: Api, neighbour: Api, key: str, coffee: by
     assert mine.json()["id"] != other.json()["id"]
 
 
-def test_an_api_that_died_before_the_job_holds_the_key_for_a_lease(api: Api, key: str, coffee: bytes, connection: Any) -> None:
+def test_an_api_that_died_before_the_job_holds_the_key_for_a_lease(api: Api, key: str, key_id: str, coffee: bytes, connection: Any) -> None:
     """While the key is claimed and no job made, a retry is 409 with Retry-After; once the lease has lapsed it is accepted."""
     first = api.post(REPLACE, key=key, photo=coffee).json()
-    row = reservation_key("local", key)
+    row = reservation_key(key_id, key)
     digest = connection.hget(row, "request").decode()
     connection.delete(row)
-    JobRecords(connection, retention_s=60).reserve(Reservation("local", key, digest, token=new_id("res")))
+    JobRecords(connection, retention_s=60).reserve(Reservation(key_id, key, digest, token=new_id("res")))
     answer = api.post(REPLACE, key=key, photo=coffee)
     assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (409, "idempotency_key_in_use", "Idempotency-Key")
     assert int(answer.headers["retry-after"]) > 0
@@ -124,7 +132,9 @@ def test_an_api_that_died_before_the_job_holds_the_key_for_a_lease(api: Api, key
     assert again.json()["id"] != first["id"]
 
 
-def test_an_api_that_died_before_its_answer_is_finished_by_the_retry(api: Api, key: str, coffee: bytes, connection: Any) -> None:
+def test_an_api_that_died_before_its_answer_is_finished_by_the_retry(
+    api: Api, key: str, key_id: str, coffee: bytes, connection: Any
+) -> None:
     """A job that was bound to its key and not queued yet is queued by the retry, which is answered with it."""
     from api_schemas.jobs import JobSpec, utc_now
     from core.jobs import job_key
@@ -132,14 +142,14 @@ def test_an_api_that_died_before_its_answer_is_finished_by_the_retry(api: Api, k
 
     first = api.post(REPLACE, key=key, wait_s=60, photo=coffee).json()
     done = JobSpec.model_validate_json(connection.hget(job_key(first["id"]), "spec"))
-    row, records, job_id = reservation_key("local", key), JobRecords(connection, retention_s=3600), new_id("job")
+    row, records, job_id = reservation_key(key_id, key), JobRecords(connection, retention_s=3600), new_id("job")
     digest = connection.hget(row, "request").decode()
     connection.delete(row)
     image = done.inputs["image"].model_copy(update={"key": input_key("local", job_id, "image")})
     died = done.model_copy(update={"id": job_id, "inputs": {"image": image}, "created_at": utc_now()})
     records.create(died)
     Storage(Settings().s3).put(image.key, coffee, "image/png")
-    assert records.bind(Reservation("local", key, digest, token=new_id("res")), job_id)
+    assert records.bind(Reservation(key_id, key, digest, token=new_id("res")), job_id)
     assert records.accepting(job_id)
     answer = api.post(REPLACE, key=key, wait_s=60, photo=coffee)
     assert (answer.status_code, answer.json()["id"], answer.json()["status"]) == (200, job_id, "succeeded")

@@ -17,7 +17,7 @@ from conftest import Api, Receiver, box_mask, eventually
 
 from core.settings import Settings
 from core.storage import Storage
-from service import storing
+from service import threads
 from service.local import LocalStack, Part, StackOptions
 
 JOBS, KILLS = 50, 3
@@ -99,7 +99,7 @@ def test_a_store_that_hangs_keeps_nobody_waiting_who_does_not_need_it(caller: Ap
     the others are kept when S3 goes on.
     """
     job = caller.run({"operation": "replace_background", "image": "file:photo", "background": {"color": "#ffffff"}}, photo=coffee)
-    s3, places = fragile.parts["s3"].process, storing.THREADS + storing.MAY_WAIT
+    s3, places = fragile.parts["s3"].process, threads.STORING + threads.MAY_STORE
     assert s3 is not None
     mask, _ = box_mask(coffee)
 

@@ -171,6 +171,8 @@ CASES: list[tuple[str, str, Any, int, str, str | None]] = [
     ("POST", "", {"url": "http://user:pw@shop.example/"}, 422, "webhook_not_allowed", "url"),
     ("POST", "", {"url": "http://a/", "events": []}, 422, "invalid_request", "events"),
     ("POST", "", {"url": "http://a/", "events": ["job.done"]}, 422, "invalid_request", "events.0"),
+    ("POST", "", {"url": "http://a/", "events": ["job.failed"] * 2}, 422, "invalid_request", "events"),
+    ("PATCH", f"/{NO_ENDPOINT}", {"events": ["job.failed"] * 20_000}, 422, "invalid_request", "events"),
     ("POST", "", {"url": "http://a/", "secret": "whsec_x"}, 422, "unknown_field", "secret"),
     ("POST", "?dry_run=true", {"url": "http://a/"}, 422, "unknown_field", "dry_run"),
     ("GET", "?limit=5", None, 422, "unknown_field", "limit"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from conftest import Api, eventually
+from conftest import Api, box_mask, eventually
 from typer.testing import CliRunner
 
 from api_schemas.access import Scope
@@ -183,6 +186,69 @@ def test_the_command_line_makes_lists_and_revokes_keys(settings: Settings, stack
     assert "revoked" in run.invoke(outfill, ["keys", "list"]).output
     assert run.invoke(outfill, ["keys", "revoke", "key_nope"]).exit_code == 1
     assert run.invoke(outfill, ["keys", "create", "--tenant", "No Such"]).exit_code == 2
+    assert run.invoke(outfill, ["keys", "create", "--tenant", "cli", "--expires-in-days", "nan"]).exit_code == 2
+    assert run.invoke(outfill, ["keys", "create", "--tenant", "cli", "--expires-in-days", "1e9"]).exit_code == 2
+    assert run.invoke(outfill, ["keys", "usage", "key_nope"]).exit_code == 1
+
+
+def test_the_command_line_resets_only_what_it_knows(settings: Settings) -> None:
+    """A limit may be spelt as its option is; anything else, a tenant's secret too, is refused."""
+    run = CliRunner()
+    run.invoke(outfill, ["tenants", "set", "--tenant", "cli", "--queued-jobs", "5"])
+    assert run.invoke(outfill, ["tenants", "reset", "--tenant", "cli", "webhook_secret"]).exit_code == 2
+    assert "queued_jobs  5" in run.invoke(outfill, ["tenants", "show", "--tenant", "cli"]).output
+    assert run.invoke(outfill, ["tenants", "reset", "--tenant", "cli", "queued-jobs"]).exit_code == 0
+    assert "queued_jobs" not in run.invoke(outfill, ["tenants", "show", "--tenant", "cli"]).output
+
+
+def test_the_command_line_says_which_redis_does_not_answer() -> None:
+    """One line, and no trace of ours."""
+    command = [sys.executable, "-m", "service.cli", "keys", "list"]
+    ran = subprocess.run(
+        command, env={**os.environ, "OUTFILL_REDIS__URL": "redis://:hunter2@127.0.0.1:1/0"}, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1
+    assert "127.0.0.1:1/0 does not answer" in ran.stdout
+    assert "Traceback" not in ran.stdout + ran.stderr
+    assert "hunter2" not in ran.stdout + ran.stderr
+
+
+def test_a_key_that_only_writes_hears_nothing_of_other_keys_jobs(called: Called, coffee: bytes) -> None:
+    """Their idempotency keys are not its own, and what a repetition would show, or an endpoint be told, wants leave to read."""
+    reader, _ = called()
+    writer, _ = called(scopes=(Scope.JOBS_WRITE, Scope.WEBHOOKS_WRITE))
+    request, idempotency = {"data": {"request": json.dumps(REPLACE)}, "files": {"photo": coffee}}, {"Idempotency-Key": "the-same"}
+    mine = reader.post("/v1/jobs", headers=idempotency, **request)  # type: ignore[arg-type]  # of httpx's many parameters
+    other = writer.post("/v1/jobs", headers=idempotency, **request)  # type: ignore[arg-type]
+    assert (mine.status_code, other.status_code) == (202, 202)
+    assert mine.json()["id"] != other.json()["id"]
+    assert code(writer.post(f"/v1/jobs/{mine.json()['id']}/repeat")) == (403, "missing_scope")
+    assert code(writer.post("/v1/webhooks", json={"url": "http://127.0.0.1:9/"})) == (403, "missing_scope")
+
+
+def test_a_key_that_is_revoked_hears_no_more(called: Called, ring: KeyRing, coffee: bytes) -> None:
+    """An event stream that is open ends at the next event or heartbeat, and does not tell it."""
+    client, record = called()
+    other, _ = called()
+    request = {
+        "operation": "inpaint",
+        "image": "file:photo",
+        "mask": "file:mask",
+        "model": "tiny",
+        "prompt": "x",
+        "steps": 150,
+        "num_images": 8,
+    }
+    files = {"photo": coffee, "mask": box_mask(coffee)[0]}
+    job = client.post("/v1/jobs", data={"request": json.dumps(request)}, files=files).json()
+    with client.stream("GET", job["urls"]["events"]) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        assert ring.revoke(record.id)
+        other.post(job["urls"]["cancel"]).raise_for_status()
+        told = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    assert "canceled" not in {state.get("status") for state in told}
+    assert not ring.is_good(record.id)
 
 
 def test_errors_tell_nothing_of_the_inside(api: Api, settings: Settings) -> None:

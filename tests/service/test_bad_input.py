@@ -154,6 +154,13 @@ CASES: dict[str, Case] = {
         "background.gradient.end",
     ),
     "host_that_is_no_name": ({**REPLACE, "image": "http://a..b/x.png"}, {}, 422, "fetch_failed", "image"),
+    "webhook_event_twice": (
+        {**REPLACE, "webhook": {"url": "http://127.0.0.1/", "events": ["job.failed"] * 2}},
+        {"photo": PHOTO},
+        422,
+        "invalid_request",
+        "webhook.events",
+    ),
     "webhook_host_that_is_no_name": (
         {**REPLACE, "webhook": {"url": "http://a..b/"}},
         {"photo": PHOTO},
@@ -222,13 +229,22 @@ def test_a_name_that_comes_twice_is_refused(api: Api, text: str, field: str) -> 
 
 @pytest.mark.parametrize(
     "header",
-    [("Prefer", "wait=61"), ("Prefer", "wait=abc"), ("Prefer", "wait=" + "9" * 5000)]
+    [("Prefer", f"{wait}") for wait in ("wait=61", "wait=abc", "wait=" + "9" * 5000, "WAIT = 0", "respond-async, wait", "a=b; wait=-1")]
     + [("Idempotency-Key", key) for key in ("", "k" * 256, "two words", "schlüssel")],
 )
 def test_headers_that_cannot_be_honoured_are_refused(api: Api, header: tuple[str, str]) -> None:
     """Prefer: wait takes 1 to 60 seconds; an idempotency key is 1 to 255 visible ASCII characters."""
     answer = api.http.post("/v1/jobs", json=REPLACE, headers=httpx.Headers([header], encoding="utf-8"))
     assert (answer.status_code, answer.json()["field"]) == (422, header[0])
+
+
+@pytest.mark.parametrize(
+    ("header", "waits"), [("WAIT=60", True), ('respond-async, wait="60"', True), ("foo=await", False), ("await=60", False)]
+)
+def test_preferences_are_read_by_their_names(api: Api, header: str, waits: bool) -> None:  # noqa: FBT001
+    """Case does not matter, and what is not known is ignored (RFC 7240)."""
+    answer = api.http.post("/v1/jobs", data={"request": json.dumps(REPLACE)}, files={"photo": PHOTO}, headers={"Prefer": header})
+    assert (answer.status_code, answer.headers.get("preference-applied")) == ((200, "wait=60") if waits else (202, None))
 
 
 @pytest.mark.parametrize(

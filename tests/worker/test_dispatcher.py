@@ -178,35 +178,6 @@ def test_an_endpoint_that_hangs_leaves_places_to_the_others_of_its_tenant(
     assert len(silent.asked) <= 3
 
 
-def test_a_receiver_is_silent_until_it_answers(
-    dispatcher: Callable[[], Running],
-    receiver: Receiver,
-    outbox: Outbox,
-    records: JobRecords,
-    queue: JobQueue,
-    own_redis: redis.Redis,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """One that cannot be reached shares its places with all such, from its first failure to its first answer."""
-    seen: list[tuple[str, ...]] = [()]
-    lease = Outbox.lease
-
-    def watched(self: Outbox, *args: Any, **named: Any) -> Any:
-        if named["silent"] != seen[-1]:
-            seen.append(named["silent"])
-        return lease(self, *args, **named)
-
-    monkeypatch.setattr(Outbox, "lease", watched)
-    endpoint = register(own_redis, "http://127.0.0.1:9/nobody", "shop")
-    dispatcher()
-    end_jobs(records, queue, "shop", 1)
-    eventually(lambda: seen[-1] == (f"shop/{endpoint.id}",))
-    Endpoints(own_redis).change("shop", endpoint.id, lambda found: found.model_copy(update={"url": receiver.url}))
-    outbox.redeliver("shop", outbox.row("shop", only(outbox, "shop").id))
-    eventually(lambda: seen[-1] == ())
-    assert len(seen) == 3
-
-
 def test_two_stewards_send_each_webhook_once(
     dispatcher: Callable[[], Running], receiver: Receiver, outbox: Outbox, records: JobRecords, queue: JobQueue, own_redis: redis.Redis
 ) -> None:

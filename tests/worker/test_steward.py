@@ -15,7 +15,7 @@ from queueing import accept, let_lapse, spec_of, take
 import worker.steward
 from api_schemas.jobs import JobStatus, StoredOutput, utc_now
 from core.catalogue import Catalogue
-from core.events import OUTBOX
+from core.events import OUTBOX, Outbox
 from core.jobs import INPUTS_EXPIRY, OUTPUTS_EXPIRY, JobRecords, Outcome, job_key, public
 from core.queue import JobQueue, leases_key, queue_key
 from core.settings import Settings
@@ -134,7 +134,8 @@ def test_old_jobs_and_uploads_are_deleted_with_their_objects(
 ) -> None:
     """Past retention neither record nor object is left."""
     records = JobRecords(own_redis, retention_s=-1)
-    spec = accept(records, queue, spec_of())
+    request = spec_of().request.model_copy(update={"webhook": None})
+    spec = accept(records, queue, spec_of().model_copy(update={"request": request}))
     storage.put(input_key("shop", spec.id, "image"), b"x", "image/png")
     records.end_queued(spec, Outcome(JobStatus.CANCELED))
     records.expect_upload("shop", "upl_1", utc_now() - timedelta(seconds=1))
@@ -143,6 +144,24 @@ def test_old_jobs_and_uploads_are_deleted_with_their_objects(
     steward.delete_old_uploads()
     assert records.find(spec.id) is None
     assert storage.keys(f"inputs/shop/{spec.id}/") == storage.keys("uploads/shop/") == []
+
+
+def test_a_job_that_owes_webhooks_is_deleted_when_they_were_sent(
+    steward: Steward, queue: JobQueue, own_redis: redis.Redis, storage: Storage
+) -> None:
+    """Past its retention it is kept for what they tell; once the last was delivered or given up it goes."""
+    records, outbox = JobRecords(own_redis, retention_s=-1), Outbox(own_redis)
+    spec = accept(records, queue, spec_of())
+    records.end_queued(spec, Outcome(JobStatus.CANCELED))
+    steward.delete_old_jobs()
+    assert records.find(spec.id) is not None
+    assert records.past_retention(utc_now()) == []
+    (row,) = outbox.lease(1, 60)
+    outbox.delivered(row)
+    assert records.past_retention(utc_now() + worker.steward.OWED_PAUSE) == [spec.id]
+    own_redis.zadd("outfill:expiry", {spec.id: 0})
+    steward.delete_old_jobs()
+    assert records.find(spec.id) is None
 
 
 @pytest.mark.parametrize("by", ["settings", "tenant"])
