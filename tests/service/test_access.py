@@ -224,6 +224,7 @@ def test_a_key_that_only_writes_hears_nothing_of_other_keys_jobs(called: Called,
     assert mine.json()["id"] != other.json()["id"]
     assert code(writer.post(f"/v1/jobs/{mine.json()['id']}/repeat")) == (403, "missing_scope")
     assert code(writer.post("/v1/webhooks", json={"url": "http://127.0.0.1:9/"})) == (403, "missing_scope")
+    eventually(lambda: {reader.get(f"/v1/jobs/{job.json()['id']}").json()["status"] for job in (mine, other)} == {"succeeded"})
 
 
 def test_a_key_that_is_revoked_hears_no_more(called: Called, ring: KeyRing, coffee: bytes) -> None:
@@ -248,6 +249,7 @@ def test_a_key_that_is_revoked_hears_no_more(called: Called, ring: KeyRing, coff
         other.post(job["urls"]["cancel"]).raise_for_status()
         told = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
     assert "canceled" not in {state.get("status") for state in told}
+    eventually(lambda: other.get(job["urls"]["self"]).json()["status"] == "canceled")
     assert not ring.is_good(record.id)
 
 
