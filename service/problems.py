@@ -149,4 +149,6 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     @app.exception_handler(Exception)
     async def _unknown(request: Request, error: Exception) -> JSONResponse:
         _log.exception("request_failed", exc_info=error)
-        return problem(OutfillError("something went wrong here; it was logged"), request_id(request))
+        answer = problem(OutfillError("something went wrong here; it was logged"), asked := request_id(request))
+        answer.headers["x-request-id"] = asked or ""  # sent past the middleware that adds it to all others
+        return answer

@@ -266,4 +266,5 @@ def test_errors_tell_nothing_of_the_inside(api: Api, settings: Settings) -> None
     with TestClient(app, raise_server_exceptions=False) as client:
         answer = client.get("/broken")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert answer.headers["x-request-id"] == answer.json()["request_id"]
     assert not re.search(r"hunter2|Traceback|RuntimeError|\.py", answer.text)
