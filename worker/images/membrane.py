@@ -11,7 +11,7 @@ from worker.images.measures import Border
 
 _Float = npt.NDArray[np.float32]
 
-_SCALES = ((4.0, 8.0, 40.0), (4.0, 8.0, 40.0), (3.0, 3.0, 60.0))
+_SCALES = ((4.0, 8.0, 40.0), (4.0, 8.0, 40.0), (3.0, 3.0, 60.0), (2.0, 2.0, 80.0), (2.0, 1.5, 80.0))
 """In turn: pixels on each side of the border that are compared, the sigma in pixels over which they are averaged, and how many levels, Euclidean
 in sRGB, a place may be off more than the border as a whole: what is off further is where one thing ends and another begins."""
 _LEAST = 32
@@ -26,13 +26,14 @@ def meet_surroundings(
     """``fill``, or, where its border shows, ``fill`` with a smooth field added by which its colours at the border are those of the photo outside.
 
     All of one window: ``fill`` and ``source`` ``uint8 (h, w, 3)``, ``kept`` and ``alpha``, how much of the fill is pasted, ``(h, w)``. Means along
-    the border are compared, not pixels, so that texture stays and does not run inwards. A fill that measures as photos do is left alone.
+    the border are compared, not pixels, so that texture stays and does not run inwards, ever more finely; what shows least is taken. A fill that
+    measures as photos do is left alone.
     """
     border = Border.of(alpha, ~kept)
     if border is None:
         return fill
-    before = _shows(border, composite(source, fill, alpha))
-    if before == 0:
+    best, least = fill, _shows(border, composite(source, fill, alpha))
+    if least == 0:
         return fill
     met = fill.astype(np.float32)
     outside = source.astype(np.float32)
@@ -47,8 +48,10 @@ def meet_surroundings(
             level = float(np.linalg.norm(np.median(field[(depth > 0) & (depth <= 1.5)], axis=0)))
             trust = min(1.0, limit / max(level, 1e-3)) ** 3  # a fill that is far off all around is something else, not a shift
         met = met + trust * field * (depth > 0)[..., None]
-    answer = np.asarray(np.clip(np.rint(met), 0, 255), np.uint8)
-    return answer if _shows(border, composite(source, answer, alpha)) < before else fill
+        answer = np.asarray(np.clip(np.rint(met), 0, 255), np.uint8)
+        if (shown := _shows(border, composite(source, answer, alpha))) < least:
+            best, least = answer, shown
+    return best
 
 
 def membrane(values: _Float, known: _Float) -> _Float:
