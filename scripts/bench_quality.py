@@ -45,7 +45,7 @@ PROMPT = "grey concrete wall, soft light"
 COLUMNS = ("Outfill erase", "Outfill inpaint", "stock", "stock, padding_mask_crop", "OpenCV Telea", "photo")
 OURS, OTHERS = COLUMNS[:2], COLUMNS[2:5]
 SMALL, LARGE, LARGEST = (768, 768), (6000, 4000), (8000, 8000)
-MASK_PX, ROUNDS, EDITS = 256, 3, 10
+MASK_PX, ROUNDS, EDITS = 256, 9, 10
 CELL = 150
 LIMITS = {"kept_share": 1.0, "seam": 1.1, "colour_shift": 1.0, "large_over_small": 1.5, "drift": 0, "worker_peak_gib_at_8000": 2.5}
 
