@@ -18,6 +18,9 @@ from worker.tuning import RESERVE_BYTES, peak_bytes
 # The noise schedules of diffusers 0.42 turn a tensor into an array in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 
+CONTEXT_BYTES = 7 * GIB // 10
+"""What CUDA's context takes of a card beside what torch allocates: 0.67 GiB on an H200."""
+
 
 def paint(rig: Rig, engine: DiffusionEngine, family: str) -> Pixels:
     """One guided picture of the native size, from request to pixels."""
@@ -32,7 +35,7 @@ def paint(rig: Rig, engine: DiffusionEngine, family: str) -> Pixels:
 
 def test_stable_diffusion_15_leaves_most_of_8_gib_free(rig: Rig, cap: Callable[[int], None]) -> None:
     """On a card of 8 GiB it is resident whole, and one 512×512 picture takes less than half of the card."""
-    cap(8 * GIB)
+    cap(8 * GIB - CONTEXT_BYTES)
     tuning = rig.tuning("sd15", replace(rig.wishes, compile="off"))
     assert (tuning.offload, tuning.vae_tiling) == ("none", False)
     pixels = paint(rig, rig.engine("sd15", tuning), "sd15")
@@ -43,7 +46,7 @@ def test_stable_diffusion_15_leaves_most_of_8_gib_free(rig: Rig, cap: Callable[[
 
 def test_stable_diffusion_xl_paints_within_8_gib(rig: Rig, cap: Callable[[int], None]) -> None:
     """On a card of 8 GiB its text encoders wait in main memory, the VAE decodes in tiles, and a 1024×1024 picture is painted."""
-    cap(8 * GIB)
+    cap(8 * GIB - CONTEXT_BYTES)
     tuning = rig.tuning("sdxl", replace(rig.wishes, compile="off"))
     if rig.on_gpu:
         assert (tuning.offload, tuning.vae_tiling) == ("text_encoders", True)
@@ -58,7 +61,7 @@ def test_stable_diffusion_xl_paints_within_8_gib(rig: Rig, cap: Callable[[int], 
 
 def test_stable_diffusion_xl_paints_within_6_gib(rig: Rig, cap: Callable[[int], None]) -> None:
     """On a smaller card the UNet's blocks wait in main memory too."""
-    cap(6 * GIB)
+    cap(6 * GIB - CONTEXT_BYTES)
     tuning = rig.tuning("sdxl", replace(rig.wishes, compile="off"))
     if rig.on_gpu:
         assert tuning.offload == "group"
@@ -88,7 +91,8 @@ def test_the_measured_rows_fit(rig: Rig, cap: Callable[[int], None]) -> None:
     side = rig.request("sd15").mask.shape[0] // 8
     call = blank_call(engine._unet, side, side, tokens=77)
     measured = warm_up(call, rig.device)
-    call(measured.rows)
+    with torch.inference_mode():
+        call(measured.rows)
     peaks = [entry.peak_bytes for entry in measured.table]
     assert peaks == sorted(peaks)
     assert engine.warm_up().kernels

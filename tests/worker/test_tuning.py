@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from typing import Any, get_args, get_type_hints
 
 import pytest
+import torch
 
 from core.settings import Worker
 from worker.tuning import GIB, DeviceFacts, ModelFacts, Tuning, TuningRefused, Wishes, choose, peak_bytes, read_device
@@ -155,6 +156,36 @@ def test_this_device_is_read() -> None:
     assert facts.threads > 0
     with pytest.raises(TuningRefused, match="OUTFILL_WORKER__DEVICE=cuda:99"):
         read_device("cuda:99")
+
+
+def test_a_cuda_device_without_a_number_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``cuda`` is read as ``cuda:1`` is: torch gives the memory fraction of numbered devices only."""
+    asked: list[torch.device] = []
+
+    def numbered(answer: Any) -> Any:
+        def ask(device: torch.device) -> Any:
+            asked.append(device)
+            if device.index is None:
+                raise ValueError(f"Expected a torch.device with a specified index or an integer, but got:{device}")
+            return answer
+
+        return ask
+
+    plain = {"is_available": True, "device_count": 2, "current_device": 1}
+    by_device = {
+        "mem_get_info": (6 * GIB, 8 * GIB),
+        "get_per_process_memory_fraction": 0.5,
+        "memory_reserved": GIB,
+        "get_device_name": "a card",
+        "get_device_capability": (8, 6),
+    }
+    for name, value in plain.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    for name, answer in by_device.items():
+        monkeypatch.setattr(torch.cuda, name, numbered(answer))
+    facts = read_device("cuda")
+    assert set(asked) == {torch.device("cuda:1")}
+    assert (facts.total_bytes, facts.free_bytes, facts.capability) == (8 * GIB, 3 * GIB, (8, 6))
 
 
 def test_deciding_needs_no_torch() -> None:
