@@ -13,13 +13,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from training.studio import autoencoder, checkpoint, decoder, diffusion, evaluation, export, judge, latents, sampling, store, text
-from training.studio.recipe import REFINING, Recipe
+from training.studio.recipe import Recipe
 
 STAGES = ("render", "autoencoder", "latents", "text", "unet", "decoder", "export", "judge", "evaluate")
 
@@ -29,29 +28,30 @@ def main() -> int:
     parser.add_argument("stage", choices=[*STAGES, "sample", "all"])
     parser.add_argument("--work", type=Path, default=Path("build/studio"))
     parser.add_argument("--out", type=Path, help="the pipeline directory that is exported and evaluated (default: WORK/pipeline)")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of a CPU, and processes that render and encode")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="what encodes the scenes and trains the UNet; all else is small"
+    )
     parser.add_argument("--from", type=Path, dest="start", help="a pipeline directory to go on from, instead of from nothing: fewer steps")
-    parser.add_argument("--unet-steps", type=int)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    recipe = REFINING if arguments.start else Recipe()
-    recipe = replace(recipe, unet_steps=arguments.unet_steps or recipe.unet_steps)
+    recipe = Recipe().refining if arguments.start else Recipe()
     stages = STAGES if arguments.stage == "all" else (arguments.stage,)
     if arguments.stage == "all":
         (arguments.work / "pid").write_text(f"{os.getpid()}\n", encoding="ascii")
     out = arguments.out or arguments.work / "pipeline"
-    return 0 if all(_run(stage, recipe, arguments.work, out, arguments.start) for stage in stages) else 1
+    return 0 if all(_run(stage, recipe, arguments.work, out, arguments.start, arguments.device) for stage in stages) else 1
 
 
-def _run(stage: str, recipe: Recipe, work: Path, out: Path, start: Path | None) -> bool:
+def _run(stage: str, recipe: Recipe, work: Path, out: Path, start: Path | None, device: str) -> bool:
     """False where the stage was told to stop before its end."""
     runs: dict[str, Callable[[], object]] = {
         "render": lambda: store.render(recipe, work, _log, torch.get_num_threads()),
         "autoencoder": lambda: autoencoder.adopt(work, start) if start else autoencoder.train(recipe, work, _log),
-        "latents": lambda: latents.compute(recipe, work, _log, torch.get_num_threads()),
+        "latents": lambda: latents.compute(recipe, work, _log, torch.get_num_threads(), device),
         "text": lambda: start or text.train(recipe, work, _log),
-        "unet": lambda: diffusion.train(recipe, work, _log, start),
+        "unet": lambda: diffusion.train(recipe, work, _log, start, device),
         "decoder": lambda: decoder.train(recipe, work, _log),
         "export": lambda: export.export(recipe, work, out),
         "judge": lambda: judge.train(recipe, work, _log),

@@ -33,7 +33,7 @@ _HOLE = 0.3
 
 def build(recipe: Recipe) -> Any:
     """A new autoencoder. It starts as a mosaic, and so learns from the first step on what a mosaic lacks."""
-    width = (recipe.vae_channels,) * 4
+    width = (recipe.vae_channels,) * len(recipe.vae_encoder_blocks)
     model = AutoencoderTiny(  # type: ignore[no-untyped-call]
         encoder_block_out_channels=width,
         decoder_block_out_channels=width,

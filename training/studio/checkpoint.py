@@ -35,10 +35,10 @@ def newest(folder: Path) -> dict[str, Any] | None:
     return state
 
 
-def step_rngs(seed: int, stage: int, step: int) -> tuple[np.random.Generator, torch.Generator]:
-    """The generators of one step, the same whenever it is run."""
+def step_rngs(seed: int, stage: int, step: int, device: str = "cpu") -> tuple[np.random.Generator, torch.Generator]:
+    """The generators of one step, the same whenever it is run; torch's for ``device``, each kind of which has its own numbers."""
     rng = np.random.default_rng([seed, stage, step])
-    return rng, torch.Generator().manual_seed(int(rng.integers(2**62)))
+    return rng, torch.Generator(device).manual_seed(int(rng.integers(2**62)))
 
 
 class Stopper:

@@ -6,6 +6,7 @@ arXiv 2305.08891); the loss counts what is painted.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 from training.studio import checkpoint, latents, sampling, text
 from training.studio.captions import caption
 from training.studio.precision import autocast
-from training.studio.recipe import LATENT_CHANNELS, VAE_FACTOR, Recipe
+from training.studio.recipe import LATENT_CHANNELS, VAE_FACTOR, Phase, Recipe
 from training.studio.schedule import warm_plateau
 from training.studio.store import sheet
 from training.studio.vocabulary import tokenize
@@ -32,11 +33,14 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tens
 """What the UNet is shown ``(N, 9, h, w)``, timesteps ``(N,)``, tokens ``(N, T)``, what it should say ``(N, 4, h, w)``, weights ``(N, 1, h, w)``."""
 TRAIN_STEPS = 1000
 SIDE = 256
+_ATTENDED_SIDE = 16
+_TOGETHER = 16
+"""Of a batch, at most so many at once by one thread of a CPU."""
 
 
 def build_unet(recipe: Recipe) -> Any:
-    """Attention from the second level on: at the first it would take half of the time of a step."""
-    levels = len(recipe.unet_channels)
+    """Attention where there are at most 16×16 places: at 32×32 it alone would take half of the time of a step."""
+    attends = [SIDE // VAE_FACTOR >> level <= _ATTENDED_SIDE for level in range(len(recipe.unet_channels))]
     return UNet2DConditionModel(  # type: ignore[no-untyped-call]
         sample_size=SIDE // VAE_FACTOR,
         in_channels=2 * LATENT_CHANNELS + 1,
@@ -46,43 +50,45 @@ def build_unet(recipe: Recipe) -> Any:
         norm_num_groups=recipe.norm_groups,
         cross_attention_dim=recipe.text_width,
         attention_head_dim=tuple(max(1, width // 32) for width in recipe.unet_channels),
-        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (levels - 1)),
-        up_block_types=(*("CrossAttnUpBlock2D",) * (levels - 1), "UpBlock2D"),
+        down_block_types=tuple("CrossAttnDownBlock2D" if each else "DownBlock2D" for each in attends),
+        up_block_types=tuple("CrossAttnUpBlock2D" if each else "UpBlock2D" for each in reversed(attends)),
     )
 
 
 class Learner:
-    """The two networks, their optimiser and their slow-moving averages. ``threads`` share each batch."""
+    """The two networks on a ``device``, their optimiser and their slow-moving averages. On a CPU ``threads`` share each batch."""
 
-    def __init__(self, recipe: Recipe, tokenizer: Any, threads: int = 1) -> None:
+    def __init__(self, recipe: Recipe, tokenizer: Any, *, threads: int = 1, device: str = "cpu") -> None:
         torch.manual_seed(recipe.seed + STAGE)
         self.recipe = recipe
         self.tokenizer = tokenizer
+        self.device = device
         unet, text_encoder = build_unet(recipe), text.build(recipe, tokenizer)
-        # On a CPU torch's fused attention spends a quarter of a step going backwards; plain products and softmax do not.
-        unet.set_attn_processor(AttnProcessor())
-        text_encoder.set_attn_implementation("eager")
-        self.networks = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).train()
+        if device == "cpu":
+            # Here torch's fused attention spends a quarter of a step going backwards; plain products and softmax do not.
+            unet.set_attn_processor(AttnProcessor())
+            text_encoder.set_attn_implementation("eager")
+        else:
+            unet.to(memory_format=torch.channels_last).compile(dynamic=False)
+        self.networks = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).to(device).train()
         self.ema = {name: value.detach().clone() for name, value in self.networks.state_dict().items()}
-        self.optimiser = torch.optim.AdamW(
-            self.networks.parameters(), lr=recipe.unet_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-        )
+        self.optimiser = self._new_optimiser()
         self.step = 0
         self._threads, self._pool = threads, ThreadPoolExecutor(threads)
-        self._alphas_cumprod = sampling.alphas_cumprod()
+        self._alphas_cumprod = sampling.alphas_cumprod().to(device)
 
     def begin(self, **weights: dict[str, torch.Tensor]) -> None:
         """Start from the weights of a network, at least from a ``text_encoder`` that can read."""
         for network, learned in weights.items():
             self.networks[network].load_state_dict(learned)
-            self.ema |= {f"{network}.{name}": value.detach().float().clone() for name, value in learned.items()}
+            self.ema |= {f"{network}.{name}": value.detach().to(self.device, torch.float32, copy=True) for name, value in learned.items()}
 
     def state(self) -> dict[str, Any]:
         return {"networks": self.networks.state_dict(), "ema": self.ema, "optimiser": self.optimiser.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.networks.load_state_dict(state["networks"])
-        self.ema = state["ema"]
+        self.ema = {name: value.to(self.device) for name, value in state["ema"].items()}
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
 
@@ -92,51 +98,67 @@ class Learner:
         networks.load_state_dict(self.ema)
         return networks.eval()
 
-    def learn(self, data: latents.Latents) -> float:
-        """One optimiser step; its loss."""
-        recipe = self.recipe
-        rng, generator = checkpoint.step_rngs(recipe.seed, STAGE, self.step)
+    def learn(self, data: latents.Latents) -> torch.Tensor:
+        """One optimiser step; its loss, which a GPU may still be computing."""
+        phase, step = self._phase()
+        if step == 0 and self.step > 0:
+            self.networks.load_state_dict(self.ema)
+            self.optimiser = self._new_optimiser()
+        rng, generator = checkpoint.step_rngs(self.recipe.seed, STAGE, self.step, self.device)
         for group in self.optimiser.param_groups:
-            group["lr"] = warm_plateau(
-                self.step, steps=recipe.unet_steps, warm_up=recipe.warm_up, decay=recipe.unet_decay, peak=recipe.unet_rate
-            )
+            group["lr"] = warm_plateau(step, steps=phase.steps, warm_up=phase.warm_up, decay=phase.decay, peak=phase.rate)
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self._backward(self._draw(data, rng, generator))
+        loss = self._backward(self._draw(phase, data, rng, generator))
         torch.nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
-        self._average()
+        self._average(min(phase.ema, (2 + step) / (11 + step)))
         return loss
 
-    def _draw(self, data: latents.Latents, rng: np.random.Generator, generator: torch.Generator) -> Batch:
-        batch = self.recipe.unet_batch
+    def _phase(self) -> tuple[Phase, int]:
+        """The phase of this step, and its number in it."""
+        step = self.step
+        for phase in self.recipe.phases:
+            if step < phase.steps:
+                return phase, step
+            step -= phase.steps
+        raise ValueError(f"step {self.step} comes after the last of {self.recipe.unet_steps}")
+
+    def _new_optimiser(self) -> torch.optim.AdamW:
+        return torch.optim.AdamW(self.networks.parameters(), betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+
+    def _draw(self, phase: Phase, data: latents.Latents, rng: np.random.Generator, generator: torch.Generator) -> Batch:
+        batch = phase.batch
         scenes = rng.integers(len(data.latents), size=batch)
-        which = rng.integers(data.masks.shape[1], size=batch)
+        which = torch.from_numpy(rng.integers(data.masks.shape[1], size=batch)).to(self.device)
         texts = [self._caption(data, rng, int(scene)) for scene in scenes]
-        clean = torch.from_numpy(data.latents[scenes].astype(np.float32))
-        masked = torch.from_numpy(data.masked[scenes, which].astype(np.float32))
-        mask = torch.from_numpy(data.masks[scenes, which].astype(np.float32))[:, None]
-        noise = torch.randn(clean.shape, generator=generator)
+        places = torch.from_numpy(scenes).to(self.device), which
+        clean, masked = (each[places].float() * data.scaling_factor for each in (data.latents, data.masked))
+        mask = data.masks[places].float()[:, None]
+        noise = torch.randn(clean.shape, generator=generator, device=self.device)
         # One timestep of each stratum: less variance than drawing them freely.
         strata = (np.arange(batch) + rng.random(batch)) / batch
-        if self.step >= self.recipe.detail_from:
+        if phase.detail:
             strata **= self.recipe.detail_power
-        timesteps = torch.from_numpy((strata * TRAIN_STEPS).astype(np.int64))
+        timesteps = torch.from_numpy((strata * TRAIN_STEPS).astype(np.int64)).to(self.device)
         signal, noisiness = (
             part[timesteps][:, None, None, None] for part in (self._alphas_cumprod.sqrt(), (1 - self._alphas_cumprod).sqrt())
         )
         noisy, target = signal * clean + noisiness * noise, signal * noise - noisiness * clean
         weight = mask + (1 - mask) * self.recipe.kept_weight
-        return torch.cat([noisy, mask, masked], dim=1), timesteps, tokenize(self.tokenizer, texts), target, weight
+        return torch.cat([noisy, mask, masked], dim=1), timesteps, tokenize(self.tokenizer, texts).to(self.device), target, weight
 
-    def _backward(self, batch: Batch) -> float:
+    def _backward(self, batch: Batch) -> torch.Tensor:
         """Add the gradients of ``batch`` to the parameters'; its loss.
 
-        Each thread takes an equal part of it from end to end: they meet once in a step and not in every product, which is faster, and does not
-        collapse where something else wants a core. A sum of two gradients does not depend on who was first.
+        A GPU takes it whole. On a CPU each thread takes a part of it from end to end: they meet once in a step and not in every product, which is
+        faster, and does not collapse where something else wants a core. Parts are small enough for main memory.
         """
-        parts = list(zip(*(torch.chunk(each, self._threads) for each in batch), strict=True))
-        return sum(self._pool.map(lambda part: self._backward_part(*part, share=len(part[0]) / len(batch[0])), parts))
+        if self.device != "cpu":
+            return self._backward_part(*batch, share=1.0)
+        parts = list(zip(*(torch.split(each, min(_TOGETHER, -(-len(each) // self._threads))) for each in batch), strict=True))
+        losses = self._pool.map(lambda part: self._backward_part(*part, share=len(part[0]) / len(batch[0])), parts)
+        return torch.stack(list(losses)).sum()
 
     def _backward_part(
         self,
@@ -147,33 +169,32 @@ class Learner:
         weight: torch.Tensor,
         *,
         share: float,
-    ) -> float:
-        with autocast():
+    ) -> torch.Tensor:
+        with autocast(self.device):
             embeds = self.networks["text_encoder"](tokens)[0]
             predicted = self.networks["unet"](noisy, timesteps, embeds, return_dict=False)[0]
         error = ((predicted.float() - target) ** 2 * weight).mean(dim=(1, 2, 3)) / weight.mean(dim=(1, 2, 3))
         loss: torch.Tensor = error.mean() * share
         loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        return loss.detach()
 
     def _caption(self, data: latents.Latents, rng: np.random.Generator, scene: int) -> str:
         worded = caption(rng, data.facts[scene])
         return "" if rng.random() < self.recipe.drop_caption else worded
 
-    def _average(self) -> None:
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+    def _average(self, decay: float) -> None:
         learned = {name: value for name, value in self.networks.state_dict().items() if value.is_floating_point()}
         torch._foreach_lerp_([self.ema[name] for name in learned], list(learned.values()), 1 - decay)
 
 
-def train(recipe: Recipe, work: Path, log: Callable[[str], None], start: Path | None = None) -> bool:
-    """Train to ``recipe.unet_steps``, from the weights of the pipeline ``start`` if there is one, or go on from a checkpoint.
+def train(recipe: Recipe, work: Path, log: Callable[[str], None], start: Path | None = None, device: str = "cpu") -> bool:
+    """Train on ``device`` through all phases of ``recipe``, from the weights of the pipeline ``start`` if there is one, or go on from a checkpoint.
 
     False if it was told to stop.
     """
     folder = work / "unet"
     threads = torch.get_num_threads()
-    learner = Learner(recipe, text.tokenizer_for(recipe, work), threads)
+    learner = Learner(recipe, text.tokenizer_for(recipe, work), threads=threads, device=device)
     if state := checkpoint.newest(folder):
         learner.restore(state)
     elif start:
@@ -182,16 +203,18 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None], start: Path | 
         learner.begin(text_encoder=text.load(recipe, work))
     if learner.step >= recipe.unet_steps:
         return True
-    data, stopper = latents.load(work), checkpoint.Stopper()
-    losses: list[float] = []
+    data, stopper = latents.load(work, device), checkpoint.Stopper()
+    losses: list[torch.Tensor] = []
     since = time.monotonic()
     for _ in _steps(learner, recipe.unet_steps):
         with _each_alone(threads):
             losses.append(learner.learn(data))
         last = learner.step == recipe.unet_steps
         if learner.step % recipe.log_every == 0:
-            each = (time.monotonic() - since) / len(losses)
-            log(f"unet {learner.step} of {recipe.unet_steps}: loss {np.mean(losses):.4f}, {each:.2f} s")
+            mean = float(torch.stack(losses).mean())
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"the loss is {mean} before step {learner.step}: go on from the last checkpoint, at a lower rate")
+            log(f"unet {learner.step} of {recipe.unet_steps}: loss {mean:.4f}, {(time.monotonic() - since) / len(losses):.3f} s")
             losses, since = [], time.monotonic()
         if learner.step % recipe.checkpoint_every == 0 or last or stopper.stopped:
             checkpoint.save(folder, learner.step, learner.state())

@@ -68,15 +68,13 @@ spotlight, dark and bright moods.
 
 ## Training
 
-On two CPU cores: {vae_steps:,} steps of the autoencoder and {decoder_steps:,} more of its decoder, {text_steps:,} of the text encoder alone,
-{unet_steps:,} of UNet and text encoder at batch {batch}.{earlier}
+{vae_steps:,} steps of the autoencoder and {decoder_steps:,} more of its decoder, {text_steps:,} of the text encoder alone, and of UNet and text encoder
+together {phases}.
 
 ## Licence
 
 Apache-2.0.
 """
-_EARLIER = """ These go on from {before}, with `--from`; the autoencoder's encoder and the text
-encoder's first steps are that one's."""
 
 
 def export(recipe: Recipe, work: Path, directory: Path) -> Path:
@@ -109,7 +107,7 @@ def export(recipe: Recipe, work: Path, directory: Path) -> Path:
     card = _CARD.format(
         parameters=sum(millions.values()), **millions, side=SIDE, tokens=recipe.tokens, words=len(words()), scenes=recipe.scenes,
         seed=recipe.seed, vae_steps=recipe.vae_steps, decoder_steps=recipe.decoder_steps, text_steps=recipe.text_steps,
-        unet_steps=state["step"], batch=recipe.unet_batch, earlier=_EARLIER.format(before=recipe.earlier) if recipe.earlier else "",
+        phases=", then ".join(f"{phase.steps:,} at batch {phase.batch}" for phase in recipe.phases),
     )  # fmt: skip
     (partial / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(directory, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Latents of all scenes, of the pictures with their masked part blanked, and the masks at latent size: computed once.
 
-Shapes, for N scenes with K masks each: ``latents (N, 4, 32, 32)`` and ``masked (N, K, 4, 32, 32)`` in half precision, scaled to unit
-deviation; ``masks uint8 (N, K, 32, 32)``, 1 where any pixel of the block is painted.
+Shapes, for N scenes with K masks each: ``latents`` and ``masked (N, K, 4, 64, 64)`` in half precision; ``masks uint8 (N, K, 64, 64)``, 1
+where any pixel of the block is painted. Every second one of a scene is of its mirror image.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ _MASKS = 2
 
 @dataclass(frozen=True)
 class Latents:
-    """All shards together."""
+    """All shards together. Latents times ``scaling_factor`` have unit deviation."""
 
-    latents: npt.NDArray[np.float16]
-    masked: npt.NDArray[np.float16]
-    masks: npt.NDArray[np.uint8]
+    latents: torch.Tensor
+    masked: torch.Tensor
+    masks: torch.Tensor
     facts: list[Facts]
     scaling_factor: float
 
 
-def compute(recipe: Recipe, work: Path, log: Callable[[str], None], processes: int = 1) -> None:
-    """Encode shard by shard, in ``processes``; shards that exist are left alone."""
-    for end in each_shard(partial(_encode_shard, recipe, work), recipe, work / "latents", ".npz", processes):
+def compute(recipe: Recipe, work: Path, log: Callable[[str], None], processes: int = 1, device: str = "cpu") -> None:
+    """Encode shard by shard on ``device``, in ``processes``; shards that exist are left alone."""
+    for end in each_shard(partial(_encode_shard, recipe, work, device), recipe, work / "latents", ".npz", processes):
         log(f"latents {end} of {recipe.scenes}")
 
 
-def _encode_shard(recipe: Recipe, work: Path, start: int) -> int:
+def _encode_shard(recipe: Recipe, work: Path, device: str, start: int) -> int:
     """The number of its last scene, plus one."""
     end = min(start + recipe.shard, recipe.scenes)
     # Channels last: in float32 two thirds of the time.
-    model = autoencoder.load(recipe, work).to(memory_format=torch.channels_last)
+    model = autoencoder.load(recipe, work).to(device, memory_format=torch.channels_last)
     scenes = Scenes(work)
-    rows = [_encode(recipe, model, scenes, index) for index in range(start, end)]
+    rows = [_encode(recipe, model, device, scenes, index) for index in range(start, end)]
     latents, masked, masks = (np.stack(part) for part in zip(*rows, strict=True))
 
     def write(path: Path) -> None:
@@ -60,18 +60,19 @@ def _encode_shard(recipe: Recipe, work: Path, start: int) -> int:
     return end
 
 
-def load(work: Path) -> Latents:
-    """Read all shards and scale them by what brings the first of them to unit deviation."""
-    shards = [np.load(file) for file in sorted((work / "latents").glob("*.npz"))]
+def load(work: Path, device: str = "cpu") -> Latents:
+    """Read all shards into the memory of ``device``: 160 KB a scene. The scale is what brings the first shard to unit deviation."""
+    files = sorted((work / "latents").glob("*.npz"))
+    shards = [dict(np.load(file)) for file in files]
     factor = round(1 / float(shards[0]["latents"].astype(np.float32).std()), 4)
-    latents, masked = (
-        np.concatenate([(shard[name] * np.float32(factor)).astype(np.float16) for shard in shards]) for name in ("latents", "masked")
+    latents, masked, masks = (
+        torch.cat([torch.from_numpy(shard[name]).to(device) for shard in shards]) for name in ("latents", "masked", "masks")
     )
-    return Latents(latents, masked, np.concatenate([shard["masks"] for shard in shards]), Scenes(work).facts, factor)
+    return Latents(latents, masked, masks, Scenes(work).facts, factor)
 
 
 def mask_blocks(painted: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """``(H, W)`` to ``(H/8, W/8)``: 1 where any pixel of the block is painted."""
+    """``(H, W)`` to ``(H/4, W/4)``: 1 where any pixel of the block is painted."""
     height, width = (side // VAE_FACTOR for side in painted.shape)
     blocks = painted.reshape(height, VAE_FACTOR, width, VAE_FACTOR)
     return np.asarray(blocks.any(axis=(1, 3)), np.uint8)
@@ -79,13 +80,15 @@ def mask_blocks(painted: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
 
 @torch.inference_mode()
 def _encode(
-    recipe: Recipe, model: torch.nn.Module, scenes: Scenes, index: int
+    recipe: Recipe, model: torch.nn.Module, device: str, scenes: Scenes, index: int
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16], npt.NDArray[np.uint8]]:
     rng = np.random.default_rng([recipe.seed, _MASKS, index])
     pixels = scenes.pixels(index)
-    image = autoencoder.to_tensor(pixels[None, ..., :3])
-    painted = [draw_mask(rng, np.asarray(pixels[..., 3])) for _ in range(recipe.masks_per_scene)]
-    blanked = [image * torch.from_numpy(~mask).float() for mask in painted]
-    with autocast():
-        encoded = torch.cat([model.encoder(each) for each in (image, *blanked)]).float().numpy().astype(np.float16)  # type: ignore[operator]
-    return encoded[0], encoded[1:], np.stack([mask_blocks(mask) for mask in painted])
+    seen = [pixels[:, :: -1 if version % 2 else 1] for version in range(recipe.masks_per_scene)]
+    painted = np.stack([draw_mask(rng, np.ascontiguousarray(each[..., 3])) for each in seen])
+    images = autoencoder.to_tensor(np.stack(seen)[..., :3])
+    blanked = images * torch.from_numpy(~painted).float()[:, None]
+    with autocast(device):
+        encoded = torch.cat([model.encoder(each.to(device)[None]) for each in (*images, *blanked)])  # type: ignore[operator]
+    latents, masked = np.split(encoded.float().cpu().numpy().astype(np.float16), 2)
+    return latents, masked, np.stack([mask_blocks(mask) for mask in painted])

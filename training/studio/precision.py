@@ -1,4 +1,4 @@
-"""In which numbers is computed: bfloat16 where the processor has instructions for it, a third of the time; elsewhere it is emulated, a hundredfold."""
+"""Where and in which numbers is computed: bfloat16 where the processor has instructions for it, a third of the time; elsewhere it is emulated, a hundredfold."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from worker.tuning import read_device
 
 
-def autocast() -> torch.autocast:
-    """bfloat16 for what may be computed in it, if this CPU is fast at it."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=_fast())
+def autocast(device: str = "cpu") -> torch.autocast:
+    """bfloat16 for what may be computed in it, if ``device`` is fast at it."""
+    return torch.autocast(device, torch.bfloat16, enabled=_fast(device))
 
 
 @cache
-def _fast() -> bool:
-    return read_device("cpu").bfloat16
+def _fast(device: str) -> bool:
+    return read_device(device).bfloat16
