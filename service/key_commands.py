@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
+import redis
 import typer
 
 from api_schemas.access import Scope
@@ -22,10 +23,10 @@ MAX_DAYS = 36_500
 Tenant = Annotated[str, typer.Option(help="Whose jobs the key sees: lower-case letters, digits and hyphens.")]
 
 
-def ring() -> KeyRing:
+def ring(connection: redis.Redis | None = None) -> KeyRing:
     """The keys of the service that the environment names."""
     settings = Settings()
-    return KeyRing(queue.connect(settings.redis), settings)
+    return KeyRing(connection or queue.connect(settings.redis), settings)
 
 
 def tenant_name(value: str) -> str:
@@ -87,11 +88,11 @@ def usage(
     key_id: Annotated[str, typer.Argument(help="As `outfill keys list` shows it.")], days: Annotated[int, typer.Option(min=1, max=400)] = 31
 ) -> None:
     """Show what a key was used for, by day (UTC)."""
-    keys, until = ring(), datetime.now(UTC).date()
+    connection, until = queue.connect(Settings().redis), datetime.now(UTC).date()
+    keys = ring(connection)
     if key_id not in {*(record.id for record in keys.records()), *(known for known, _ in keys.named())}:
         typer.echo(f"no key {key_id}; `outfill keys list` shows them", err=True)
         raise typer.Exit(1)
-    connection = queue.connect(Settings().redis)
     rows = [("day", "requests", "jobs", "images", "megapixels")]
     found = days_of(connection, key_id, until - timedelta(days=days - 1), until)
     rows += [(day.day.isoformat(), str(day.requests), str(day.jobs), str(day.images), f"{day.megapixels:g}") for day in found]
@@ -129,10 +130,9 @@ def _scopes(scopes: tuple[Scope, ...]) -> str:
 def _state(record: KeyRecord) -> str:
     if record.revoked_at is not None:
         return f"revoked {_when(record.revoked_at)}"
-    expires_at = record.made.expires_at
-    if expires_at is None:
+    if record.made.expires_at is None:
         return "good"
-    return f"{'expired' if expires_at <= datetime.now(UTC) else 'good until'} {_when(expires_at)}"
+    return f"{'good until' if record.is_good(datetime.now(UTC)) else 'expired'} {_when(record.made.expires_at)}"
 
 
 def _when(moment: datetime | None) -> str:

@@ -79,6 +79,10 @@ class KeyRecord:
     last_used_at: datetime | None = None
     revoked_at: datetime | None = None
 
+    def is_good(self, now: datetime) -> bool:
+        """Whether it is neither revoked nor expired."""
+        return self.revoked_at is None and (self.made.expires_at is None or self.made.expires_at > now)
+
 
 @dataclass(frozen=True)
 class Admission:
@@ -160,15 +164,17 @@ class KeyRing:
         return _moment(used.decode() if used else None)
 
     def is_good(self, key_id: str) -> bool:
-        """Whether a key that was let in would be let in still, its rate aside."""
+        """Whether a key that was let in would be let in still, its rate aside; by Redis' clock, as when it was let in."""
         if any(known == key_id for known, _ in self.named()):
             return True
         digest = cast("bytes | None", self._redis.hget(INDEX, key_id))
         if digest is None:
             return False
-        fields = cast("dict[bytes, bytes]", self._redis.hgetall(record_key(digest.decode())))
-        record = _record(fields, None) if fields else None
-        return record is not None and record.revoked_at is None and (record.made.expires_at is None or record.made.expires_at > utc_now())
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(record_key(digest.decode()))
+            pipe.time()
+            fields, (seconds, _) = pipe.execute()
+        return bool(fields) and _record(fields, None).is_good(datetime.fromtimestamp(seconds, UTC))
 
     def revoke(self, key_id: str) -> bool:
         """Shut a key out for good, from the next request on. False: no key has this id."""

@@ -53,7 +53,7 @@ from service.repeat import repeat, repeat_digest
 from service.submit import submit
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-_SECONDS = re.compile(r'"?[0-9]{1,4}"?')
+_SECONDS = re.compile(r'"?([0-9]{1,4})"?')
 MAX_WAIT_S = 60
 _JOB_ID = r"^job_[0-7][0-9A-HJKMNP-TV-Z]{25}$"
 _Entry = Annotated[str, StringConstraints(pattern=r"^[^=]+=")]
@@ -234,9 +234,11 @@ def _wait_seconds(prefer: str | None) -> int:
     for preference in re.split(r"[,;]", prefer or ""):
         name, _, value = (part.strip() for part in preference.partition("="))
         if name.lower() == "wait":
-            if not _SECONDS.fullmatch(value) or not 1 <= int(value.strip('"')) <= MAX_WAIT_S:
+            written = _SECONDS.fullmatch(value)
+            seconds = int(written[1]) if written else 0
+            if not 1 <= seconds <= MAX_WAIT_S:
                 raise Invalid(f"wait must be 1 to {MAX_WAIT_S} seconds", field="Prefer")
-            return int(value.strip('"'))
+            return seconds
     return 0
 
 

@@ -165,12 +165,17 @@ def test_threads_that_share_a_batch_learn_what_one_learns(work: Path) -> None:
     assert (one - two).norm() < 0.02 * one.norm()
 
 
-def test_a_phase_begins_with_the_averages_of_the_one_before(work: Path) -> None:
+def test_a_phase_begins_with_the_averages_of_the_one_before(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new optimiser from averaged weights, with the batch and the rate of the phase; after the last there is no step."""
     learner, data = diffusion.Learner(TINY, text.tokenizer_for(TINY, work)), latents.load(work)
     batches: list[int] = []
     draw = learner._draw
-    learner._draw = lambda phase, *rest: (batches.append(phase.batch), draw(phase, *rest))[1]  # type: ignore[method-assign]
+
+    def counted(phase: Phase, *rest: Any) -> diffusion.Batch:
+        batches.append(phase.batch)
+        return draw(phase, *rest)
+
+    monkeypatch.setattr(learner, "_draw", counted)
     for _ in range(2):
         learner.learn(data)
     before, averages = learner.optimiser, {name: value.clone() for name, value in learner.ema.items()}
