@@ -138,9 +138,7 @@ class Learner:
         noise = torch.randn(clean.shape, generator=generator, device=self.device)
         # One timestep of each stratum: less variance than drawing them freely.
         strata = (np.arange(batch) + rng.random(batch)) / batch
-        if phase.detail:
-            strata **= self.recipe.detail_power
-        timesteps = torch.from_numpy((strata * TRAIN_STEPS).astype(np.int64)).to(self.device)
+        timesteps = torch.from_numpy((strata**phase.power * TRAIN_STEPS).astype(np.int64)).to(self.device)
         signal, noisiness = (
             part[timesteps][:, None, None, None] for part in (self._alphas_cumprod.sqrt(), (1 - self._alphas_cumprod).sqrt())
         )

@@ -29,7 +29,7 @@ _INDEX: dict[str, Any] = {
     "vae": ["diffusers", "AutoencoderTiny"],
 }
 _NOTES = {
-    "revision": "2",
+    "revision": "3",
     "description": "Studio: small text-guided model for product backdrops, 256 pixels, trained on rendered scenes. It ships with Outfill.",
     "licence": {"id": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0", "commercial_use": True},
     "native_size": SIDE,

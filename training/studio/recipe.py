@@ -20,8 +20,8 @@ class Phase:
     decay: int
     """Last steps, over which the rate falls."""
     ema: float
-    detail: bool
-    """Whether timesteps are drawn towards little noise: once the layout is learned, what is left to learn is detail."""
+    power: float
+    """Of the evenly drawn numbers in 0..1 that timesteps are taken from: above 1, more of them have little noise, which is where detail is learned."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Recipe:
     text_batch: int = 64
     text_rate: float = 1e-3
     phases: tuple[Phase, ...] = (
-        Phase(steps=2_100, batch=192, rate=8e-4, warm_up=400, decay=0, ema=0.999, detail=False),
-        Phase(steps=2_600, batch=32, rate=3.5e-4, warm_up=60, decay=2_600, ema=0.998, detail=True),
+        Phase(steps=2_100, batch=192, rate=8e-4, warm_up=400, decay=0, ema=0.999, power=1.0),
+        Phase(steps=1_083, batch=32, rate=2.8e-4, warm_up=60, decay=0, ema=0.998, power=1.7),
+        Phase(steps=1_600, batch=32, rate=3.5e-4, warm_up=30, decay=900, ema=0.998, power=1.2),
     )
     """Of the UNet and the text encoder together."""
-    detail_power: float = 1.7
     drop_caption: float = 0.10
     kept_weight: float = 0.08
     """Of the loss on what is kept, which the service puts back anyway."""
