@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-import redis
 import typer
 
 from api_schemas.access import Scope
@@ -23,10 +22,10 @@ MAX_DAYS = 36_500
 Tenant = Annotated[str, typer.Option(help="Whose jobs the key sees: lower-case letters, digits and hyphens.")]
 
 
-def ring(connection: redis.Redis | None = None) -> KeyRing:
+def ring() -> KeyRing:
     """The keys of the service that the environment names."""
     settings = Settings()
-    return KeyRing(connection or queue.connect(settings.redis), settings)
+    return KeyRing(queue.connect(settings.redis), settings)
 
 
 def tenant_name(value: str) -> str:
@@ -88,8 +87,9 @@ def usage(
     key_id: Annotated[str, typer.Argument(help="As `outfill keys list` shows it.")], days: Annotated[int, typer.Option(min=1, max=400)] = 31
 ) -> None:
     """Show what a key was used for, by day (UTC)."""
-    connection, until = queue.connect(Settings().redis), datetime.now(UTC).date()
-    keys = ring(connection)
+    settings, until = Settings(), datetime.now(UTC).date()
+    connection = queue.connect(settings.redis)
+    keys = KeyRing(connection, settings)
     if key_id not in {*(record.id for record in keys.records()), *(known for known, _ in keys.named())}:
         typer.echo(f"no key {key_id}; `outfill keys list` shows them", err=True)
         raise typer.Exit(1)

@@ -24,8 +24,8 @@ ITEM_BYTES: Mapping[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 UNET_ROW_BYTES = 9 * 2**10
 VAE_DECODE_BYTES = 52 * 2**10
 """Activations for one pixel of the latents and one byte of the dtype: of one UNet row, and of decoding. Peaks of the UNets and VAEs of
-Stable Diffusion 1.5 and XL as torch's ``MemTracker`` counts them; workspaces of cuDNN are in ``RESERVE_BYTES``, but for XL's decoding whole, in
-float32, on an H200, which took 4.1 GB with them: 48 KiB and the reserve are 0.06 GB less."""
+Stable Diffusion 1.5 and XL as torch's ``MemTracker`` counts them; workspaces of cuDNN are in ``RESERVE_BYTES``. Of decoding it counts 48 KiB, but XL's
+workspaces are larger than the reserve: decoded whole, in float32 on an H200, 0.06 GB over both, of 4.1."""
 GROUP_SHARE = 0.65
 """Of the UNet's weights, what group offload holds at once: a block and the next (XL's middle and first up block: 0.63)."""
 RESERVE_BYTES = 6 * GIB // 10

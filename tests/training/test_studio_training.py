@@ -23,7 +23,8 @@ TINY = replace(
     Recipe(),
     scenes=4, shard=2, vae_channels=8, vae_encoder_blocks=(0, 0, 1), vae_decoder_blocks=(1, 0, 0), vae_steps=4, vae_batch=2,
     decoder_steps=2, decoder_batch=2, unet_channels=(32, 32, 64), text_width=32, text_layers=1, text_steps=4, text_batch=2,
-    phases=(Phase(2, 2, 4e-4, 2, 0, 0.9, power=1.0), Phase(2, 4, 4e-4, 1, 2, 0.9, power=1.7)), judge_steps=2, judge_batch=2, held_out=1, checkpoint_every=1, sheet_every=1000,
+    phases=(Phase(2, 2, 4e-4, 2, 0, 0.9, power=1.0), Phase(2, 4, 4e-4, 1, 2, 0.9, power=1.7)),
+    judge_steps=2, judge_batch=2, held_out=1, checkpoint_every=1, sheet_every=1000,
 )  # fmt: skip
 
 

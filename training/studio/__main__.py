@@ -69,7 +69,7 @@ def _sample(recipe: Recipe, work: Path) -> None:
     if state is None:
         raise FileNotFoundError(f"no UNet in {work}")
     learner.restore(state)
-    pictures = sampling.prompts_sheet(recipe, work, learner.averaged(), learner.tokenizer, latents.load(work).scaling_factor)
+    pictures = sampling.prompts_sheet(recipe, work, learner.averaged(), learner.tokenizer, latents.scaling_factor(work))
     store.sheet(work / "sample.png", pictures)
     _log(f"{work / 'sample.png'} after {learner.step} steps")
 

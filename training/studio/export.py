@@ -90,7 +90,7 @@ def export(recipe: Recipe, work: Path, directory: Path) -> Path:
     learner.restore(state)
     networks = learner.averaged()
     parts = {"unet": networks["unet"], "text_encoder": networks["text_encoder"], "vae": decoder.load(recipe, work)}
-    parts["vae"].register_to_config(scaling_factor=latents.load(work).scaling_factor)
+    parts["vae"].register_to_config(scaling_factor=latents.scaling_factor(work))
     millions = {name: sum(each.numel() for each in part.parameters()) / 1e6 for name, part in parts.items()}
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Where and in which numbers is computed: bfloat16 where the processor has instructions for it, a third of the time; elsewhere it is emulated, a hundredfold."""
+"""In which numbers is computed: bfloat16 where the processor has instructions for it, a third of the time; elsewhere it is emulated, a hundredfold."""
 
 from __future__ import annotations
 
