@@ -28,13 +28,19 @@ class Threads:
     """As many calls at once as there are ``threads``; ``may_wait`` more wait for one."""
 
     def __init__(self, threads: int, may_wait: int, refusal: str) -> None:
-        self._limiter, self._may_wait, self._refusal = CapacityLimiter(threads), may_wait, refusal
+        self._limiter, self._refusal = CapacityLimiter(threads), refusal
+        self._places, self._taken = threads + may_wait, 0
 
     async def run(self, call: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
         """What ``call`` returns. Raises ``Unavailable`` at once where too many wait already: each holds the files of its request in memory."""
-        if self._limiter.statistics().tasks_waiting >= self._may_wait:
+        # Counted here and not asked of the limiter, which knows of a call only some turns of the loop later: of many that come at once, too many would pass.
+        if self._taken >= self._places:
             raise Unavailable(self._refusal)
-        return await anyio.to_thread.run_sync(partial(call, *args, **named), limiter=self._limiter)
+        self._taken += 1
+        try:
+            return await anyio.to_thread.run_sync(partial(call, *args, **named), limiter=self._limiter)
+        finally:
+            self._taken -= 1
 
 
 class Shares:
