@@ -112,7 +112,7 @@ STUDIO = ModelCard(
     operations=(Operation.INPAINT, Operation.OUTPAINT, Operation.REPLACE_BACKGROUND),
     description="Studio: small text-guided model for product backdrops, 256 pixels, trained on rendered scenes. It ships with Outfill.",
     licence=Licence(id="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0", commercial_use=True),
-    revision="3",
+    revision="4",
     native_size=256,
     memory_bytes=31_455_094,
     size_multiple=32,

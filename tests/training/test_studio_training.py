@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ pytest.importorskip("torch")
 
 import torch
 
-from training.studio import autoencoder, checkpoint, decoder, diffusion, export, judge, latents, sampling, store, text
+from training.studio import autoencoder, checkpoint, decoder, diffusion, export, judge, latents, precision, reward, sampling, store, text
+from training.studio.alignment import STEPS, Alignment
 from training.studio.recipe import Phase, Recipe
 
 TINY = replace(
     Recipe(),
     scenes=4, shard=2, vae_channels=8, vae_encoder_blocks=(0, 0, 1), vae_decoder_blocks=(1, 0, 0), vae_steps=4, vae_batch=2,
     decoder_steps=2, decoder_batch=2, unet_channels=(32, 32, 64), text_width=32, text_layers=1, text_steps=4, text_batch=2,
-    phases=(Phase(2, 2, 4e-4, 2, 0, 0.9, power=1.0), Phase(2, 4, 4e-4, 1, 2, 0.9, power=1.7)),
+    phases=(Phase(2, 2, 4e-4, 2, 0, 0.9, power=1.0), Phase(2, 4, 4e-4, 1, 2, 0.9, power=1.7), Phase(2, 2, 4e-4, 1, 0, 0.9, 1.0, painted=4, reward=0.1)),
+    reward_steps=2, reward_batch=4,
     judge_steps=2, judge_batch=2, held_out=1, checkpoint_every=1, sheet_every=1000,
 )  # fmt: skip
 
@@ -44,6 +47,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert autoencoder.train(TINY, directory, quiet)
     latents.compute(TINY, directory, quiet)
     assert text.train(TINY, directory, quiet)
+    assert reward.train(TINY, directory, quiet)
     return directory
 
 
@@ -71,7 +75,7 @@ def copied(work: Path, to: Path, *folders: str) -> Path:
 def exported(work: Path, folder: Path) -> Path:
     """A pipeline of what is in ``work``; a UNet is made up where none was trained."""
     if checkpoint.newest(work / "unet") is None:
-        checkpoint.save(work / "unet", 4, diffusion.Learner(TINY, text.tokenizer_for(TINY, work)).state())
+        checkpoint.save(work / "unet", TINY.unet_steps, diffusion.Learner(TINY, text.tokenizer_for(TINY, work)).state())
     assert decoder.train(TINY, work, quiet)
     return export.export(TINY, work, folder / "pipeline")
 
@@ -86,7 +90,7 @@ def test_an_autoencoder_that_was_stopped_ends_as_one_that_was_not(work: Path, tm
 def test_a_unet_that_was_stopped_ends_as_one_that_was_not(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "prompts_sheet", lambda *_args: np.zeros((8, 8, 3), np.uint8))
     assert diffusion.train(TINY, work, quiet)
-    stopped = copied(work, tmp_path, "scenes", "autoencoder", "latents", "unet")
+    stopped = copied(work, tmp_path, "scenes", "autoencoder", "latents", "reward", "unet")
     max((stopped / "unet").glob("step-*.pt")).unlink()
     assert diffusion.train(TINY, stopped, quiet)
     for name in ("networks", "ema"):
@@ -121,10 +125,12 @@ def test_the_export_loads_in_the_stock_pipeline_and_paints(work: Path, tmp_path:
     assert np.isfinite(painted).all()
 
 
-@pytest.mark.parametrize(("stage", "run"), [("text", text.train), ("decoder", decoder.train), ("judge", judge.train)])
+@pytest.mark.parametrize(
+    ("stage", "run"), [("text", text.train), ("reward", reward.train), ("decoder", decoder.train), ("judge", judge.train)]
+)
 def test_a_small_stage_that_was_stopped_ends_as_one_that_was_not(work: Path, tmp_path: Path, stage: str, run: Any) -> None:
     assert run(TINY, work, quiet)
-    stopped = copied(work, tmp_path, "scenes", "tokenizer", "autoencoder", stage)
+    stopped = copied(work, tmp_path, "scenes", "tokenizer", "autoencoder", "latents", stage)
     max((stopped / stage).glob("step-*.pt")).unlink()
     assert run(TINY, stopped, quiet)
     assert same(weights(work, stage, "model"), weights(stopped, stage, "model"))
@@ -168,7 +174,7 @@ def test_threads_that_share_a_batch_learn_what_one_learns(work: Path) -> None:
 
 def test_a_phase_begins_with_the_averages_of_the_one_before(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new optimiser from averaged weights, with the batch and the rate of the phase; after the last there is no step."""
-    learner, data = diffusion.Learner(TINY, text.tokenizer_for(TINY, work)), latents.load(work)
+    learner, data = diffusion.Learner(replace(TINY, phases=TINY.phases[:2]), text.tokenizer_for(TINY, work)), latents.load(work)
     batches: list[int] = []
     draw = learner._draw
 
@@ -190,9 +196,67 @@ def test_a_phase_begins_with_the_averages_of_the_one_before(work: Path, monkeypa
         learner.learn(data)
 
 
+def test_the_pictures_of_an_alignment_are_those_of_the_sampler(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From noise to the last step each picture in progress is what the stock DDIM scheduler makes of guided predictions; then a new one begins."""
+    monkeypatch.setattr(precision, "_fast", lambda _device: False)
+    learner, alignment, phase = aligned(work, reward=0.0)
+    rng, generator = checkpoint.step_rngs(1, 1, 1)
+    for _ in range(STEPS):  # until those that began in the middle are finished
+        alignment.step(learner.networks, phase, rng, generator)
+    assert alignment.pictures is not None
+    scheduler = sampling.scheduler()
+    scheduler.set_timesteps(STEPS)
+    finished = 0
+    for _ in range(STEPS):
+        before = deepcopy(alignment.pictures)
+        place = int((before.at % STEPS).argmin())
+        missed = alignment.step(learner.networks, phase, rng, generator)
+        finished += len(missed)
+        one = before[place : place + 1]
+        if int(one.at) == STEPS:
+            assert int(alignment.pictures.at[place]) == 1
+            continue
+        shown = torch.cat([one.noisy, one.mask, one.masked], dim=1)
+        timestep = scheduler.timesteps[one.at]
+        with torch.no_grad():
+            said = [
+                learner.networks["unet"](shown, timestep, learner.networks["text_encoder"](tokens)[0], return_dict=False)[0].float()
+                for tokens in (one.tokens, alignment.empty)
+            ]
+        guided = said[1] + sampling.GUIDANCE * (said[0] - said[1])
+        wanted = scheduler.step(guided, timestep[0], one.noisy, return_dict=False)[0]
+        assert (alignment.pictures.noisy[place] - wanted[0]).abs().max() < 1e-4
+    assert finished == phase.painted
+
+
+def test_an_alignment_teaches_what_the_reward_asks(work: Path) -> None:
+    """Of pictures from the same noise, those that are painted after steps for the reward alone miss less than those painted without."""
+    missed = []
+    for rate in (0.0, 3e-4):
+        learner, alignment, phase = aligned(work, reward=1.0)
+        optimiser = torch.optim.Adam(learner.networks.parameters(), lr=rate)
+        found = []
+        for step in range(3 * STEPS):
+            rng, generator = checkpoint.step_rngs(1, 1, step)
+            optimiser.zero_grad()
+            found.append(alignment.step(learner.networks, phase, rng, generator))
+            optimiser.step()
+        missed.append(float(torch.cat(found[-STEPS:]).mean()))
+    assert missed[1] < 0.9 * missed[0]
+
+
+def aligned(work: Path, **changes: Any) -> tuple[diffusion.Learner, Alignment, Phase]:
+    learner = diffusion.Learner(TINY, text.tokenizer_for(TINY, work), threads=2)
+    return (
+        learner,
+        Alignment(learner.tokenizer, latents.load(work), reward.load(TINY, work), learner.pool, 2),
+        replace(TINY.phases[-1], **changes),
+    )
+
+
 def test_a_loss_that_is_no_number_ends_the_training(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything of it is saved: the last checkpoint is from before."""
-    broken = copied(work, tmp_path, "scenes", "autoencoder", "latents", "tokenizer", "text")
+    broken = copied(work, tmp_path, "scenes", "autoencoder", "latents", "tokenizer", "text", "reward")
     monkeypatch.setattr(diffusion.Learner, "learn", lambda _self, _data: torch.tensor(float("nan")))
     with pytest.raises(FloatingPointError, match="nan"):
         diffusion.train(replace(TINY, log_every=1), broken, quiet)

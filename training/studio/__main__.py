@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from training.studio import autoencoder, checkpoint, decoder, diffusion, evaluation, export, judge, latents, sampling, store, text
+from training.studio import autoencoder, checkpoint, decoder, diffusion, evaluation, export, judge, latents, reward, sampling, store, text
 from training.studio.recipe import Recipe
 
-STAGES = ("render", "autoencoder", "latents", "text", "unet", "decoder", "export", "judge", "evaluate")
+STAGES = ("render", "autoencoder", "latents", "text", "reward", "unet", "decoder", "export", "judge", "evaluate")
 
 
 def main() -> int:
@@ -52,6 +52,7 @@ def _run(stage: str, recipe: Recipe, work: Path, out: Path, start: Path | None, 
         "latents": lambda: latents.compute(recipe, work, _log, torch.get_num_threads(), device),
         "text": lambda: start or text.train(recipe, work, _log),
         "unet": lambda: diffusion.train(recipe, work, _log, start, device),
+        "reward": lambda: reward.train(recipe, work, _log),
         "decoder": lambda: decoder.train(recipe, work, _log),
         "export": lambda: export.export(recipe, work, out),
         "judge": lambda: judge.train(recipe, work, _log),

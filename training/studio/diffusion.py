@@ -20,7 +20,8 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file
 
-from training.studio import checkpoint, latents, sampling, text
+from training.studio import checkpoint, latents, reward, sampling, text
+from training.studio.alignment import Alignment, Pictures
 from training.studio.captions import caption
 from training.studio.precision import autocast
 from training.studio.recipe import LATENT_CHANNELS, VAE_FACTOR, Phase, Recipe
@@ -74,7 +75,11 @@ class Learner:
         self.ema = {name: value.detach().clone() for name, value in self.networks.state_dict().items()}
         self.optimiser = self._new_optimiser()
         self.step = 0
-        self._threads, self._pool = threads, ThreadPoolExecutor(threads)
+        self.alignment: Alignment | None = None
+        """What paints in phases with a reward."""
+        self.missed: list[torch.Tensor] = []
+        """The reward's loss of each picture that was finished, for the log."""
+        self._threads, self.pool = threads, ThreadPoolExecutor(threads)
         self._alphas_cumprod = sampling.alphas_cumprod().to(device)
 
     def begin(self, **weights: dict[str, torch.Tensor]) -> None:
@@ -84,12 +89,18 @@ class Learner:
             self.ema |= {f"{network}.{name}": value.detach().to(self.device, torch.float32, copy=True) for name, value in learned.items()}
 
     def state(self) -> dict[str, Any]:
-        return {"networks": self.networks.state_dict(), "ema": self.ema, "optimiser": self.optimiser.state_dict()}
+        pictures = self.alignment.pictures if self.alignment else None
+        return {
+            "networks": self.networks.state_dict(), "ema": self.ema, "optimiser": self.optimiser.state_dict(),
+            "pictures": vars(pictures) if pictures else None,
+        }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
         self.networks.load_state_dict(state["networks"])
         self.ema = {name: value.to(self.device) for name, value in state["ema"].items()}
         self.optimiser.load_state_dict(state["optimiser"])
+        if self.alignment and state.get("pictures"):
+            self.alignment.pictures = Pictures(**{name: value.to(self.device) for name, value in state["pictures"].items()})
         self.step = state["step"]
 
     def averaged(self) -> torch.nn.ModuleDict:
@@ -109,6 +120,10 @@ class Learner:
             group["lr"] = warm_plateau(step, steps=phase.steps, warm_up=phase.warm_up, decay=phase.decay, peak=phase.rate)
         self.optimiser.zero_grad(set_to_none=True)
         loss = self._backward(self._draw(phase, data, rng, generator))
+        if phase.painted:
+            if self.alignment is None:
+                raise ValueError("a phase that paints needs an alignment")
+            self.missed.append(self.alignment.step(self.networks, phase, rng, generator))
         torch.nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
@@ -155,7 +170,7 @@ class Learner:
         if self.device != "cpu":
             return self._backward_part(*batch, share=1.0)
         parts = list(zip(*(torch.split(each, min(_TOGETHER, -(-len(each) // self._threads))) for each in batch), strict=True))
-        losses = self._pool.map(lambda part: self._backward_part(*part, share=len(part[0]) / len(batch[0])), parts)
+        losses = self.pool.map(lambda part: self._backward_part(*part, share=len(part[0]) / len(batch[0])), parts)
         return torch.stack(list(losses)).sum()
 
     def _backward_part(
@@ -191,17 +206,18 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None], start: Path | 
     False if it was told to stop.
     """
     folder = work / "unet"
-    threads = torch.get_num_threads()
-    learner = Learner(recipe, text.tokenizer_for(recipe, work), threads=threads, device=device)
-    if state := checkpoint.newest(folder):
-        learner.restore(state)
-    elif start:
-        learner.begin(**weights_of(start))
-    else:
-        learner.begin(text_encoder=text.load(recipe, work))
-    if learner.step >= recipe.unet_steps:
+    threads, state = torch.get_num_threads(), checkpoint.newest(folder)
+    if state and state["step"] >= recipe.unet_steps:
         return True
     data, stopper = latents.load(work, device), checkpoint.Stopper()
+    learner = Learner(recipe, text.tokenizer_for(recipe, work), threads=threads, device=device)
+    if any(phase.painted for phase in recipe.phases):
+        model = reward.load(recipe, work)
+        learner.alignment = Alignment(learner.tokenizer, data, model, learner.pool, threads if device == "cpu" else 1)
+    if state:
+        learner.restore(state)
+    else:
+        learner.begin(**(weights_of(start) if start else {"text_encoder": text.load(recipe, work)}))
     losses: list[torch.Tensor] = []
     since = time.monotonic()
     for _ in _steps(learner, recipe.unet_steps):
@@ -212,8 +228,9 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None], start: Path | 
             mean = float(torch.stack(losses).mean())
             if not math.isfinite(mean):
                 raise FloatingPointError(f"the loss is {mean} before step {learner.step}: go on from the last checkpoint, at a lower rate")
-            log(f"unet {learner.step} of {recipe.unet_steps}: loss {mean:.4f}, {(time.monotonic() - since) / len(losses):.3f} s")
-            losses, since = [], time.monotonic()
+            missed = f", reward misses {float(torch.cat(learner.missed).mean()):.3f}" if learner.missed else ""
+            log(f"unet {learner.step} of {recipe.unet_steps}: loss {mean:.4f}{missed}, {(time.monotonic() - since) / len(losses):.3f} s")
+            losses, learner.missed, since = [], [], time.monotonic()
         if learner.step % recipe.checkpoint_every == 0 or last or stopper.stopped:
             checkpoint.save(folder, learner.step, learner.state())
         if learner.step % recipe.sheet_every == 0 or last:

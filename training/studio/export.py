@@ -29,7 +29,7 @@ _INDEX: dict[str, Any] = {
     "vae": ["diffusers", "AutoencoderTiny"],
 }
 _NOTES = {
-    "revision": "3",
+    "revision": "4",
     "description": "Studio: small text-guided model for product backdrops, 256 pixels, trained on rendered scenes. It ships with Outfill.",
     "licence": {"id": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0", "commercial_use": True},
     "native_size": SIDE,
@@ -69,7 +69,8 @@ spotlight, dark and bright moods.
 ## Training
 
 {vae_steps:,} steps of the autoencoder and {decoder_steps:,} more of its decoder, {text_steps:,} of the text encoder alone, and of UNet and text encoder
-together {phases}.
+together {phases}. In the last
+of them it learned from pictures of its own too: a reader of latents, which is not the judge below, told what they lacked.
 
 ## Licence
 

@@ -22,6 +22,10 @@ class Phase:
     ema: float
     power: float
     """Of the evenly drawn numbers in 0..1 that timesteps are taken from: above 1, more of them have little noise, which is where detail is learned."""
+    painted: int = 0
+    """Pictures that are painted besides, a step of each at every step, for the reward."""
+    reward: float = 0.0
+    """Its weight beside the diffusion loss."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,16 @@ class Recipe:
         Phase(steps=2_100, batch=192, rate=8e-4, warm_up=400, decay=0, ema=0.999, power=1.0),
         Phase(steps=1_083, batch=32, rate=2.8e-4, warm_up=60, decay=0, ema=0.998, power=1.7),
         Phase(steps=1_600, batch=32, rate=3.5e-4, warm_up=30, decay=900, ema=0.998, power=1.2),
+        Phase(steps=1_000, batch=16, rate=2e-4, warm_up=30, decay=400, ema=0.995, power=1.2, painted=32, reward=0.03),
     )
     """Of the UNet and the text encoder together."""
     drop_caption: float = 0.10
     kept_weight: float = 0.08
     """Of the loss on what is kept, which the service puts back anyway."""
+
+    reward_steps: int = 8_000
+    reward_batch: int = 64
+    reward_rate: float = 1e-3
 
     judge_steps: int = 8_000
     judge_batch: int = 64
