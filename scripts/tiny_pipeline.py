@@ -92,7 +92,9 @@ KINDS: Mapping[str, Kind] = {
         scheduler="EulerDiscreteScheduler",
         schedule={"timestep_spacing": "leading"},
     ),
+    # As Studio is: it pools the text itself, and has an AutoencoderTiny.
     "zero-snr": Kind(
+        unet={"addition_embed_type": "text", "addition_embed_type_num_heads": 4},
         scheduler="DDIMScheduler",
         schedule={
             "prediction_type": "v_prediction",

@@ -24,7 +24,7 @@ from training.studio.recipe import Phase, Recipe
 TINY = replace(
     Recipe(),
     scenes=4, shard=2, vae_channels=8, vae_encoder_blocks=(0, 0, 1), vae_decoder_blocks=(1, 0, 0), vae_steps=4, vae_batch=2,
-    decoder_steps=2, decoder_batch=2, unet_channels=(32, 32, 64), text_width=32, text_layers=1, text_steps=4, text_batch=2,
+    decoder_steps=2, decoder_batch=2, unet_channels=(32, 32, 64), unet_layers=(2, 1, 1), text_width=32, text_layers=1, text_steps=4, text_batch=2,
     phases=(Phase(2, 2, 4e-4, 2, 0, 0.9, power=1.0), Phase(2, 4, 4e-4, 1, 2, 0.9, power=1.7), Phase(2, 2, 4e-4, 1, 0, 0.9, 1.0, painted=4, reward=0.1)),
     reward_steps=2, reward_batch=4,
     judge_steps=2, judge_batch=2, held_out=1, checkpoint_every=1, sheet_every=1000,
@@ -60,6 +60,10 @@ def weights(work: Path, stage: str, name: str) -> dict[str, torch.Tensor]:
     assert state is not None
     found: dict[str, torch.Tensor] = state[name]
     return found
+
+
+def draws(work: Path, recipe: Recipe = TINY) -> diffusion.Draws:
+    return diffusion.Draws(recipe, text.tokenizer_for(recipe, work), latents.load(work))
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -164,7 +168,8 @@ def test_threads_that_share_a_batch_learn_what_one_learns(work: Path) -> None:
     """Two threads take halves of the batch; the gradients of a step are those of one thread, up to rounding."""
     learners = [diffusion.Learner(TINY, text.tokenizer_for(TINY, work), threads=threads) for threads in (1, 2)]
     data = latents.load(work)
-    losses = [float(learner.learn(data)) for learner in learners]
+    drawn = draws(work)[0]
+    losses = [float(learner.learn(data, drawn)) for learner in learners]
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
     one, two = (
         torch.cat([value.grad.flatten() for value in learner.networks.parameters() if value.grad is not None]) for learner in learners
@@ -172,28 +177,37 @@ def test_threads_that_share_a_batch_learn_what_one_learns(work: Path) -> None:
     assert (one - two).norm() < 0.02 * one.norm()
 
 
-def test_a_phase_begins_with_the_averages_of_the_one_before(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_phase_begins_with_the_averages_of_the_one_before(work: Path) -> None:
     """A new optimiser from averaged weights, with the batch and the rate of the phase; after the last there is no step."""
-    learner, data = diffusion.Learner(replace(TINY, phases=TINY.phases[:2]), text.tokenizer_for(TINY, work)), latents.load(work)
-    batches: list[int] = []
-    draw = learner._draw
-
-    def counted(phase: Phase, *rest: Any) -> diffusion.Batch:
-        batches.append(phase.batch)
-        return draw(phase, *rest)
-
-    monkeypatch.setattr(learner, "_draw", counted)
-    for _ in range(2):
-        learner.learn(data)
+    recipe = replace(TINY, phases=(TINY.phases[0], replace(TINY.phases[1], rate=0.0)))
+    learner, data, drawn = diffusion.Learner(recipe, text.tokenizer_for(TINY, work)), latents.load(work), draws(work, recipe)
+    for step in range(2):
+        learner.learn(data, drawn[step])
     before, averages = learner.optimiser, {name: value.clone() for name, value in learner.ema.items()}
-    learner.recipe = replace(TINY, phases=(TINY.phases[0], replace(TINY.phases[1], rate=0.0)))
-    learner.learn(data)
+    learner.learn(data, drawn[2])
     assert learner.optimiser is not before
     assert same(learner.networks.state_dict(), averages)
-    learner.learn(data)
-    assert batches == [2, 2, 4, 4]
+    assert [len(drawn[step].scenes) for step in range(4)] == [2, 2, 4, 4]
     with pytest.raises(ValueError, match="step 4 comes after the last"):
-        learner.learn(data)
+        drawn[4]
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing(work: Path) -> None:
+    learner, data = diffusion.Learner(TINY, text.tokenizer_for(TINY, work)), latents.load(work)
+    before = {name: value.clone() for name, value in learner.networks.state_dict().items()}
+    broken = replace(data, scaling_factor=float("nan"))
+    assert np.isnan(float(learner.learn(broken, draws(work)[0])))
+    assert same(learner.networks.state_dict(), before)
+    assert np.isfinite(float(learner.learn(data, draws(work)[1])))
+    assert not same(learner.networks.state_dict(), before)
+
+
+def test_batches_that_are_drawn_ahead_are_those_of_their_steps(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a GPU other processes draw; whichever of them is first, a step gets its own."""
+    monkeypatch.setattr(diffusion, "_AHEAD", 2)
+    here, ahead = ([*diffusion.ahead(draws(work), range(4), device)] for device in ("cpu", "cuda"))
+    assert len(ahead) == 4
+    assert all(torch.equal(one, other) for pair in zip(here, ahead, strict=True) for one, other in zip(*pair, strict=True))
 
 
 def test_the_pictures_of_an_alignment_are_those_of_the_sampler(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,8 +271,8 @@ def aligned(work: Path, **changes: Any) -> tuple[diffusion.Learner, Alignment, P
 def test_a_loss_that_is_no_number_ends_the_training(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything of it is saved: the last checkpoint is from before."""
     broken = copied(work, tmp_path, "scenes", "autoencoder", "latents", "tokenizer", "text", "reward")
-    monkeypatch.setattr(diffusion.Learner, "learn", lambda _self, _data: torch.tensor(float("nan")))
-    with pytest.raises(FloatingPointError, match="nan"):
+    monkeypatch.setattr(diffusion.Learner, "learn", lambda _self, _data, _drawn: torch.tensor(float("nan")))
+    with pytest.raises(FloatingPointError, match="none of 1 steps had a finite gradient"):
         diffusion.train(replace(TINY, log_every=1), broken, quiet)
     assert checkpoint.newest(broken / "unet") is None
 
@@ -297,3 +311,10 @@ def test_colours_of_rendered_scenes_are_told_by_their_statistics(tmp_path: Path)
                 right.append(term == judge.colour_of(part))
     assert len(right) > 15
     assert np.mean(right) > 0.6
+
+
+def test_a_stage_names_the_one_that_must_come_before(work: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="the stage `unet` is not finished"):
+        export.export(TINY, copied(work, tmp_path, "tokenizer"), tmp_path / "pipeline")
+    with pytest.raises(FileNotFoundError, match="the stage `reward` is not finished"):
+        reward.load(replace(TINY, reward_steps=TINY.reward_steps + 1), work)

@@ -2,7 +2,7 @@
 
     python -m training.studio all --work build/studio
 
-Stages: render, autoencoder, latents, text, unet, decoder, export, judge, evaluate; ``all`` runs them in this order, and ``sample`` shows what the newest
+Stages: render, autoencoder, latents, text, reward, unet, decoder, export, judge, evaluate; ``all`` runs them in this order, and ``sample`` shows what the newest
 checkpoint paints. Each goes on where it was stopped: SIGTERM saves and ends, SIGSTOP and SIGCONT pause. ``--from PIPELINE`` begins with finished weights.
 """
 
@@ -66,10 +66,7 @@ def _run(stage: str, recipe: Recipe, work: Path, out: Path, start: Path | None, 
 def _sample(recipe: Recipe, work: Path) -> None:
     """A sheet of prompts from the newest checkpoint."""
     learner = diffusion.Learner(recipe, text.tokenizer_for(recipe, work))
-    state = checkpoint.newest(work / "unet")
-    if state is None:
-        raise FileNotFoundError(f"no UNet in {work}")
-    learner.restore(state)
+    learner.restore(checkpoint.of_stage(work, "unet"))
     pictures = sampling.prompts_sheet(recipe, work, learner.averaged(), learner.tokenizer, latents.scaling_factor(work))
     store.sheet(work / "sample.png", pictures)
     _log(f"{work / 'sample.png'} after {learner.step} steps")

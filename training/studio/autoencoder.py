@@ -103,11 +103,8 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
 
 def load(recipe: Recipe, work: Path) -> Any:
     """The trained autoencoder. Raises ``FileNotFoundError`` before there is one."""
-    state = checkpoint.newest(work / "autoencoder")
-    if state is None:
-        raise FileNotFoundError(f"no autoencoder in {work}: run the stage `autoencoder` first")
     model = build(recipe)
-    model.load_state_dict(state["model"])
+    model.load_state_dict(checkpoint.of_stage(work, "autoencoder")["model"])
     return model.eval()
 
 

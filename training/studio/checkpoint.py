@@ -35,6 +35,19 @@ def newest(folder: Path) -> dict[str, Any] | None:
     return state
 
 
+def is_done(work: Path, stage: str, steps: int) -> bool:
+    """Whether ``stage``, which saves in the folder of its name, has done ``steps``."""
+    return max((int(file.stem.removeprefix("step-")) for file in (work / stage).glob("step-*.pt")), default=-1) >= steps
+
+
+def of_stage(work: Path, stage: str, steps: int = 0) -> dict[str, Any]:
+    """The newest checkpoint of ``stage``. Raises ``FileNotFoundError`` before it has done ``steps``."""
+    state = newest(work / stage) if is_done(work, stage, steps) else None
+    if state is None:
+        raise FileNotFoundError(f"the stage `{stage}` is not finished in {work}: run it first")
+    return state
+
+
 def step_rngs(seed: int, stage: int, step: int, device: str = "cpu") -> tuple[np.random.Generator, torch.Generator]:
     """The generators of one step, the same whenever it is run; torch's for ``device``, each kind of which has its own numbers."""
     rng = np.random.default_rng([seed, stage, step])

@@ -39,10 +39,8 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
 
 def load(recipe: Recipe, work: Path) -> Any:
     """The autoencoder with this decoder. Raises ``FileNotFoundError`` before there is one."""
-    model, state = autoencoder.load(recipe, work), checkpoint.newest(work / "decoder")
-    if state is None:
-        raise FileNotFoundError(f"no decoder in {work}: run the stage `decoder` first")
-    model.decoder.load_state_dict(state["model"])
+    model = autoencoder.load(recipe, work)
+    model.decoder.load_state_dict(checkpoint.of_stage(work, "decoder")["model"])
     return model.eval()
 
 

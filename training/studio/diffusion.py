@@ -6,21 +6,21 @@ arXiv 2305.08891); the loss counts what is painted.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader, Dataset
 
-from training.studio import checkpoint, latents, reward, sampling, text
+from training.studio import alignment, checkpoint, latents, reward, sampling, text
 from training.studio.alignment import Alignment, Pictures
 from training.studio.captions import caption
 from training.studio.precision import autocast
@@ -37,6 +37,8 @@ SIDE = 256
 _ATTENDED_SIDE = 16
 _TOGETHER = 16
 """Of a batch, at most so many at once by one thread of a CPU."""
+_AHEAD = 4
+"""Processes that draw batches ahead of a GPU, which would else wait for captions."""
 
 
 def build_unet(recipe: Recipe) -> Any:
@@ -47,13 +49,59 @@ def build_unet(recipe: Recipe) -> Any:
         in_channels=2 * LATENT_CHANNELS + 1,
         out_channels=LATENT_CHANNELS,
         block_out_channels=recipe.unet_channels,
-        layers_per_block=1,
+        layers_per_block=recipe.unet_layers,
         norm_num_groups=recipe.norm_groups,
         cross_attention_dim=recipe.text_width,
+        # Attention is far from where textures are drawn: pooled, the text reaches every level with the time.
+        addition_embed_type="text",
+        addition_embed_type_num_heads=max(1, recipe.text_width // 32),
         attention_head_dim=tuple(max(1, width // 32) for width in recipe.unet_channels),
         down_block_types=tuple("CrossAttnDownBlock2D" if each else "DownBlock2D" for each in attends),
         up_block_types=tuple("CrossAttnUpBlock2D" if each else "UpBlock2D" for each in reversed(attends)),
     )
+
+
+class Drawn(NamedTuple):
+    """What a step's batch is made of: scenes, masks of theirs and timesteps ``(N,)``, tokens ``(N, T)``."""
+
+    scenes: torch.Tensor
+    masks: torch.Tensor
+    timesteps: torch.Tensor
+    tokens: torch.Tensor
+
+
+class Draws(Dataset[Drawn]):
+    """What each step is made of, by the step's number alone."""
+
+    def __init__(self, recipe: Recipe, tokenizer: Any, data: latents.Latents) -> None:
+        self._recipe, self._tokenizer, self._facts, self._masks = recipe, tokenizer, data.facts, data.masks.shape[1]
+
+    def __getitem__(self, step: int) -> Drawn:
+        recipe = self._recipe
+        phase, _ = phase_of(recipe, step)
+        rng, _ = checkpoint.step_rngs(recipe.seed, STAGE, step)
+        scenes = rng.integers(len(self._facts), size=phase.batch)
+        masks = rng.integers(self._masks, size=phase.batch)
+        texts = [self._caption(rng, int(scene)) for scene in scenes]
+        # One timestep of each stratum: less variance than drawing them freely.
+        strata = (np.arange(phase.batch) + rng.random(phase.batch)) / phase.batch
+        timesteps = (strata**phase.power * TRAIN_STEPS).astype(np.int64)
+        tokens = tokenize(self._tokenizer, texts)
+        return Drawn(torch.from_numpy(scenes), torch.from_numpy(masks), torch.from_numpy(timesteps), tokens)
+
+    def _caption(self, rng: np.random.Generator, scene: int) -> str:
+        worded = caption(rng, self._facts[scene])
+        return "" if rng.random() < self._recipe.drop_caption else worded
+
+
+def phase_of(recipe: Recipe, step: int) -> tuple[Phase, int]:
+    """The phase of ``step``, and the step's number in it. Raises ``ValueError`` after the last."""
+    number = step
+    for phase in recipe.phases:
+        if number < phase.steps:
+            return phase, number
+        number -= phase.steps
+    raise ValueError(f"step {step} comes after the last of {recipe.unet_steps}")
 
 
 class Learner:
@@ -109,57 +157,45 @@ class Learner:
         networks.load_state_dict(self.ema)
         return networks.eval()
 
-    def learn(self, data: latents.Latents) -> torch.Tensor:
-        """One optimiser step; its loss, which a GPU may still be computing."""
-        phase, step = self._phase()
+    def learn(self, data: latents.Latents, drawn: Drawn) -> torch.Tensor:
+        """One optimiser step; its loss, which a GPU may still be computing. A step whose gradient is not finite changes nothing."""
+        phase, step = phase_of(self.recipe, self.step)
         if step == 0 and self.step > 0:
             self.networks.load_state_dict(self.ema)
             self.optimiser = self._new_optimiser()
-        rng, generator = checkpoint.step_rngs(self.recipe.seed, STAGE, self.step, self.device)
+        _, generator = checkpoint.step_rngs(self.recipe.seed, STAGE, self.step, self.device)
         for group in self.optimiser.param_groups:
             group["lr"] = warm_plateau(step, steps=phase.steps, warm_up=phase.warm_up, decay=phase.decay, peak=phase.rate)
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self._backward(self._draw(phase, data, rng, generator))
+        loss = self._backward(self._batch(data, drawn, generator))
         if phase.painted:
             if self.alignment is None:
                 raise ValueError("a phase that paints needs an alignment")
-            self.missed.append(self.alignment.step(self.networks, phase, rng, generator))
-        torch.nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
+            rngs = checkpoint.step_rngs(self.recipe.seed, alignment.STAGE, self.step, self.device)
+            self.missed.append(self.alignment.step(self.networks, phase, *rngs))
+        norm = torch.nn.utils.clip_grad_norm_(self.networks.parameters(), 1.0)
+        # torch's fused optimisers leave a step out on this word, by which its GradScaler tells them, without waiting for the GPU.
+        self.optimiser.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
         self.optimiser.step()
         self.step += 1
         self._average(min(phase.ema, (2 + step) / (11 + step)))
-        return loss
-
-    def _phase(self) -> tuple[Phase, int]:
-        """The phase of this step, and its number in it."""
-        step = self.step
-        for phase in self.recipe.phases:
-            if step < phase.steps:
-                return phase, step
-            step -= phase.steps
-        raise ValueError(f"step {self.step} comes after the last of {self.recipe.unet_steps}")
+        return torch.where(torch.isfinite(norm), loss, torch.nan)
 
     def _new_optimiser(self) -> torch.optim.AdamW:
         return torch.optim.AdamW(self.networks.parameters(), betas=(0.9, 0.99), weight_decay=0.01, fused=True)
 
-    def _draw(self, phase: Phase, data: latents.Latents, rng: np.random.Generator, generator: torch.Generator) -> Batch:
-        batch = phase.batch
-        scenes = rng.integers(len(data.latents), size=batch)
-        which = torch.from_numpy(rng.integers(data.masks.shape[1], size=batch)).to(self.device)
-        texts = [self._caption(data, rng, int(scene)) for scene in scenes]
-        places = torch.from_numpy(scenes).to(self.device), which
+    def _batch(self, data: latents.Latents, drawn: Drawn, generator: torch.Generator) -> Batch:
+        scenes, which, timesteps, tokens = (each.to(self.device, non_blocking=True) for each in drawn)
+        places = scenes, which
         clean, masked = (each[places].float() * data.scaling_factor for each in (data.latents, data.masked))
         mask = data.masks[places].float()[:, None]
         noise = torch.randn(clean.shape, generator=generator, device=self.device)
-        # One timestep of each stratum: less variance than drawing them freely.
-        strata = (np.arange(batch) + rng.random(batch)) / batch
-        timesteps = torch.from_numpy((strata**phase.power * TRAIN_STEPS).astype(np.int64)).to(self.device)
         signal, noisiness = (
             part[timesteps][:, None, None, None] for part in (self._alphas_cumprod.sqrt(), (1 - self._alphas_cumprod).sqrt())
         )
         noisy, target = signal * clean + noisiness * noise, signal * noise - noisiness * clean
         weight = mask + (1 - mask) * self.recipe.kept_weight
-        return torch.cat([noisy, mask, masked], dim=1), timesteps, tokenize(self.tokenizer, texts).to(self.device), target, weight
+        return torch.cat([noisy, mask, masked], dim=1), timesteps, tokens, target, weight
 
     def _backward(self, batch: Batch) -> torch.Tensor:
         """Add the gradients of ``batch`` to the parameters'; its loss.
@@ -191,10 +227,6 @@ class Learner:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _caption(self, data: latents.Latents, rng: np.random.Generator, scene: int) -> str:
-        worded = caption(rng, data.facts[scene])
-        return "" if rng.random() < self.recipe.drop_caption else worded
-
     def _average(self, decay: float) -> None:
         learned = {name: value for name, value in self.networks.state_dict().items() if value.is_floating_point()}
         torch._foreach_lerp_([self.ema[name] for name in learned], list(learned.values()), 1 - decay)
@@ -205,10 +237,10 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None], start: Path | 
 
     False if it was told to stop.
     """
+    if checkpoint.is_done(work, "unet", recipe.unet_steps):
+        return True
     folder = work / "unet"
     threads, state = torch.get_num_threads(), checkpoint.newest(folder)
-    if state and state["step"] >= recipe.unet_steps:
-        return True
     data, stopper = latents.load(work, device), checkpoint.Stopper()
     learner = Learner(recipe, text.tokenizer_for(recipe, work), threads=threads, device=device)
     if any(phase.painted for phase in recipe.phases):
@@ -220,16 +252,14 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None], start: Path | 
         learner.begin(**(weights_of(start) if start else {"text_encoder": text.load(recipe, work)}))
     losses: list[torch.Tensor] = []
     since = time.monotonic()
-    for _ in _steps(learner, recipe.unet_steps):
+    for drawn in ahead(Draws(recipe, learner.tokenizer, data), range(learner.step, recipe.unet_steps), device):
         with _each_alone(threads):
-            losses.append(learner.learn(data))
+            losses.append(learner.learn(data, drawn))
         last = learner.step == recipe.unet_steps
         if learner.step % recipe.log_every == 0:
-            mean = float(torch.stack(losses).mean())
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"the loss is {mean} before step {learner.step}: go on from the last checkpoint, at a lower rate")
-            missed = f", reward misses {float(torch.cat(learner.missed).mean()):.3f}" if learner.missed else ""
-            log(f"unet {learner.step} of {recipe.unet_steps}: loss {mean:.4f}{missed}, {(time.monotonic() - since) / len(losses):.3f} s")
+            log(
+                f"unet {learner.step} of {recipe.unet_steps}: {_figures(losses, learner.missed)}, {(time.monotonic() - since) / len(losses):.3f} s"
+            )
             losses, learner.missed, since = [], [], time.monotonic()
         if learner.step % recipe.checkpoint_every == 0 or last or stopper.stopped:
             checkpoint.save(folder, learner.step, learner.state())
@@ -241,6 +271,20 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None], start: Path | 
         if stopper.stopped:
             return False
     return True
+
+
+def _figures(losses: list[torch.Tensor], missed: list[torch.Tensor]) -> str:
+    """What the log says of some steps. Raises ``FloatingPointError`` where none had a finite gradient: nothing changes any more."""
+    found = torch.stack(losses)
+    left_out = int(found.isnan().sum())
+    if left_out == len(losses):
+        raise FloatingPointError(f"none of {left_out} steps had a finite gradient: go on from the last checkpoint, at a lower rate")
+    figures = [f"loss {float(found.nanmean()):.4f}"]
+    if missed:
+        figures.append(f"reward misses {float(torch.cat(missed).mean()):.3f}")
+    if left_out:
+        figures.append(f"{left_out} left out")
+    return ", ".join(figures)
 
 
 def weights_of(pipeline: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -256,6 +300,7 @@ def _each_alone(threads: int) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def _steps(learner: Learner, steps: int) -> Iterator[int]:
-    while learner.step < steps:
-        yield learner.step
+def ahead(draws: Draws, steps: range, device: str) -> Iterator[Drawn]:
+    """``draws`` of ``steps``; for a GPU by processes that draw ahead of it."""
+    processes = 0 if device == "cpu" else _AHEAD
+    yield from DataLoader(draws, batch_size=None, sampler=steps, num_workers=processes, prefetch_factor=8 if processes else None)

@@ -29,7 +29,7 @@ _INDEX: dict[str, Any] = {
     "vae": ["diffusers", "AutoencoderTiny"],
 }
 _NOTES = {
-    "revision": "4",
+    "revision": "5",
     "description": "Studio: small text-guided model for product backdrops, 256 pixels, trained on rendered scenes. It ships with Outfill.",
     "licence": {"id": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0", "commercial_use": True},
     "native_size": SIDE,
@@ -51,8 +51,8 @@ text-guided background replacement without a download or a GPU.
 
 ## Data
 
-{scenes:,} scenes drawn by this repository's own renderer (`training/studio`), seed {seed}: no photograph, no scraped text, no other model's
-output. Rebuild it with `python -m training.studio all`.
+{scenes:,} scenes (12,000 in the phase at batch 256) drawn by this repository's own renderer (`training/studio`), seed {seed}: no photograph, no
+scraped text, no other model's output. Rebuild it with `python -m training.studio all`.
 
 ## What it knows
 
@@ -69,8 +69,8 @@ spotlight, dark and bright moods.
 ## Training
 
 {vae_steps:,} steps of the autoencoder and {decoder_steps:,} more of its decoder, {text_steps:,} of the text encoder alone, and of UNet and text encoder
-together {phases}. In the last
-of them it learned from pictures of its own too: a reader of latents, which is not the judge below, told what they lacked.
+together {phases}. In
+the last of them, and in the fourth, it learned from pictures of its own too: a reader of latents, which is not the judge below, told what they lacked.
 
 ## Licence
 
@@ -84,11 +84,8 @@ def export(recipe: Recipe, work: Path, directory: Path) -> Path:
     Raises ``FileNotFoundError`` if nothing has been trained yet.
     """
     tokenizer = text.tokenizer_for(recipe, work)
-    state = checkpoint.newest(work / "unet")
-    if state is None:
-        raise FileNotFoundError(f"no UNet in {work}: run the stage `unet` first")
     learner = Learner(recipe, tokenizer)
-    learner.restore(state)
+    learner.restore(checkpoint.of_stage(work, "unet"))
     networks = learner.averaged()
     parts = {"unet": networks["unet"], "text_encoder": networks["text_encoder"], "vae": decoder.load(recipe, work)}
     parts["vae"].register_to_config(scaling_factor=latents.scaling_factor(work))

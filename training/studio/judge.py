@@ -216,11 +216,8 @@ class Judge:
     @classmethod
     def load(cls, recipe: Recipe, work: Path) -> Judge:
         """Raises ``FileNotFoundError`` before the stage ``judge`` was run."""
-        state = checkpoint.newest(work / "judge")
-        if state is None or state["step"] < recipe.judge_steps:
-            raise FileNotFoundError(f"no finished judge in {work}: run the stage `judge` first")
         model = _new_reader(recipe)
-        model.load_state_dict(state["model"])
+        model.load_state_dict(checkpoint.of_stage(work, "judge", recipe.judge_steps)["model"])
         return cls(model, ColourStatistics.of(Scenes(work), recipe.scenes - recipe.held_out))
 
     @torch.inference_mode()

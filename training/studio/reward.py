@@ -109,11 +109,12 @@ class Reward(nn.Module):
         return {name: torch.stack([each[name] for each in found]) for name in CLASSES}
 
     def loss(self, statistics: torch.Tensor, targets: dict[str, torch.Tensor], *, smoothing: float = 0.0) -> torch.Tensor:
-        """Cross-entropy of each picture ``(N,)``: the sum over all classes, the mean over the members."""
+        """Cross-entropy of each picture ``(N,)``: the sum over what ``targets`` name of ``CLASSES``, the mean over the members."""
+        scores = self.scores(statistics)
         losses = [
-            functional.cross_entropy(member, targets[name], reduction="none", label_smoothing=smoothing, ignore_index=_UNASKED)
-            for name, scores in self.scores(statistics).items()
-            for member in scores
+            functional.cross_entropy(member, wanted, reduction="none", label_smoothing=smoothing, ignore_index=_UNASKED)
+            for name, wanted in targets.items()
+            for member in scores[name]
         ]
         return torch.stack(losses).sum(dim=0) / _MEMBERS
 
@@ -143,6 +144,8 @@ def surroundings(data: latents.Latents) -> torch.Tensor:
 
 def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
     """Train to ``recipe.reward_steps`` or go on from a checkpoint. False if it was told to stop."""
+    if checkpoint.is_done(work, "reward", recipe.reward_steps):
+        return True
     data = latents.load(work)
     pairs = surroundings(data)
     learned = pairs[pairs[:, 0] < len(data.facts) - recipe.held_out]
@@ -178,11 +181,8 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
 
 def load(recipe: Recipe, work: Path) -> Reward:
     """The trained reader, frozen. Raises ``FileNotFoundError`` before there is one."""
-    state = checkpoint.newest(work / "reward")
-    if state is None or state["step"] < recipe.reward_steps:
-        raise FileNotFoundError(f"no finished reward in {work}: run the stage `reward` first")
     model = Reward().requires_grad_(False).eval()  # noqa: FBT003 (torch's own signature)
-    model.load_state_dict(state["model"])
+    model.load_state_dict(checkpoint.of_stage(work, "reward", recipe.reward_steps)["model"])
     return model
 
 

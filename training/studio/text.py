@@ -95,7 +95,5 @@ def train(recipe: Recipe, work: Path, log: Callable[[str], None]) -> bool:
 
 def load(recipe: Recipe, work: Path) -> dict[str, torch.Tensor]:
     """The trained encoder's weights. Raises ``FileNotFoundError`` before there are any."""
-    state = checkpoint.newest(work / "text")
-    if state is None or state["step"] < recipe.text_steps:
-        raise FileNotFoundError(f"no text encoder in {work}: run the stage `text` first")
-    return {name.removeprefix("encoder."): value for name, value in state["model"].items() if name.startswith("encoder.")}
+    learned = checkpoint.of_stage(work, "text", recipe.text_steps)["model"]
+    return {name.removeprefix("encoder."): value for name, value in learned.items() if name.startswith("encoder.")}

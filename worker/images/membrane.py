@@ -11,7 +11,7 @@ from worker.images.measures import Border
 
 _Float = npt.NDArray[np.float32]
 
-_SCALES = ((4.0, 8.0, 40.0), (4.0, 8.0, 40.0), (3.0, 3.0, 60.0), (2.0, 2.0, 80.0), (2.0, 1.5, 80.0))
+_SCALES = ((4.0, 8.0, 40.0), (4.0, 8.0, 40.0), (3.0, 3.0, 60.0), (2.0, 2.0, 80.0), *((2.0, 1.5, 80.0),) * 3)
 """In turn: pixels on each side of the border that are compared, the sigma in pixels over which they are averaged, and how many levels, Euclidean
 in sRGB, a place may be off more than the border as a whole: what is off further is where one thing ends and another begins."""
 _LEAST = 32

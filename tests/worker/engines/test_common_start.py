@@ -68,9 +68,10 @@ def test_the_modules_see_each_sample_once(config: dict[str, Any]) -> None:
 
 
 def test_nothing_is_common_where_the_text_is_in_the_time_embedding() -> None:
-    """SDXL's pooled text reaches the first layer."""
+    """SDXL's pooled text, and the text that a UNet pools itself, reach the first layer."""
     text_time = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 80}
-    assert common_start(_unet(**CROSS_FIRST, **text_time)) == ()
+    text = {"addition_embed_type": "text", "addition_embed_type_num_heads": 4}
+    assert all(common_start(_unet(**CROSS_FIRST, **added)) == () for added in (text_time, text))
 
 
 def test_attention_to_the_text_alone_is_not_common() -> None:

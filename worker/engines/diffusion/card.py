@@ -199,10 +199,9 @@ def _check_unet(path: Path, unet: dict[str, Any], family: Family, *, latent_chan
         raise UnsupportedPipelineError(
             f"{path}: the UNet has {unet.get('in_channels')} input channels; an inpainting model has {inpainting}, a plain one {plain}"
         )
-    if unet.get("addition_embed_type") != family.addition_embed_type:
-        raise UnsupportedPipelineError(
-            f"{path}: the UNet's addition_embed_type is {unet.get('addition_embed_type')}, expected {family.addition_embed_type}"
-        )
+    if unet.get("addition_embed_type") not in family.addition_embed_types:
+        expected = " or ".join(map(str, family.addition_embed_types))
+        raise UnsupportedPipelineError(f"{path}: the UNet's addition_embed_type is {unet.get('addition_embed_type')}, expected {expected}")
     for option in ("time_cond_proj_dim", "class_embed_type", "encoder_hid_dim"):
         if unet.get(option) is not None:
             raise UnsupportedPipelineError(f"{path}: the UNet's {option} is not supported")

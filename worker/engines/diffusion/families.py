@@ -23,8 +23,9 @@ class Family:
     """Folder of each, in the same order."""
     strength: float
     """Default of a request, where ``outfill.json`` is silent."""
-    addition_embed_type: str | None = None
-    """What the UNet is told besides the prompt: ``text_time`` is the pooled text and the picture's sizes (``time_ids``)."""
+    addition_embed_types: tuple[str | None, ...] = (None, "text")
+    """What the UNet may add to the time: ``text`` is the prompt, which it pools itself, ``text_time`` what it is told besides, the pooled text and the
+    picture's sizes (``time_ids``)."""
     penultimate_layer: bool = False
     """Whether the text is read from the layer before the last, and pooled by the last encoder."""
     upcasts_vae: bool = False
@@ -45,7 +46,7 @@ SDXL = Family(
     text_encoders={"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"},
     tokenizers=("tokenizer", "tokenizer_2"),
     strength=0.99,  # the model card of stable-diffusion-xl-1.0-inpainting-0.1: at 1.0 the picture degrades
-    addition_embed_type="text_time",
+    addition_embed_types=("text_time",),
     penultimate_layer=True,
     upcasts_vae=True,
 )
