@@ -178,13 +178,16 @@ def test_threads_that_share_a_batch_learn_what_one_learns(work: Path) -> None:
 
 
 def test_a_phase_begins_with_the_averages_of_the_one_before(work: Path) -> None:
-    """A new optimiser from averaged weights, with the batch and the rate of the phase; after the last there is no step."""
+    """A new optimiser from averaged weights, with the batch and the rate of the phase, no pictures of the last one; after the last there is no step."""
     recipe = replace(TINY, phases=(TINY.phases[0], replace(TINY.phases[1], rate=0.0)))
     learner, data, drawn = diffusion.Learner(recipe, text.tokenizer_for(TINY, work)), latents.load(work), draws(work, recipe)
     for step in range(2):
         learner.learn(data, drawn[step])
     before, averages = learner.optimiser, {name: value.clone() for name, value in learner.ema.items()}
+    learner.alignment = Alignment(learner.tokenizer, data, reward.load(TINY, work), learner.pool, 1)
+    learner.alignment.pictures = learner.alignment._draw(2, *checkpoint.step_rngs(1, 1, 1))[0]
     learner.learn(data, drawn[2])
+    assert learner.alignment.pictures is None
     assert learner.optimiser is not before
     assert same(learner.networks.state_dict(), averages)
     assert [len(drawn[step].scenes) for step in range(4)] == [2, 2, 4, 4]

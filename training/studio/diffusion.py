@@ -158,11 +158,13 @@ class Learner:
         return networks.eval()
 
     def learn(self, data: latents.Latents, drawn: Drawn) -> torch.Tensor:
-        """One optimiser step; its loss, which a GPU may still be computing. A step whose gradient is not finite changes nothing."""
+        """One optimiser step; its loss, which a GPU may still be computing. A step whose gradient is not finite changes no weight."""
         phase, step = phase_of(self.recipe, self.step)
         if step == 0 and self.step > 0:
             self.networks.load_state_dict(self.ema)
             self.optimiser = self._new_optimiser()
+            if self.alignment:  # what an earlier phase was painting is not this one's
+                self.alignment.pictures = None
         _, generator = checkpoint.step_rngs(self.recipe.seed, STAGE, self.step, self.device)
         for group in self.optimiser.param_groups:
             group["lr"] = warm_plateau(step, steps=phase.steps, warm_up=phase.warm_up, decay=phase.decay, peak=phase.rate)

@@ -51,8 +51,8 @@ text-guided background replacement without a download or a GPU.
 
 ## Data
 
-{scenes:,} scenes (12,000 in the phase at batch 256) drawn by this repository's own renderer (`training/studio`), seed {seed}: no photograph, no
-scraped text, no other model's output. Rebuild it with `python -m training.studio all`.
+{scenes:,} scenes drawn by this repository's own renderer (`training/studio`), seed {seed}: no photograph, no scraped text, no other model's
+output. `python -m training.studio all` trains such a model from nothing.
 
 ## What it knows
 
@@ -64,13 +64,14 @@ spotlight, dark and bright moods.
 
 - It draws backdrops and nothing else: no people, animals, text or things. A word that it does not know is read past.
 - English only.
+- It is for surroundings. In a small region amid a photo it goes on with what is around, whatever the prompt says.
 - Fine structure, such as grain and veins, is suggested and not exact.
 
 ## Training
 
 {vae_steps:,} steps of the autoencoder and {decoder_steps:,} more of its decoder, {text_steps:,} of the text encoder alone, and of UNet and text encoder
-together {phases}. In
-the last of them, and in the fourth, it learned from pictures of its own too: a reader of latents, which is not the judge below, told what they lacked.
+together {phases}.
+{remarks}
 
 ## Licence
 
@@ -105,7 +106,7 @@ def export(recipe: Recipe, work: Path, directory: Path) -> Path:
     card = _CARD.format(
         parameters=sum(millions.values()), **millions, side=SIDE, tokens=recipe.tokens, words=len(words()), scenes=recipe.scenes,
         seed=recipe.seed, vae_steps=recipe.vae_steps, decoder_steps=recipe.decoder_steps, text_steps=recipe.text_steps,
-        phases=", then ".join(f"{phase.steps:,} at batch {phase.batch}" for phase in recipe.phases),
+        remarks=recipe.remarks, phases=", then ".join(f"{phase.steps:,} at batch {phase.batch}" for phase in recipe.phases),
     )  # fmt: skip
     (partial / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(directory, ignore_errors=True)

@@ -32,7 +32,7 @@ from worker.engines.diffusion.residency import (
 from worker.tuning import PLAIN, Tuning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-KINDS = ("sd15-inpaint", "sdxl-inpaint")
+KINDS = ("sd15-inpaint", "sdxl-inpaint", "zero-snr")
 TOLERANCE = 1e-5
 
 
@@ -74,7 +74,7 @@ def unet_inputs(unet: Any, rows: int, *, size: int = 8) -> dict[str, Any]:
         return torch.randn(rows, *shape, generator=generator).to(unet.dtype)
 
     added = None
-    if config.addition_embed_type:
+    if config.addition_embed_type == "text_time":
         pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
         # As the engine makes them: one row, expanded.
         added = {"text_embeds": draw(pooled), "time_ids": draw(6)[:1].expand(rows, -1)}
