@@ -109,8 +109,11 @@ class PaintWorker:
         self._intake.shutdown()
         self._outputs.shutdown()
         self._ends.shutdown()
-        self._catalogue.withdraw(self._claims.name)
-        self._claims.stop()
+        try:
+            self._catalogue.withdraw(self._claims.name)
+            self._claims.stop()
+        except RedisError as error:  # what it announced lapses, as a killed worker's does
+            _log.warning("withdrawal_failed", worker=self._claims.name, error=repr(error))
         _log.info("worker_stopped", worker=self._claims.name)
 
     def _loops(self) -> dict[str, Callable[[], None]]:
