@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # torch: the CPU build of the pinned version. CPU machines need no CUDA wheels; see CONTRIBUTING.md for GPU machines.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo up check format test test-gpu chaos fuzz bench bench-path bench-queue bench-accept bench-engine bench-quality bench-studio bench-codecs bench-gpu load studio clean
+.PHONY: setup demo up check format test test-gpu chaos fuzz bench bench-path bench-queue bench-burst bench-accept bench-engine bench-quality bench-studio bench-codecs bench-gpu load studio clean
 
 setup: $(VENV)/.installed
 
@@ -61,6 +61,10 @@ bench-path: setup
 # What 100,000 queued jobs cost a claim, an acceptance and Redis's memory: about five minutes.
 bench-queue: setup
 	$(BIN)/python -m scripts.bench_queue
+
+# How evenly two idle workers share a burst of eight.
+bench-burst: setup
+	$(BIN)/python -m scripts.bench_burst
 
 # What a caller waits for a 202, with fifty at once, against a bare route.
 bench-accept: setup

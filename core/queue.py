@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -97,6 +98,21 @@ def _without_retries(connection: redis.Redis) -> redis.ConnectionPool:
     return redis.ConnectionPool(connection_class=connection.connection_pool.connection_class, **options)
 
 
+class LeftToAnother(Exception):
+    """A job waits, and a worker that holds fewer is about to ask for it."""
+
+
+@dataclass(frozen=True)
+class Claimant:
+    """The worker that asks for jobs, as it is compared with the others that ask."""
+
+    worker: str
+    held: int
+    """Jobs that it holds."""
+    asks_again_s: float
+    """The time within which an idle worker has asked again; one that has not is no longer waited for."""
+
+
 class JobQueue:
     """The producer's and the housekeeper's side; workers claim through ``claim``."""
 
@@ -107,7 +123,7 @@ class JobQueue:
         self._rq_queues: dict[str, Queue] = {}
         self._line = connection.register_script(lua("line"))
         self._position = connection.register_script(lua("position"))
-        self._claim = connection.register_script(lua("claim"))
+        self._claim = connection.register_script(lua("clock", "claim"))
         self._strays = connection.register_script(lua("strays"))
 
     def rq_queue(self, queue: str) -> Queue:
@@ -159,18 +175,31 @@ class JobQueue:
         raise Unavailable("Redis did not confirm in time that it is on disk")
 
     def claim(
-        self, models: Sequence[str], count: int, *, overdue_s: float, running_jobs: int = 0, spare_bulk: bool = False
+        self,
+        models: Sequence[str],
+        count: int,
+        *,
+        overdue_s: float,
+        running_jobs: int = 0,
+        spare_bulk: bool = False,
+        claimant: Claimant | None = None,
     ) -> list[tuple[str, str]]:
         """Take up to ``count`` jobs of ``models``: pairs of queue name and job id, which now stand on intermediate lists.
 
         Of a tenant without a number of its own workers hold at most ``running_jobs`` (0: any number). ``spare_bulk`` leaves bulk jobs.
+        Raises ``LeftToAnother`` where the next is for a worker that holds fewer than ``claimant`` and is about to ask.
         """
         priorities = [priority for priority in PRIORITIES if not (spare_bulk and priority is Priority.BULK)]
         names = [queue_name(model, priority) for priority in priorities for model in models]
         keys = [*map(queue_key, names), *map(turns_key, names)]
-        args: list[str | int] = [count, len(models), "", running_jobs, *(line_key(name, "") for name in names)]
-        args[2] = f"job_{ULID.from_timestamp(time.time() - overdue_s)}"
-        taken = [item.decode() for item in cast("list[bytes]", self._claim(keys=keys, args=args))]
+        overdue = f"job_{ULID.from_timestamp(time.time() - overdue_s)}"
+        asks = claimant or Claimant("", 0, 0.0)
+        asking: list[str | int] = [asks.worker, asks.held, int(1000 * asks.asks_again_s)]
+        args = [count, len(models), overdue, running_jobs, *asking, *(line_key(name, "") for name in names)]
+        answer = cast("list[bytes] | None", self._claim(keys=keys, args=args))
+        if answer is None:
+            raise LeftToAnother
+        taken = [item.decode() for item in answer]
         prefix = len(Queue.redis_queue_namespace_prefix)
         return [(key[prefix:], job_id) for key, job_id in zip(taken[::2], taken[1::2], strict=True)]
 

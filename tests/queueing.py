@@ -47,7 +47,7 @@ def accept(records: JobRecords, queue: JobQueue, spec: JobSpec) -> JobSpec:
 def take(claims: Claims) -> Lease:
     """Claim the next job, which must be there."""
     lease = claims.take(["backdrop"])
-    assert lease is not None
+    assert isinstance(lease, Lease)
     return lease
 
 

@@ -94,6 +94,7 @@ def paint(settings: Settings) -> int:
         lease_s=settings.worker.lease_s,
         overdue_s=settings.worker.overdue_s,
         running_jobs=settings.limits.running_jobs,
+        poll_s=settings.worker.poll_s,
     )
     worker = PaintWorker(
         settings,

@@ -24,9 +24,11 @@ from ulid import ULID
 
 from api_schemas.jobs import JobSpec
 from core.jobs import JobRecords
-from core.queue import NO_QUEUE, TASK, JobQueue
+from core.queue import NO_QUEUE, TASK, Claimant, JobQueue
 
 _log = structlog.get_logger(__name__)
+_ASKING_S = 0.1
+"""For a claim's way to Redis, beside the pause between two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +62,24 @@ class Claims:
     """Takes leases, keeps them alive, gives them back. Thread-safe."""
 
     def __init__(
-        self, connection: redis.Redis, records: JobRecords, queue: JobQueue, *, lease_s: int, overdue_s: float, running_jobs: int = 0
+        self,
+        connection: redis.Redis,
+        records: JobRecords,
+        queue: JobQueue,
+        *,
+        lease_s: int,
+        overdue_s: float,
+        running_jobs: int = 0,
+        poll_s: float = 0.1,
     ) -> None:
+        """``poll_s``: an idle worker asks this often."""
         self.name = f"{socket.gethostname()}-{os.getpid()}-{str(ULID())[-6:]}"
         self._redis = connection
         self._records = records
         self._queue = queue
         self._lease_s = lease_s
         self._overdue_s, self._running_jobs = overdue_s, running_jobs
+        self._asks_again_s = 2 * poll_s + _ASKING_S
         self._held: dict[str, Lease] = {}
         self._lock = threading.Lock()
         self._rq = _ManyExecutions([queue.rq_queue(NO_QUEUE)], name=self.name, connection=connection, serializer=JSONSerializer)
@@ -88,13 +100,21 @@ class Claims:
             return list(self._held.values())
 
     def take(self, models: Sequence[str], *, spare_bulk: bool = False) -> Lease | None:
-        """Claim, lease and begin the next job of ``models``; ``None`` if none waits. ``spare_bulk`` leaves bulk jobs."""
-        while claimed := self._queue.claim(models, 1, overdue_s=self._overdue_s, running_jobs=self._running_jobs, spare_bulk=spare_bulk):
+        """Claim, lease and begin the next job of ``models``; ``None`` if none waits. ``spare_bulk`` leaves bulk jobs.
+
+        Raises ``LeftToAnother`` where one waits for a worker that holds fewer.
+        """
+        while claimed := self._claim(models, spare_bulk=spare_bulk):
             (queue, job_id) = claimed[0]
             lease = self._adopt(queue, job_id)
             if lease is not None:
                 return lease
         return None
+
+    def _claim(self, models: Sequence[str], *, spare_bulk: bool) -> list[tuple[str, str]]:
+        claimant = Claimant(self.name, len(self.held()), self._asks_again_s)
+        overdue_s, running_jobs = self._overdue_s, self._running_jobs
+        return self._queue.claim(models, 1, overdue_s=overdue_s, running_jobs=running_jobs, spare_bulk=spare_bulk, claimant=claimant)
 
     def _adopt(self, queue: str, job_id: str) -> Lease | None:
         """Turn a claimed id into a lease, or clear it away if there is nothing to run."""

@@ -29,6 +29,7 @@ from api_schemas.models import ModelCard
 from api_schemas.requests import Priority
 from core.catalogue import Catalogue
 from core.jobs import JobRecords, Outcome
+from core.queue import LeftToAnother
 from core.settings import Settings
 from core.storage import Storage, output_prefix
 from worker import intake, outputs
@@ -130,6 +131,9 @@ class PaintWorker:
             models = self._models_with_room()
             try:
                 lease = self._claims.take(models, spare_bulk=self._full_of_bulk()) if models else None
+            except LeftToAnother:
+                time.sleep(self._settings.worker.poll_s / 10)
+                continue
             except RedisError as error:
                 _log.warning("claim_failed", error=repr(error))
                 time.sleep(1.0)

@@ -3,13 +3,52 @@
 -- ago, and its jobs in the order in which they came. A tenant of which workers hold as many jobs as they may is passed over.
 -- One claim in four goes to the oldest head that has waited too long, whatever its priority, so that nothing starves and an old backlog does
 -- not undo the priorities. Job ids are ULIDs, so that older ids are smaller and their first ten letters are their time.
+-- A worker leaves a job to one that holds fewer and has asked for this queue too within its own pause between two claims, so that a burst is
+-- spread over the workers that are idle. What they ask is kept out of the log and of replicas: it is worth nothing a second later.
 -- KEYS: for each priority in turn, the queue of each model:  q[p1,m1], q[p1,m2], ..., q[p2,m1], ...; then as many: their turns
 -- ARGV: n, models, overdue (ids below this have waited too long), jobs of a tenant that may be held (0: any number) where it has no number
---       of its own, then for each queue the beginning of its lines' names
--- Returns {queue key, id, queue key, id, ...}
+--       of its own, the worker ('': none, which leaves nothing to others), jobs that it holds, milliseconds until it has asked again,
+--       then for each queue the beginning of its lines' names
+-- Returns {queue key, id, queue key, id, ...}; false where a job waits and is left to another worker
 local n, models, overdue, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local worker, held, asks_again_ms = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local LINES, ASKING = 7, 'outfill:asking'
 local queues = #KEYS / 2
 local taken, room = {}, {}
+
+local function unlogged(...)
+  redis.set_repl(redis.REPL_NONE)
+  redis.call(...)
+  redis.set_repl(redis.REPL_ALL)
+end
+
+local function ask()
+  local asked = {}
+  for i = 1, queues do asked[i] = KEYS[i] end
+  unlogged('HSET', ASKING, worker, cjson.encode({held + #taken / 2, clock_ms() + asks_again_ms, asked}))
+end
+
+local function has_asked_of_late(other, entry, queue)
+  local its_held, until_ms, asked = unpack(cjson.decode(entry))
+  if until_ms < clock_ms() then
+    unlogged('HDEL', ASKING, other)
+    return false
+  end
+  if its_held >= held + #taken / 2 then return false end
+  for _, its_queue in ipairs(asked) do
+    if its_queue == queue then return true end
+  end
+  return false
+end
+
+local function is_for_another(queue)
+  if worker == '' or held + #taken / 2 == 0 then return false end
+  local entries = redis.call('HGETALL', ASKING)
+  for i = 1, #entries, 2 do
+    if entries[i] ~= worker and has_asked_of_late(entries[i], entries[i + 1], queue) then return true end
+  end
+  return false
+end
 
 local function has_room(tenant)
   if room[tenant] == nil then
@@ -26,7 +65,7 @@ local function head_of(i)
     if #tenants == 0 then return nil end
     for _, tenant in ipairs(tenants) do
       if has_room(tenant) then
-        local head = redis.call('ZRANGE', ARGV[4 + i] .. tenant, 0, 0)[1]
+        local head = redis.call('ZRANGE', ARGV[LINES + i] .. tenant, 0, 0)[1]
         if head then return head, tenant end
       end
     end
@@ -50,7 +89,11 @@ while #taken < 2 * n do
     first = first + models
   end
   if not best then break end
-  local queue, line = KEYS[best], ARGV[4 + best] .. best_tenant
+  local queue, line = KEYS[best], ARGV[LINES + best] .. best_tenant
+  if is_for_another(queue) then
+    ask()
+    return #taken > 0 and taken
+  end
   redis.call('ZREM', line, best_id)
   if redis.call('EXISTS', line) == 1 then
     redis.call('ZADD', KEYS[queues + best], redis.call('INCR', 'outfill:places'), best_tenant)
@@ -66,4 +109,5 @@ while #taken < 2 * n do
     table.insert(taken, best_id)
   end
 end
+if worker ~= '' then ask() end
 return taken
