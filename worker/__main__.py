@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,8 +31,7 @@ from worker.store import commands
 from worker.tuning import Wishes
 
 if TYPE_CHECKING:
-    from worker.engines.base import Engine, WarmUp
-    from worker.metrics import WorkerMetrics
+    from worker.engines.base import Engine
 
 PROCESSES = {
     "paint": "paint jobs",
@@ -81,10 +80,13 @@ def paint(settings: Settings) -> int:
         log.error("segmenter_missing", path=str(weights), hint="run make setup, or set OUTFILL_MODELS__STORE")
         return 1
     metrics = WorkerMetrics()
+    _serve_metrics(settings, metrics.registry)  # before the minutes that loading and compiling may take
     cards = _cards_to_serve(settings, discover(settings.models.directories, settings.models.store))
     needs_torch = any(card.engine is EngineKind.DIFFUSION for card in cards.values())
     device = _device(settings) if needs_torch else "cpu"
-    warm = {card.id: _warm_engine(card, settings, device, metrics) for card in cards.values() if card.engine is not EngineKind.CUTOUT}
+    began = time.perf_counter()
+    engines = _load(cards.values(), settings, device)
+    metrics.load.set(time.perf_counter() - began)
     connection = queue.connect(settings.redis)
     records = JobRecords.of(connection, settings.retention)
     claims = Claims(
@@ -99,16 +101,15 @@ def paint(settings: Settings) -> int:
     worker = PaintWorker(
         settings,
         cards=cards,
-        engines={name: engine for name, (engine, _) in warm.items()},
+        engines=engines,
         segmenter=Segmenter(weights),
         claims=claims,
         records=records,
         storage=Storage(settings.s3),
         catalogue=Catalogue(connection),
         metrics=metrics,
-        runtime={name: _runtime(device, warm[name][1].dtype if name in warm else None) for name in cards},
+        runtime={name: _runtime(device, engines[name].dtype if name in engines else None) for name in cards},
     )
-    _serve_metrics(settings, metrics.registry)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     worker.run()
@@ -164,17 +165,11 @@ def _device(settings: Settings) -> str:
     return settings.worker.device
 
 
-def _warm_engine(card: ModelCard, settings: Settings, device: str, metrics: WorkerMetrics) -> tuple[Engine, WarmUp]:
-    """Load a model, and run it once before the first job does."""
-    from worker.engines.registry import EngineOptions, build_engine
+def _load(cards: Iterable[ModelCard], settings: Settings, device: str) -> dict[str, Engine]:
+    from worker.engines.registry import EngineOptions, build_engines
 
-    began = time.perf_counter()
-    engine = build_engine(card, path=_directory(card, settings.models), options=EngineOptions(device, _wishes(settings)))
-    found = engine.warm_up()
-    for kernel in found.kernels:
-        metrics.attention.labels(card.id, kernel, found.requested).set(1)
-    metrics.model_load.labels(card.id).set(time.perf_counter() - began)
-    return engine, found
+    models = [(card, _directory(card, settings.models)) for card in cards if card.engine is not EngineKind.CUTOUT]
+    return build_engines(models, EngineOptions(device, _wishes(settings)))
 
 
 def _directory(card: ModelCard, models: Models) -> Path | None:

@@ -94,31 +94,38 @@ class PaintWorker:
         self._stopping = True  # plain flags: an Event's lock could be held by the thread that the signal interrupts
 
     def run(self) -> None:
-        """Work until ``stop``."""
+        """Announce the worker, warm its engines up, then work until ``stop``. Raises the error of a warm-up that failed."""
         self._patiently(self._claims.start)  # a Redis that takes no writes yet is no reason to load the models again
-        self._patiently(self._announce)
-        threads = [threading.Thread(target=_or_exit, args=(loop,), name=name) for name, loop in self._loops().items()]
-        for thread in threads:
-            thread.start()
-        _log.info("worker_ready", worker=self._claims.name, models=sorted(self._cards))
-        while not self._stopping or self._held():
-            time.sleep(0.05)
+        self._patiently(self._announce)  # before the minutes that compiling may take
+        threads = [_started("beat", self._beat_loop), _started("painter", self._painter.run)]
+        try:
+            while not self._stopping and not self._painter.is_warm(wait_s=0.05):
+                pass
+            if not self._stopping:
+                self._metrics.ready.set(1)
+                _log.info("worker_ready", worker=self._claims.name, models=sorted(self._cards))
+                threads.append(_started("claims", self._claim_loop))
+            while not self._stopping or self._held():
+                time.sleep(0.05)
+        finally:
+            self._leave(threads)
+
+    def _leave(self, threads: Sequence[threading.Thread]) -> None:
         self._drained = True
         self._painter.stop()
         for thread in threads:
-            thread.join()
-        self._intake.shutdown()
-        self._outputs.shutdown()
-        self._ends.shutdown()
+            if thread.name != "painter" or self._painter.is_settled:
+                thread.join()
+        for pool in (self._intake, self._outputs, self._ends):
+            pool.shutdown()
         try:
             self._catalogue.withdraw(self._claims.name)
             self._claims.stop()
         except RedisError as error:  # what it announced lapses, as a killed worker's does
             _log.warning("withdrawal_failed", worker=self._claims.name, error=repr(error))
         _log.info("worker_stopped", worker=self._claims.name)
-
-    def _loops(self) -> dict[str, Callable[[], None]]:
-        return {"claims": self._claim_loop, "beat": self._beat_loop, "painter": self._painter.run}
+        if not self._painter.is_settled:
+            os._exit(0)  # stopped while it warms up: a compiler cannot be told to end
 
     def _held(self) -> int:
         with self._lock:
@@ -420,6 +427,12 @@ def _step_back() -> None:
 
 class _CanceledError(Exception):
     """The owner asked to cancel."""
+
+
+def _started(name: str, loop: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=_or_exit, args=(loop,), name=name)
+    thread.start()
+    return thread
 
 
 def _or_exit(loop: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ What does not fit even alone fails that one job.
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +40,10 @@ class Ends:
 
 
 class Painter:
-    """Takes prepared jobs from ``inbox`` and paints them."""
+    """Warms the engines up, then takes prepared jobs from ``inbox`` and paints them: all in one thread.
+
+    Plans, handles and graphs that CUDA's libraries keep belong to the thread that made them.
+    """
 
     def __init__(
         self, engines: Mapping[str, Engine], ends: Ends, metrics: WorkerMetrics, *, previewed: Callable[[Work, Pixels], None]
@@ -51,6 +55,8 @@ class Painter:
         self._previewed = previewed
         self._metrics = metrics
         self._scheduler: Scheduler[Slot] = Scheduler({name: engine.budget for name, engine in engines.items()})
+        self._is_warm = threading.Event()
+        self._warm_up_error: Exception | None = None
         self._waiting: deque[Work] = deque()
         self._crowded: Work | None = None
         """The one of those waiting, always the first, that found no room beside what was being painted."""
@@ -58,7 +64,6 @@ class Painter:
         self._call_began: float | None = None
         self._draining = self._abandoning = self._stopped = False
         for name in engines:
-            metrics.row_budget.labels(name).set(self._scheduler.budget(name))
             metrics.out_of_memory.labels(name)
 
     # -- told by other threads ----------------------------------------------------------------------------------------------------
@@ -72,6 +77,18 @@ class Painter:
         """End the thread."""
         self._stopped = True
 
+    def is_warm(self, *, wait_s: float = 0.0) -> bool:
+        """Return whether jobs may come, after at most ``wait_s``. Raises the error of a warm-up that failed."""
+        done = self._is_warm.wait(wait_s)
+        if self._warm_up_error is not None:
+            raise self._warm_up_error
+        return done
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the warm-up is over, well or not: from then on ``stop`` is heeded within a turn."""
+        return self._is_warm.is_set()
+
     def stalled_s(self) -> float:
         """How long the current call of an engine has taken."""
         began = self._call_began
@@ -80,9 +97,25 @@ class Painter:
     # -- the thread ---------------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Paint until stopped."""
+        """Warm up, then paint until stopped. A warm-up that fails is the end; ``is_warm`` tells of it."""
+        try:
+            self._warm_up()
+        except Exception as error:
+            self._warm_up_error = error
+            self._is_warm.set()
+            return
+        self._is_warm.set()
         while not self._stopped:
             self._turn()
+
+    def _warm_up(self) -> None:
+        """Let all engines measure what they may take, once the weights of all are on the device."""
+        for name, engine in self._engines.items():
+            self._metrics.tell_warm_up(name, engine.warm_up())
+        budgets = {name: engine.budget for name, engine in self._engines.items()}
+        self._scheduler = Scheduler(budgets)
+        for name, budget in budgets.items():
+            self._metrics.row_budget.labels(name).set(budget)
 
     def _turn(self) -> None:
         # A function of its own, so that no name in it keeps slots, and what they have on the device, beyond the turn.

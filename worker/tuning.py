@@ -1,21 +1,20 @@
 """How a model is to run on this device: precision, kernels, compilation, and what leaves the device while it is not needed.
 
-``choose`` is pure: facts and wishes in, a ``Tuning`` out, with the reason for each value. A wish that the device cannot grant is refused.
+``choose_all`` is pure: facts and wishes in, a ``Tuning`` for each model out, with the reason for each value. A wish that the device cannot
+grant is refused.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
 Dtype = Literal["float32", "float16", "bfloat16"]
-Attention = Literal["sdpa", "flash", "efficient", "cudnn", "math", "xformers", "chunked"]
-"""``sdpa``: the first of flash, cuDNN, efficient and math that takes the shapes. ``chunked``: our own for CPUs, in bfloat16."""
+Attention = Literal["sdpa", "fastest", "flash", "efficient", "cudnn", "math", "xformers", "chunked"]
+"""``sdpa``: torch's own choice. ``fastest``: flash, cuDNN or efficient, for each shape the one that a warm-up measured as the fastest.
+``chunked``: our own for CPUs, in bfloat16."""
 Offload = Literal["none", "text_encoders", "group"]
 """``text_encoders``: they wait on the CPU. ``group``: the UNet's blocks do too, and come in one after another in every step."""
 
@@ -52,10 +51,12 @@ class DeviceFacts:
     """CUDA's compute capability."""
     cpu_flags: frozenset[str] = frozenset()
     """Those of ``FAST_BFLOAT16`` that the CPU has."""
-    has_compiler: bool = False
-    """A C++ compiler is on the path."""
-    has_triton: bool = False
+    compile_obstacle: str | None = None
+    """The reason why ``torch.compile`` builds no kernel here; ``None``: it does, or no wish asked."""
     has_xformers: bool = False
+    """The package is installed."""
+    xformers_fault: str | None = None
+    """The reason why its attention does not run here; ``None``: it does, or no wish asked."""
 
     @property
     def bfloat16(self) -> bool:
@@ -96,6 +97,8 @@ class Tuning:
     channels_last: bool
     attention: Attention
     compile: bool
+    must_compile: bool
+    """A compilation that fails ends the start; else the model runs uncompiled."""
     vae_slicing: bool
     vae_tiling: bool
     offload: Offload
@@ -109,6 +112,7 @@ PLAIN = Tuning(
     channels_last=False,
     attention="sdpa",
     compile=False,
+    must_compile=False,
     vae_slicing=False,
     vae_tiling=False,
     offload="none",
@@ -116,73 +120,150 @@ PLAIN = Tuning(
 """As the stock pipelines run."""
 
 
+@dataclass(frozen=True)
+class _Placement:
+    """One way to share a model between the device and main memory."""
+
+    offload: Offload
+    tiling: bool
+
+
+_PLACEMENTS = (
+    _Placement("none", tiling=False),
+    _Placement("text_encoders", tiling=False),  # costs a transfer for a prompt that is not in the cache
+    _Placement("none", tiling=True),  # costs tone: tiles can differ
+    _Placement("text_encoders", tiling=True),
+    _Placement("group", tiling=False),  # costs a transfer of the UNet in every step
+    _Placement("group", tiling=True),
+)
+"""The cheapest first."""
+
+
 def choose(device: DeviceFacts, model: ModelFacts, wishes: Wishes | None = None) -> Tuning:
-    """The fastest way to run ``model`` on ``device`` that fits and that ``wishes`` allow. Raises ``TuningRefused``."""
+    """Return the fastest way to run ``model`` alone on ``device`` that fits and that ``wishes`` allow. Raises ``TuningRefused``."""
+    return choose_all(device, {"model": model}, wishes)["model"]
+
+
+def choose_all(device: DeviceFacts, models: Mapping[str, ModelFacts], wishes: Wishes | None = None) -> dict[str, Tuning]:
+    """Return the fastest way to run each of ``models`` so that all fit on ``device`` together, by name. Raises ``TuningRefused``.
+
+    All stay loaded, and one of them runs at a time: their weights add up, and of their activations the largest counts.
+    """
     wishes = wishes or Wishes()
     dtype, why_dtype = _dtype(device, wishes)
-    vae_dtype, why_vae_dtype = _vae_dtype(model, dtype)
     attention, why_attention = _attention(device, dtype, wishes)
-    offload, tiling, why_offload, why_tiling = _memory(device, model, dtype, vae_dtype, wishes)
-    compiled, why_compile = _compile(device, attention, offload, wishes)
-    slicing, why_slicing = _vae_slicing(device, model, dtype, vae_dtype)
-    return Tuning(
-        dtype=dtype,
-        vae_dtype=vae_dtype,
-        channels_last=True,
-        attention=attention,
-        compile=compiled,
-        vae_slicing=slicing,
-        vae_tiling=tiling,
-        offload=offload,
-        reasons={
-            "dtype": why_dtype,
-            "vae_dtype": why_vae_dtype,
-            "channels_last": "the order of the fast convolutions: 10 % less time a step even in float32 on a CPU",
-            "attention": why_attention,
-            "compile": why_compile,
-            "vae_slicing": why_slicing,
-            "vae_tiling": why_tiling,
-            "offload": why_offload,
-        },
-    )
+    vae_dtypes = {name: _vae_dtype(model, dtype) for name, model in models.items()}
+    sizes = {name: _Sizes(model, dtype, vae_dtypes[name][0]) for name, model in models.items()}
+    placements, why_placed = _place(device, sizes, wishes)
+    held = sum(size.resident_bytes(placements[name]) for name, size in sizes.items())
+    tunings: dict[str, Tuning] = {}
+    for name, size in sizes.items():
+        placement = placements[name]
+        compiled, why_compile = _compile(device, attention, placement.offload, wishes)
+        slicing, why_slicing = _vae_slicing(device, size, held)
+        vae_dtype, why_vae_dtype = vae_dtypes[name]
+        tunings[name] = Tuning(
+            dtype=dtype,
+            vae_dtype=vae_dtype,
+            channels_last=True,
+            attention=attention,
+            compile=compiled,
+            must_compile=wishes.compile == "on",
+            vae_slicing=slicing,
+            vae_tiling=placement.tiling,
+            offload=placement.offload,
+            reasons={
+                "dtype": why_dtype,
+                "vae_dtype": why_vae_dtype,
+                "channels_last": "the order of the fast convolutions: 10 % less time a step even in float32 on a CPU",
+                "attention": why_attention,
+                "compile": why_compile,
+                "must_compile": f"OUTFILL_WORKER__COMPILE={wishes.compile}",
+                "vae_slicing": why_slicing,
+                "vae_tiling": _asked(wishes.vae_tiling, why_placed),
+                "offload": _asked(wishes.offload, why_placed),
+            },
+        )
+    return tunings
 
 
 def peak_bytes(model: ModelFacts, dtype: Dtype, vae_dtype: Dtype, *, offload: Offload, tiling: bool) -> int:
-    """An estimate of the device memory that one guided picture of the native size takes at most, weights included."""
-    half = ITEM_BYTES[dtype] / 2
-    unet, vae = model.unet_bytes * half, model.vae_bytes * ITEM_BYTES[vae_dtype] / 2
-    texts = [size * half for size in model.text_encoder_bytes]
-    denoise = 2 * model.latent_area * UNET_ROW_BYTES * ITEM_BYTES[dtype]
-    decode = _decode_bytes(model, vae_dtype, tiling=tiling)
-    match offload:
-        case "none":
-            return math.ceil(unet + vae + sum(texts) + max(denoise, decode))
-        case "text_encoders":
-            return math.ceil(unet + vae + max(*texts, denoise, decode))
-        case "group":
-            return math.ceil(vae + max(*texts, unet * GROUP_SHARE + denoise, decode))
+    """Estimate the device memory that one guided picture of the native size takes at most, weights included."""
+    size, placement = _Sizes(model, dtype, vae_dtype), _Placement(offload, tiling)
+    return size.resident_bytes(placement) + size.transient_bytes(placement)
 
 
-def read_device(device: str) -> DeviceFacts:
-    """The facts of ``cpu``, ``cuda`` or ``cuda:1``. Raises ``TuningRefused`` for a device that is not there."""
-    import torch
+@dataclass(frozen=True)
+class _Sizes:
+    """Estimates of the device memory that a model takes, by its placement."""
 
-    parsed = torch.device(device)
-    tools = (_has_compiler(), _is_installed("triton"), _is_installed("xformers"))
-    if parsed.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        flags = frozenset(flag for flag in FAST_BFLOAT16 if capabilities.get(flag))
-        total, free = (os.sysconf("SC_PAGE_SIZE") * os.sysconf(pages) for pages in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
-        return DeviceFacts("cpu", str(capabilities.get("cpu_name", "CPU")), total, free, torch.get_num_threads(), (0, 0), flags, *tools)
-    count = torch.cuda.device_count()
-    if parsed.type != "cuda" or not torch.cuda.is_available() or (parsed.index or 0) >= count:
-        _refuse("device", device, f"torch {torch.__version__} sees no such device, only the CPU and {count} CUDA devices")
-    if parsed.index is None:  # not all that is asked below takes a device without a number
-        parsed = torch.device("cuda", torch.cuda.current_device())
-    free, total = torch.cuda.mem_get_info(parsed)
-    allowed = total * torch.cuda.get_per_process_memory_fraction(parsed) - torch.cuda.memory_reserved(parsed)
-    name, capability = torch.cuda.get_device_name(parsed), torch.cuda.get_device_capability(parsed)
-    return DeviceFacts("cuda", name, total, min(free, int(allowed)), torch.get_num_threads(), capability, frozenset(), *tools)
+    model: ModelFacts
+    dtype: Dtype
+    vae_dtype: Dtype
+
+    def resident_bytes(self, placement: _Placement) -> int:
+        """Weights that stay on the device."""
+        half, vae = ITEM_BYTES[self.dtype] / 2, self.model.vae_bytes * ITEM_BYTES[self.vae_dtype] / 2
+        match placement.offload:
+            case "none":
+                return math.ceil(vae + half * (self.model.unet_bytes + sum(self.model.text_encoder_bytes)))
+            case "text_encoders":
+                return math.ceil(vae + half * self.model.unet_bytes)
+            case "group":
+                return math.ceil(vae)
+
+    def transient_bytes(self, placement: _Placement) -> int:
+        """Activations of one guided picture of the native size, and weights that are brought in for them, at their peak."""
+        half, model = ITEM_BYTES[self.dtype] / 2, self.model
+        denoise = 2 * model.latent_area * UNET_ROW_BYTES * ITEM_BYTES[self.dtype]
+        decode = self.decode_bytes(tiling=placement.tiling)
+        texts = [size * half for size in model.text_encoder_bytes]
+        match placement.offload:
+            case "none":
+                return math.ceil(max(denoise, decode))
+            case "text_encoders":
+                return math.ceil(max(*texts, denoise, decode))
+            case "group":
+                return math.ceil(max(*texts, model.unet_bytes * half * GROUP_SHARE + denoise, decode))
+
+    def decode_bytes(self, *, tiling: bool) -> int:
+        """Activations of decoding one picture."""
+        area = min(self.model.latent_area, (TILE // 8) ** 2) if tiling else self.model.latent_area
+        return area * VAE_DECODE_BYTES * ITEM_BYTES[self.vae_dtype]
+
+
+def _place(device: DeviceFacts, sizes: Mapping[str, _Sizes], wishes: Wishes) -> tuple[dict[str, _Placement], str]:
+    """Choose a placement for each model, and tell the reason.
+
+    While they do not fit, one of those that came down least goes a step further down, the one that thereby frees most; in the end
+    whichever still fits higher up goes back.
+    """
+    if device.kind == "cpu":
+        if wishes.offload in ("text_encoders", "group"):
+            _refuse("offload", wishes.offload, "on a CPU there is nowhere to offload to")
+        return dict.fromkeys(sizes, _Placement("none", tiling=wishes.vae_tiling == "on")), "main memory is enough"
+    allowed = [
+        placement
+        for placement in _PLACEMENTS
+        if wishes.offload in ("auto", placement.offload) and wishes.vae_tiling in ("auto", "on" if placement.tiling else "off")
+    ]
+    steps = dict.fromkeys(sizes, 0)
+    while _needed(sizes, allowed, steps) > device.free_bytes and (left := [name for name in sizes if steps[name] + 1 < len(allowed)]):
+        steps[min(left, key=lambda name: (steps[name], _needed(sizes, allowed, steps | {name: steps[name] + 1})))] += 1
+    for name in sizes:
+        fitting = (step for step in range(steps[name]) if _needed(sizes, allowed, steps | {name: step}) <= device.free_bytes)
+        steps[name] = next(fitting, steps[name])
+    need = _needed(sizes, allowed, steps)
+    fits = "fits" if need <= device.free_bytes else "MAY NOT FIT"
+    together = f"{len(sizes)} models together need" if len(sizes) > 1 else "needs"
+    return {name: allowed[step] for name, step in steps.items()}, (
+        f"{together} about {need / GIB:.1f} GiB, which {fits} in {device.free_bytes / GIB:.1f} GiB"
+    )
+
+
+def _needed(sizes: Mapping[str, _Sizes], allowed: Sequence[_Placement], steps: Mapping[str, int]) -> int:
+    resident = sum(size.resident_bytes(allowed[steps[name]]) for name, size in sizes.items())
+    return resident + max(size.transient_bytes(allowed[steps[name]]) for name, size in sizes.items()) + RESERVE_BYTES
 
 
 def _dtype(device: DeviceFacts, wishes: Wishes) -> tuple[Dtype, str]:
@@ -214,7 +295,7 @@ def _attention(device: DeviceFacts, dtype: Dtype, wishes: Wishes) -> tuple[Atten
     wish = wishes.attention
     if wish == "auto":
         if device.kind == "cuda":
-            return "sdpa", "the first that takes the shapes: flash, cuDNN, efficient; xformers is no faster"
+            return "fastest", "flash, cuDNN or efficient, as the warm-up measures them for each shape; xformers is no faster"
         if dtype == "bfloat16":
             return "chunked", "the fastest for bfloat16 on a CPU"
         return "sdpa", "torch's flash attention for CPUs"
@@ -222,42 +303,14 @@ def _attention(device: DeviceFacts, dtype: Dtype, wishes: Wishes) -> tuple[Atten
         _refuse("attention", wish, "it needs a CUDA device")
     if wish == "xformers" and not device.has_xformers:
         _refuse("attention", wish, "xformers is not installed (pip install 'outfill[gpu]')")
+    if wish == "xformers" and device.xformers_fault:
+        return "fastest", f"xformers was asked for and does not run here: {device.xformers_fault}"
     if device.kind == "cuda" and wish in ("flash", "cudnn"):
         if device.capability < (8, 0):
             _refuse("attention", wish, f"{device.name} is sm{_sm(device)}, and it needs sm80 (Ampere) or newer")
         if dtype == "float32":
             _refuse("attention", wish, "it computes in float16 or bfloat16, and OUTFILL_WORKER__DTYPE is float32")
     return wish, "asked for"
-
-
-def _memory(device: DeviceFacts, model: ModelFacts, dtype: Dtype, vae_dtype: Dtype, wishes: Wishes) -> tuple[Offload, bool, str, str]:
-    """Offload, tiling, and the reason for each: the first of the candidates, cheapest first, that fits."""
-    if device.kind == "cpu":
-        if wishes.offload in ("text_encoders", "group"):
-            _refuse("offload", wishes.offload, "on a CPU there is nowhere to offload to")
-        return "none", wishes.vae_tiling == "on", "the model is in main memory", _asked(wishes.vae_tiling, "main memory is enough")
-    candidates: list[tuple[Offload, bool]] = [
-        ("none", False),
-        ("text_encoders", False),  # costs a transfer for a prompt that is not in the cache
-        ("none", True),  # costs tone: tiles can differ
-        ("text_encoders", True),
-        ("group", False),
-        ("group", True),  # costs a transfer of the UNet in every step
-    ]
-    allowed = [
-        (offload, tiling)
-        for offload, tiling in candidates
-        if wishes.offload in ("auto", offload) and wishes.vae_tiling in ("auto", "on" if tiling else "off")
-    ]
-
-    def needed(candidate: tuple[Offload, bool]) -> int:
-        return peak_bytes(model, dtype, vae_dtype, offload=candidate[0], tiling=candidate[1]) + RESERVE_BYTES
-
-    offload, tiling = next((each for each in allowed if needed(each) <= device.free_bytes), allowed[-1])
-    need = needed((offload, tiling))
-    fits = "fits" if need <= device.free_bytes else "MAY NOT FIT"
-    why = f"needs about {need / GIB:.1f} GiB and {fits} in {device.free_bytes / GIB:.1f} GiB"
-    return offload, tiling, _asked(wishes.offload, why), _asked(wishes.vae_tiling, why)
 
 
 def _compile(device: DeviceFacts, attention: Attention, offload: Offload, wishes: Wishes) -> tuple[bool, str]:
@@ -276,35 +329,19 @@ def _compile(device: DeviceFacts, attention: Attention, offload: Offload, wishes
 
 
 def _compile_obstacle(device: DeviceFacts, offload: Offload) -> str | None:
-    if not device.has_compiler:
-        return "there is no C++ compiler on the path (g++ or clang++, or CXX)"
-    if device.kind == "cuda" and not device.has_triton:
-        return "triton is not installed"
     if device.kind == "cuda" and device.capability < (7, 0):
         return f"triton needs sm70 or newer, and this is sm{_sm(device)}"
-    return "group offload moves weights in the middle of the graph" if offload == "group" else None
+    return "group offload moves weights in the middle of the graph" if offload == "group" else device.compile_obstacle
 
 
-def _vae_slicing(device: DeviceFacts, model: ModelFacts, dtype: Dtype, vae_dtype: Dtype) -> tuple[bool, str]:
+def _vae_slicing(device: DeviceFacts, size: _Sizes, held_bytes: int) -> tuple[bool, str]:
+    """Decide for a VAE beside ``held_bytes`` of weights, its own included."""
     if device.kind == "cpu":
         return True, "on a CPU rows decode no faster together"
-    together = DECODED_TOGETHER * _decode_bytes(model, vae_dtype, tiling=False)
-    left = device.free_bytes - RESERVE_BYTES - peak_bytes(model, dtype, vae_dtype, offload="none", tiling=True)
+    together = DECODED_TOGETHER * size.decode_bytes(tiling=False)
+    left = device.free_bytes - RESERVE_BYTES - held_bytes
     why = f"decoding {DECODED_TOGETHER} pictures together takes {together / GIB:.1f} GiB, and {max(left, 0) / GIB:.1f} GiB are left"
     return together > left, why
-
-
-def _decode_bytes(model: ModelFacts, vae_dtype: Dtype, *, tiling: bool) -> int:
-    area = min(model.latent_area, (TILE // 8) ** 2) if tiling else model.latent_area
-    return area * VAE_DECODE_BYTES * ITEM_BYTES[vae_dtype]
-
-
-def _is_installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
-
-
-def _has_compiler() -> bool:
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
 
 
 def _asked(wish: str, why: str) -> str:

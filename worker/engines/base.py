@@ -10,7 +10,7 @@ The scheduler decides which slots step together; an engine never sees the queue.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -95,14 +95,16 @@ class Slot:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What a warm-up found."""
+    """The findings of a warm-up."""
 
-    dtype: str | None = None
-    """What the model computes in; ``None`` where that is no choice."""
-    requested: str = "none"
-    """The attention that was asked for."""
     kernels: tuple[str, ...] = ()
     """The attention kernels that really ran, as the profiler names them."""
+    kernels_by_shape: Mapping[str, str] = field(default_factory=dict)
+    """The attention kernel that was measured as the fastest, by queries × keys × width; empty where none was measured."""
+    compiled: bool = False
+    """Whether calls at the native size run compiled."""
+    compile_failure: str | None = None
+    """The reason why a compilation failed."""
 
 
 class Engine(Protocol):
@@ -112,6 +114,8 @@ class Engine(Protocol):
     """
 
     card: ModelCard
+    dtype: str | None
+    """The precision that the model computes in; ``None`` where that is no choice."""
     max_rows: int
     """Slots at native size that one ``step`` takes well: how many jobs are worth holding."""
     budget: float

@@ -59,6 +59,7 @@ class ExemplarEngine:
     """
 
     card: ModelCard = EXEMPLAR
+    dtype: str | None = None
     max_rows: int = 1
     budget: float = 1.0
 

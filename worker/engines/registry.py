@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from api_schemas.models import EngineKind, ModelCard
 from worker.engines.base import Engine
 from worker.engines.diffusion.card import UnsupportedPipelineError, card_for
 from worker.engines.weights import store_directories
-from worker.tuning import Wishes, choose, read_device
+from worker.tuning import Tuning, Wishes, choose_all
 
 _log = structlog.get_logger(__name__)
 
@@ -26,14 +26,37 @@ class EngineOptions:
 
 
 def build_engine(card: ModelCard, *, path: Path | None = None, options: EngineOptions | None = None) -> Engine:
-    """Load the model of ``card``; ``path`` is its directory in the model store, which models without weights do not need.
+    """Load the model of ``card`` alone on its device; as ``build_engines`` does."""
+    return build_engines([(card, path)], options)[card.id]
 
-    Raises ``ValueError`` for a kind that has no engine, or where ``path`` is missing, and ``TuningRefused`` for a wish that the device
-    cannot grant.
+
+def build_engines(models: Sequence[tuple[ModelCard, Path | None]], options: EngineOptions | None = None) -> dict[str, Engine]:
+    """Load models that share a device, by id; the paths are their directories in the model store, which models without weights do not need.
+
+    All are judged before the first is loaded, so that none takes room that another needs. Raises ``ValueError`` for a kind that has no
+    engine, or where a path is missing, and ``TuningRefused`` for a wish that the device cannot grant.
     """
-    if card.engine not in FACTORIES:
-        raise ValueError(f"{card.id}: models of kind {card.engine} have no engine")
-    return FACTORIES[card.engine](card, path, options or EngineOptions())
+    options = options or EngineOptions()
+    for card, _ in models:
+        if card.engine not in FACTORIES:
+            raise ValueError(f"{card.id}: models of kind {card.engine} have no engine")
+    tunings = _tune({card.id: path for card, path in models if card.engine is EngineKind.DIFFUSION and path is not None}, options)
+    return {card.id: FACTORIES[card.engine](card, path, options.device, tunings.get(card.id)) for card, path in models}
+
+
+def _tune(directories: Mapping[str, Path], options: EngineOptions) -> dict[str, Tuning]:
+    if not directories:
+        return {}
+    from worker.engines.device import read_device
+    from worker.engines.diffusion.residency import model_facts
+
+    device = read_device(options.device, options.wishes)
+    if device.xformers_fault:
+        _log.warning("xformers_does_not_run", reason=device.xformers_fault, instead="the fastest of torch's kernels")
+    tunings = choose_all(device, {model: model_facts(path) for model, path in directories.items()}, options.wishes)
+    for model, tuning in tunings.items():
+        _log.info("model_tuned", model=model, device=options.device, tuning=asdict(tuning))
+    return tunings
 
 
 def discover(directories: Mapping[str, Path], store: Path | None = None) -> list[ModelCard]:
@@ -52,30 +75,29 @@ def discover(directories: Mapping[str, Path], store: Path | None = None) -> list
     return cards
 
 
-def _exemplar(_card: ModelCard, _path: Path | None, _options: EngineOptions) -> Engine:
+def _exemplar(_card: ModelCard, _path: Path | None, _device: str, _tuning: Tuning | None) -> Engine:
     from worker.engines.exemplar import ExemplarEngine
 
     return ExemplarEngine()
 
 
-def _backdrop(_card: ModelCard, _path: Path | None, _options: EngineOptions) -> Engine:
+def _backdrop(_card: ModelCard, _path: Path | None, _device: str, _tuning: Tuning | None) -> Engine:
     from worker.engines.backdrop import BackdropEngine
 
     return BackdropEngine()
 
 
-def _diffusion(card: ModelCard, path: Path | None, options: EngineOptions) -> Engine:
+def _diffusion(card: ModelCard, path: Path | None, device: str, tuning: Tuning | None) -> Engine:
     from worker.engines.diffusion.engine import DiffusionEngine
-    from worker.engines.diffusion.residency import model_facts
 
-    if path is None:
-        raise ValueError(f"{card.id}: a diffusion model needs its directory")
-    tuning = choose(read_device(options.device), model_facts(path), options.wishes)
-    _log.info("model_tuned", model=card.id, device=options.device, tuning=asdict(tuning))
-    return DiffusionEngine.load(path, card, device=options.device, tuning=tuning)
+    if path is None or tuning is None:
+        raise ValueError(f"{card.id}: a diffusion model needs its directory and a tuning")
+    return DiffusionEngine.load(path, card, device=device, tuning=tuning)
 
 
-FACTORIES: dict[EngineKind, Callable[[ModelCard, Path | None, EngineOptions], Engine]] = {
+Factory = Callable[[ModelCard, Path | None, str, Tuning | None], Engine]
+"""Takes a card, the model's directory, a device, and the tuning of those that have one."""
+FACTORIES: dict[EngineKind, Factory] = {
     EngineKind.EXEMPLAR: _exemplar,
     EngineKind.BACKDROP: _backdrop,
     EngineKind.DIFFUSION: _diffusion,

@@ -114,6 +114,12 @@ def lora_file(path: Path, name: str) -> Path:
     return path / "loras" / f"{name}.safetensors"
 
 
+def largest_loras_bytes(path: Path, count: int) -> int:
+    """Return the size of the ``count`` largest LoRA files of the model directory ``path`` together."""
+    sizes = sorted((file.stat().st_size for file in (path / "loras").glob("*.safetensors")), reverse=True)
+    return sum(sizes[:count])
+
+
 def weights_digest(path: Path) -> str:
     """``sha256:`` and the digest of what ``sha256sum`` prints for the weights, sorted by path.
 

@@ -24,20 +24,22 @@ from diffusers.utils.torch_utils import randn_tensor
 from api_schemas.errors import EngineFailed
 from api_schemas.models import ModelCard
 from worker.engines.base import DeviceBroken, OutOfMemory, PaintRequest, Pixels, Sampling, Slot, WarmUp
-from worker.engines.diffusion.card import lora_file
+from worker.engines.diffusion.card import largest_loras_bytes, lora_file
+from worker.engines.diffusion.fastest_attention import measure_attention
 from worker.engines.diffusion.kernels import attention_kernels
-from worker.engines.diffusion.lora import LoraAdapters
+from worker.engines.diffusion.lora import CAPACITY, LoraAdapters
 from worker.engines.diffusion.parts import Parts, load_parts
 from worker.engines.diffusion.pictures import ImageEncoder, decode_latents, image_tensor, mask_latents, mask_tensor
 from worker.engines.diffusion.previews import Projection
 from worker.engines.diffusion.prompts import PromptEmbeds, PromptEncoder
-from worker.engines.diffusion.residency import apply, blank_call, warm_up
+from worker.engines.diffusion.residency import apply, warm_up
 from worker.engines.diffusion.samplers import Sampler, build_sampler, generator_kwargs, strength_timesteps
 from worker.engines.diffusion.slot import DiffusionSlot, Kept
+from worker.engines.diffusion.unet_call import blank_call, blank_inputs
+from worker.engines.out_of_memory import is_out_of_memory
 from worker.tuning import PLAIN, Tuning
 
 _log = structlog.get_logger(__name__)
-_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 
 
 class DiffusionEngine:
@@ -49,13 +51,18 @@ class DiffusionEngine:
         parts: Parts,
         *,
         lora_files: Callable[[str], Path],
+        lora_bytes: int = 0,
         tuning: Tuning,
         device: str,
         backend: str | Callable[..., Any] = "inductor",
     ) -> None:
-        """Arrange ``parts`` as ``tuning`` says; ``load`` reads them from a directory. ``backend`` is what compiles."""
+        """Arrange ``parts`` as ``tuning`` says; ``load`` reads them from a directory.
+
+        ``lora_bytes`` of the device's memory are kept for adapters; ``backend`` is what compiles.
+        """
         self.card = card
         self.tuning = tuning
+        self.dtype = tuning.dtype
         self.max_rows = 8
         self.budget = 2.0 * self.max_rows
         self._device = device
@@ -66,6 +73,7 @@ class DiffusionEngine:
         self._inpaints = parts.unet.config.in_channels > parts.vae.config.latent_channels
         self._prompts = PromptEncoder(self._parts)
         self._loras = LoraAdapters(parts.unet, parts.text_encoders, lora_files)
+        self._lora_bytes = lora_bytes
         self._projection = Projection.fit(self._encoder)
 
     @classmethod
@@ -75,21 +83,36 @@ class DiffusionEngine:
         There is no safety checker. Raises ``OSError`` where a file is missing; ``card_for`` is what explains an unsupported directory.
         """
         parts = load_parts(path, dtype=tuning.dtype, vae_dtype=tuning.vae_dtype)
-        return cls(card, parts, lora_files=partial(lora_file, path), tuning=tuning, device=device, **options)
+        loras = {"lora_files": partial(lora_file, path), "lora_bytes": largest_loras_bytes(path, CAPACITY)}
+        return cls(card, parts, **loras, tuning=tuning, device=device, **options)
 
     def warm_up(self) -> WarmUp:
-        """Compile where the tuning says so, measure ``budget`` (UNet rows of native size), and see which attention kernels run.
+        """Choose attention kernels, compile where the tuning says so, measure ``budget`` (UNet rows of native size), see which kernels run.
 
-        Raises ``torch.OutOfMemoryError`` where not even one guided picture fits.
+        Raises ``OutOfMemory`` where not even one guided picture fits, and ``TuningRefused`` where compiling fails that must not.
         """
-        side = (self.card.native_size or 512) // self._encoder.factor
-        call = blank_call(self._unet, side, side, tokens=self._parts.tokenizers[0].model_max_length)
-        measured = warm_up(call, self._device)
-        self.budget, self.max_rows = float(measured.rows), max(measured.rows // 2, 1)
+        side, tokens = (self.card.native_size or 512) // self._encoder.factor, self._parts.tokenizers[0].model_max_length
+        call = blank_call(self._unet, side, side, tokens=tokens)
+        with self._device_memory():
+            by_shape = self._choose_attention(side, tokens) if self.tuning.attention == "fastest" else {}
+            measured = warm_up(call, self._device, kept_bytes=self._lora_bytes)
+            self.budget, self.max_rows = float(measured.rows), max(measured.rows // 2, 1)
+            with torch.inference_mode():
+                kernels = attention_kernels(partial(call, 2))
+        found = WarmUp(
+            kernels=kernels, kernels_by_shape=by_shape, compiled=self._unet.is_compiled, compile_failure=self._unet.compile_failure
+        )
+        table = [asdict(row) for row in measured.table]
+        _log.info("model_warm", model=self.card.id, rows=measured.rows, measured=table, **asdict(found))
+        return found
+
+    def _choose_attention(self, side: int, tokens: int) -> dict[str, str]:
+        """Let the UNet use the kernels that are the fastest for its shapes at the native size; they are returned by shape."""
+        inputs = blank_inputs(self._unet, 2, side, side, tokens=tokens)
         with torch.inference_mode():
-            kernels = attention_kernels(partial(call, 2))
-        _log.info("model_warm", model=self.card.id, rows=measured.rows, kernels=kernels, measured=[asdict(row) for row in measured.table])
-        return WarmUp(dtype=self.tuning.dtype, requested=self.tuning.attention, kernels=kernels)
+            fastest = measure_attention(lambda: self._unet(**inputs), device=self._unet.device, dtype=self._unet.dtype)
+        self._unet.prefer(fastest)
+        return {"x".join(map(str, shape)): kernel for shape, kernel in fastest.by_shape.items()}
 
     def prepare(self, request: PaintRequest) -> DiffusionSlot:
         """Encode prompt and picture and draw the noise, in the order in which the stock pipeline draws from its generator.
@@ -177,7 +200,7 @@ class DiffusionEngine:
             yield
         except RuntimeError as error:
             message = str(error)
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 if isinstance(error, torch.AcceleratorError):
                     raise DeviceBroken(message) from error
                 raise
@@ -229,6 +252,7 @@ class DiffusionEngine:
             encoder_hidden_states=torch.cat([prompt.embeds for _, _, prompt in rows]),
             added_cond_kwargs=self._added_conditions(inputs[0][0], [prompt for _, _, prompt in rows]),
             repeated=len(rows) - len(inputs),
+            adapted=bool(inputs[0][0].loras),
         )[0]
         text, uncond = torch.split(predicted[: len(inputs)], 1), iter(torch.split(predicted[len(inputs) :], 1))
         for (slot, _), noise_text in zip(inputs, text, strict=True):
@@ -259,18 +283,13 @@ def _sampling(request: PaintRequest) -> Sampling:
     return request.recipe
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Not every part of torch raises its own error for it: libraries, pinned memory and the CPU's allocator say it in words."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
-
-
 def _scaled_latents(slot: DiffusionSlot) -> torch.Tensor | None:
     """The sampler's input scaling; ``None`` if it failed, which is then the slot's error."""
     try:
         return slot.sampler.scale_model_input(slot.latents, slot.timestep)
-    except (torch.OutOfMemoryError, torch.AcceleratorError):  # the machine's failure, not the row's
-        raise
     except Exception as error:
+        if isinstance(error, torch.AcceleratorError) or is_out_of_memory(error):  # the machine's failure, not the row's
+            raise
         slot.error = _failed("the sampler failed", error)
         return None
 
@@ -279,7 +298,7 @@ def _advance(slot: DiffusionSlot, noise_pred: torch.Tensor) -> None:
     try:
         slot.advance(noise_pred)
     except Exception as error:
-        if isinstance(error, torch.AcceleratorError) and not _is_out_of_memory(error):  # the machine's failure, not the row's
+        if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):  # the machine's failure, not the row's
             raise
         # Out of memory too: a sampler that stopped half-way cannot be asked again.
         slot.error = _failed("the sampler failed", error)

@@ -1,4 +1,4 @@
-"""Which attention kernel the UNet uses, and which one it really used.
+"""The attention kernel that a UNet uses, and the one that ran.
 
 diffusers' ``set_attention_backend`` does nothing to these UNets: their processors call ``scaled_dot_product_attention``. So the choice is
 torch's ``sdpa_kernel``, around the UNet alone: the VAE's one head of 512 channels is beyond flash attention.
@@ -6,7 +6,7 @@ torch's ``sdpa_kernel``, around the UNet alone: the VAE's one head of 512 channe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -14,14 +14,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from worker.tuning import Attention
 
-BACKENDS: Mapping[Attention, tuple[SDPBackend, ...]] = {
-    "sdpa": (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH),
-    "flash": (SDPBackend.FLASH_ATTENTION,),
-    "cudnn": (SDPBackend.CUDNN_ATTENTION,),
-    "efficient": (SDPBackend.EFFICIENT_ATTENTION,),
-    "math": (SDPBackend.MATH,),
+BACKENDS: Mapping[str, SDPBackend] = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
 }
-"""In order of preference. xformers and chunked attention are processors of the UNet and do not ask torch."""
+"""torch's kernels. xformers and chunked attention are processors of the UNet and do not ask torch."""
 OPERATORS: Mapping[str, str] = {
     "aten::_scaled_dot_product_flash_attention": "flash",
     "aten::_scaled_dot_product_flash_attention_for_cpu": "flash_for_cpu",
@@ -29,15 +28,25 @@ OPERATORS: Mapping[str, str] = {
     "aten::_scaled_dot_product_cudnn_attention": "cudnn",
     "aten::_scaled_dot_product_attention_math": "math",
 }
-"""What torch dispatches to, by the name that its profiler gives."""
+"""The operators that torch dispatches to, as its profiler names them."""
 CHUNKED_OPERATOR = "outfill::chunked_attention"
 """The name that our own attention for CPUs gives its calls with ``torch.profiler.record_function``."""
 
 
 def attention_context(attention: Attention) -> AbstractContextManager[None]:
-    """The context for UNet calls. With a single kernel, shapes that it cannot take raise ``RuntimeError`` instead of being slow."""
-    backends = BACKENDS.get(attention)
-    return sdpa_kernel(list(backends), set_priority=True) if backends else nullcontext()
+    """Return the context for UNet calls. With a single kernel, shapes that it cannot take raise ``RuntimeError`` instead of being slow."""
+    return only(attention) if attention in BACKENDS else nullcontext()
+
+
+def only(kernel: str) -> AbstractContextManager[None]:
+    """Return a context in which torch has no other kernel."""
+    return sdpa_kernel(BACKENDS[kernel])
+
+
+def preferring(kernels: Sequence[str]) -> AbstractContextManager[None]:
+    """Return a context in which torch takes the first of ``kernels`` that can compute a call, and any other where none can."""
+    ordered = dict.fromkeys((*kernels, *BACKENDS))
+    return sdpa_kernel([BACKENDS[kernel] for kernel in ordered], set_priority=True)
 
 
 def attention_kernels(call: Callable[[], object]) -> tuple[str, ...]:

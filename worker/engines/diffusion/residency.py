@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ from typing import Any
 import torch
 
 from worker.engines.diffusion.card import family_of, read_json
-from worker.engines.diffusion.common_start import common_start, computed_once
+from worker.engines.device import free_bytes
 from worker.engines.diffusion.cpu_kernels import use_cpu_kernels
-from worker.engines.diffusion.kernels import attention_context
 from worker.engines.diffusion.parts import Parts
+from worker.engines.diffusion.unet_call import UnetCall
+from worker.engines.out_of_memory import is_out_of_memory
 from worker.engines.weights import half_precision_bytes
-from worker.tuning import TILE, Dtype, ModelFacts, Tuning, read_device
+from worker.tuning import TILE, Dtype, ModelFacts, Tuning
 
 MOST_ROWS: Mapping[str, int] = {"cpu": 32, "cuda": 64}
 """That a warm-up tries. On a CPU it is not memory that bounds them."""
@@ -30,8 +30,6 @@ TIMED_CALLS = 3
 LONG_S = 1.0
 CPU_PATIENCE_S = 10.0
 """On a CPU no larger call is begun once a warm-up has taken so long: with models of true size, more rows save nothing there."""
-GRAPHS = 64
-"""That torch may keep of one UNet; it gives up on the ninth unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,7 @@ def apply(parts: Parts, tuning: Tuning, device: str, *, backend: str | Callable[
     _cast(parts.vae, tuning.vae_dtype).to(device=device, memory_format=memory_format)
     _arrange_vae(parts.vae, tuning)
     _cast(parts.unet, tuning.dtype).to(memory_format=memory_format)
+    parts.unet.requires_grad_(False)  # as adapters would, and compiled graphs are guarded by it
     _place_unet(parts.unet, tuning, torch.device(device))
     _set_attention(parts.unet, tuning)
     encoders = {folder: _cast(encoder, tuning.dtype) for folder, encoder in parts.text_encoders.items()}
@@ -139,133 +138,40 @@ class ParkedModule:
         return torch.nn.Parameter(copy, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else copy
 
 
-class UnetCall:
-    """Calls the UNet as ``UNet2DConditionModel`` is called, with its tuning's attention kernels.
-
-    Shapes that were warmed are padded to their row bucket and run compiled. Others, and calls with adapters, run as they are: compiling
-    for them would hold up every job for minutes.
-    """
-
-    def __init__(self, unet: Any, tuning: Tuning, *, backend: str | Callable[..., Any] = "inductor") -> None:
-        self.module = unet
-        self.config, self.dtype = unet.config, unet.dtype
-        self._attention = tuning.attention
-        self._offloads = tuning.offload == "group"
-        # Compiled, it would be a graph for each number of guided rows.
-        self._common_start = () if tuning.compile else common_start(unet)
-        # Not with CUDA graphs: their state belongs to the thread that recorded them, and the engine runs in another than it loads in.
-        self._compiled = torch.compile(unet, backend=backend, dynamic=False) if tuning.compile else None
-        self._warmed: set[tuple[int, ...]] = set()
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs belong. With group offload it is not where the weights wait."""
-        device: torch.device = self.module.device
-        return device
-
-    def __call__(
-        self, sample: torch.Tensor, timestep: torch.Tensor, *, repeated: int = 0, return_dict: bool = False, **inputs: Any
-    ) -> tuple[torch.Tensor]:
-        """Predict the noise of ``sample (rows, channels, h, w)`` at ``timestep (rows,)``: a tuple of one tensor.
-
-        Of the rows, the last ``repeated`` have the samples and timesteps of the first ones. Raises ``ValueError`` for ``return_dict``.
-        """
-        if return_dict:
-            raise ValueError("return_dict: only tuples are returned")
-        if self._compiled is not None and _shape(sample) in self._warmed:
-            with torch.compiler.set_stance("eager_on_recompile"):
-                return self._call_padded(self._compiled, sample, timestep, inputs)
-        with self._weights_may_move(), attention_context(self._attention), computed_once(self._common_start, repeated):
-            return (self.module(sample, timestep, return_dict=False, **inputs)[0],)
-
-    @contextmanager
-    def _weights_may_move(self) -> Iterator[None]:
-        """What group offload moves in inference mode would be inference tensors from then on, and adapters of such cannot be switched."""
-        if not self._offloads:
-            yield
-            return
-        with torch.inference_mode(mode=False), torch.no_grad():
-            yield
-
-    def warm(self, sample: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> tuple[torch.Tensor]:
-        """Call, and have later calls of this shape with as many rows, or fewer of the same bucket, run compiled."""
-        if self._compiled is None:
-            return self(sample, timestep, **inputs)
-        with torch._dynamo.config.patch(recompile_limit=GRAPHS):  # noqa: SLF001 - has no public name
-            predicted = self._call_padded(self._compiled, sample, timestep, inputs)
-        self._warmed.add(_shape(sample))
-        return predicted
-
-    def _call_padded(
-        self, compiled: Callable[..., Any], sample: torch.Tensor, timestep: torch.Tensor, inputs: Mapping[str, Any]
-    ) -> tuple[torch.Tensor]:
-        rows = sample.shape[0]
-        # Padded in inference mode, always into new tensors: the graph is guarded by strides and by the kind of its inputs too.
-        with torch.inference_mode(), attention_context(self._attention):
-            padded = _pad({"sample": sample, "timestep": timestep, **inputs}, row_bucket(rows))
-            return (compiled(**padded, return_dict=False)[0][:rows],)
-
-
-def row_bucket(rows: int) -> int:
-    """The power of two that ``rows`` are padded to, so that few graphs are compiled. Raises ``ValueError`` below 1."""
-    if rows < 1:
-        raise ValueError(f"a UNet call of {rows} rows")
-    return 1 << (rows - 1).bit_length()
-
-
-def blank_call(unet: UnetCall, height: int, width: int, *, tokens: int) -> Callable[[int], object]:
-    """What ``warm_up`` calls: a UNet call of so many rows, of zeros, with latents of ``height × width`` and a text of ``tokens``."""
-    config = unet.config
-
-    def call(rows: int) -> object:
-        def zeros(*shape: int) -> torch.Tensor:
-            return torch.zeros((rows, *shape), device=unet.device, dtype=unet.dtype)
-
-        added = None
-        if config.addition_embed_type == "text_time":
-            pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-            added = {"text_embeds": zeros(pooled), "time_ids": zeros(6)}
-        timestep = torch.zeros(rows, device=unet.device)
-        context = zeros(tokens, config.cross_attention_dim)
-        return unet.warm(zeros(config.in_channels, height, width), timestep, encoder_hidden_states=context, added_cond_kwargs=added)
-
-    return call
-
-
-def warm_up(call: Callable[[int], object], device: str, *, most_rows: int | None = None) -> Measured:
+def warm_up(call: Callable[[int], object], device: str, *, most_rows: int | None = None, kept_bytes: int = 0) -> Measured:
     """Call with 1, 2, 4, 8, … rows, and find how many are worth their memory and time.
 
-    It goes on while the next call should fit into memory and the last one saved time; on a CPU for ``CPU_PATIENCE_S``. Two rows, one
-    guided picture, are the least that it answers. Raises ``torch.OutOfMemoryError`` where they do not fit.
+    It goes on while the next call should fit into memory beside ``kept_bytes`` and the last one saved time; on a CPU for
+    ``CPU_PATIENCE_S``. Two rows, one guided picture, are the least that it answers. Raises as the call does where they do not fit.
     """
     cuda = torch.device(device).type == "cuda"
-    most, free_bytes = most_rows or MOST_ROWS["cuda" if cuda else "cpu"], _free_bytes(device) if cuda else None
+    most, free = most_rows or MOST_ROWS["cuda" if cuda else "cpu"], free_bytes(device) - kept_bytes if cuda else None
     table: list[Measurement] = []
     began, rows = time.perf_counter(), 1
     with torch.inference_mode():
         while rows <= most:
             try:
                 table.append(_measure(call, rows, device if cuda else None))
-            except torch.OutOfMemoryError:
-                if rows <= 2:
+            except RuntimeError as error:
+                if rows <= 2 or not is_out_of_memory(error):
                     raise
                 break
             rows *= 2
             if not cuda and time.perf_counter() - began > CPU_PATIENCE_S:
                 break
-            if len(table) > 1 and (rows_from(table, free_bytes) < table[-1].rows or not _fits(expected_peak(table, rows), free_bytes)):
+            if len(table) > 1 and (rows_from(table, free) < table[-1].rows or not _fits(expected_peak(table, rows), free)):
                 break
-    return Measured(rows_from(table, free_bytes), tuple(table))
+    return Measured(rows_from(table, free), tuple(table))
 
 
-def rows_from(table: Sequence[Measurement], free_bytes: int | None) -> int:
+def rows_from(table: Sequence[Measurement], free: int | None) -> int:
     """The rows of the largest measured call that fits and up to which each saved ``LEAST_GAIN`` of the time for one row; at least 2.
 
-    ``table`` is in the order of rows; ``free_bytes`` ``None``: memory is no bound.
+    ``table`` is in the order of rows; ``free`` is in bytes, ``None``: memory is no bound.
     """
     best = table[0]
     for measured in table[1:]:
-        if not _fits(measured.peak_bytes, free_bytes):
+        if not _fits(measured.peak_bytes, free):
             break
         if measured.seconds / measured.rows > (1 - LEAST_GAIN) * best.seconds / best.rows:
             break
@@ -298,13 +204,8 @@ def _measure(call: Callable[[int], object], rows: int, cuda: str | None) -> Meas
     return Measurement(rows, min(times), peak)
 
 
-def _free_bytes(device: str) -> int:
-    """What the allocator could still give out, its own cache included."""
-    return read_device(device).free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def _fits(peak_bytes: float, free_bytes: int | None) -> bool:
-    return free_bytes is None or peak_bytes <= MEMORY_SHARE * free_bytes
+def _fits(peak_bytes: float, free: int | None) -> bool:
+    return free is None or peak_bytes <= MEMORY_SHARE * free
 
 
 def _cast(module: Any, dtype: Dtype) -> Any:
@@ -348,20 +249,3 @@ def _tensors(module: Any) -> list[tuple[dict[str, torch.Tensor | None], str, tor
     """Every weight and buffer: the table that holds it, its name there, and itself."""
     tables = [table for each in module.modules() for table in (each._parameters, each._buffers)]  # noqa: SLF001 - as torch's own ``to``
     return [(table, name, tensor) for table in tables for name, tensor in table.items() if tensor is not None]
-
-
-def _shape(sample: torch.Tensor) -> tuple[int, ...]:
-    return (row_bucket(sample.shape[0]), *sample.shape[1:])
-
-
-def _pad(inputs: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    """``inputs`` with the last row of every tensor repeated up to ``rows``."""
-    padded: dict[str, Any] = {}
-    for name, value in inputs.items():
-        if isinstance(value, torch.Tensor):
-            padded[name] = value.new_empty((rows, *value.shape[1:]))
-            padded[name][: value.shape[0]] = value
-            padded[name][value.shape[0] :] = value[-1:]
-        else:
-            padded[name] = _pad(value, rows) if isinstance(value, Mapping) else value
-    return padded
