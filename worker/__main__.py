@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,9 @@ def paint(settings: Settings) -> int:
     needs_torch = any(card.engine is EngineKind.DIFFUSION for card in cards.values())
     device = _device(settings) if needs_torch else "cpu"
     warm = {card.id: _warm_engine(card, settings, device, metrics) for card in cards.values() if card.engine is not EngineKind.CUTOUT}
+    metrics.gpus.reset_peaks()
+    for gpu in metrics.gpus.gpus():
+        log.info("gpu_in_use", **asdict(gpu))
     connection = queue.connect(settings.redis)
     records = JobRecords.of(connection, settings.retention)
     claims = Claims(

@@ -227,6 +227,7 @@ class PaintWorker:
     def _count(self, work: Work, stored: Sequence[StoredOutput]) -> None:
         operation, model = work.spec.request.operation, work.spec.model
         self._metrics.images.labels(operation, model).inc(len(stored))
+        self._metrics.pixels.labels(operation, model).inc(sum(output.width * output.height for output in stored))
         for output in stored:
             report = output.report
             self._metrics.verdicts.labels(operation, model, report.verdict.level).inc()
@@ -294,7 +295,10 @@ class PaintWorker:
             self._metrics.fence_rejected.inc()
             self._drop_objects(work)
         else:
-            self._metrics.finished.labels(work.spec.request.operation, work.spec.model, outcome.status).inc()
+            request = work.spec.request
+            self._metrics.finished.labels(request.operation, work.spec.model, outcome.status).inc()
+            took = (utc_now() - work.spec.created_at).total_seconds()
+            self._metrics.job.labels(request.operation, request.priority, outcome.status).observe(max(took, 0.0))
             if outcome.error is not None:
                 self._metrics.failures.labels(outcome.error.code).inc()
             if commit == "committed" and not outcome.outputs:

@@ -8,6 +8,7 @@ shape; each slot has its own sampler, generator and position. The maths is that 
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -76,6 +77,12 @@ class DiffusionEngine:
         """
         parts = load_parts(path, dtype=tuning.dtype, vae_dtype=tuning.vae_dtype)
         return cls(card, parts, lora_files=partial(lora_file, path), tuning=tuning, device=device, **options)
+
+    @property
+    def calls(self) -> Counter[str]:
+        """Calls of the UNet so far, by mode."""
+        calls: Counter[str] = self._unet.calls
+        return calls
 
     def warm_up(self) -> WarmUp:
         """Compile where the tuning says so, measure ``budget`` (UNet rows of native size), and see which attention kernels run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -156,6 +157,7 @@ class UnetCall:
         # Not with CUDA graphs: their state belongs to the thread that recorded them, and the engine runs in another than it loads in.
         self._compiled = torch.compile(unet, backend=backend, dynamic=False) if tuning.compile else None
         self._warmed: set[tuple[int, ...]] = set()
+        self.calls: Counter[str] = Counter()
 
     @property
     def device(self) -> torch.device:
@@ -173,8 +175,10 @@ class UnetCall:
         if return_dict:
             raise ValueError("return_dict: only tuples are returned")
         if self._compiled is not None and _shape(sample) in self._warmed:
+            self.calls["compiled"] += 1
             with torch.compiler.set_stance("eager_on_recompile"):
                 return self._call_padded(self._compiled, sample, timestep, inputs)
+        self.calls["eager"] += 1
         with self._weights_may_move(), attention_context(self._attention), computed_once(self._common_start, repeated):
             return (self.module(sample, timestep, return_dict=False, **inputs)[0],)
 
