@@ -1,4 +1,4 @@
-"""What torch and NVML say of GPUs that are not here. Forms are those of torch 2.13 and nvidia-ml-py 13.
+"""Stand-ins for torch and NVML, with GPUs that are not here. Forms are those of torch 2.13 and nvidia-ml-py 13.
 
 Built from the same cards, so that a mistaken identity shows: CUDA counts the visible ones, NVML knows all by UUID.
 """
@@ -19,7 +19,7 @@ class FakeCard:
     """A card, and what is held on it: by this process as torch counts it, and by all as NVML does."""
 
     digits: str
-    """Of its UUID, in groups of 8-4-4-4-12."""
+    """Those of its UUID, in groups of 8-4-4-4-12."""
     total: int = 80 * GIB
     used: int = 0
     percent: int = 0
@@ -30,7 +30,7 @@ class FakeCard:
 
     @property
     def uuid(self) -> str:
-        """As NVML spells it."""
+        """The UUID as NVML spells it."""
         return f"{'MIG' if ' MIG ' in self.name else 'GPU'}-{self.digits}"
 
 
@@ -108,5 +108,5 @@ def torch_of(visible: Sequence[FakeCard], *, initialized: bool = True) -> Simple
 
 
 def nvml_of(cards: Sequence[FakeCard], *, lacks: Collection[str] = ()) -> Nvml:
-    """What the worker asks, on a host with ``cards``."""
+    """NVML as the worker asks it, on a host with ``cards``."""
     return Nvml(FakePynvml(cards, lacks=lacks))

@@ -21,7 +21,7 @@ class EngineMetrics(Collector):
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.stopwatch = Stopwatch(clock)
-        """Of the engine thread, which alone turns it."""
+        """The engine thread's, which alone turns it."""
         self._engines: Mapping[str, Engine] = {}
 
     def watch(self, engines: Mapping[str, Engine]) -> None:

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from worker.nvml import Nvml
 
 _MIG = " MIG "
-"""In the name of a slice, as in "NVIDIA A100-SXM4-40GB MIG 3g.20gb"."""
+"""Part of the name of a MIG slice, as in "NVIDIA A100-SXM4-40GB MIG 3g.20gb"."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,17 @@ class Gpu:
     """One GPU, or slice of one, that this process uses."""
 
     device: int
-    """As CUDA counts those that are visible."""
+    """Its number as CUDA counts those that are visible."""
     uuid: str
-    """As ``nvidia-smi -L`` prints it: the same in every process, whatever is visible there."""
+    """Its UUID as ``nvidia-smi -L`` prints it: the same in every process, whatever is visible there."""
     name: str
     driver: str
-    """Empty where NVML does not tell."""
+    """The version of the driver; empty where NVML does not tell."""
     capability: str
 
 
 class GpuMetrics(Collector):
-    """Where no memory of a GPU is held, or a figure cannot be had, there is no series (not a zero)."""
+    """Exports identity, memory and utilisation of each GPU; a figure that cannot be had is no series (not a zero)."""
 
     def __init__(self, torch: Any = None, nvml: Nvml | None = None) -> None:
         """``torch`` is, without it, the one that an engine has imported, if any has."""
@@ -40,7 +40,7 @@ class GpuMetrics(Collector):
         self._known: dict[int, Gpu] = {}
 
     def gpus(self) -> list[Gpu]:
-        """Those on which this process holds memory now. Never the first to wake CUDA."""
+        """The GPUs on which this process holds memory now. Never wakes CUDA."""
         torch = self._torch
         if torch is None or not torch.cuda.is_initialized():
             return []

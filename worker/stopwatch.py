@@ -1,4 +1,4 @@
-"""Where a thread's time goes: at any moment to exactly one phase."""
+"""The time of one thread by phase: at any moment it is in exactly one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 Phase = Literal["prepare", "step", "decode"]
-"""Of an engine's work. All else that the thread does, waiting for work included, is idle."""
+"""The phases of an engine's work. All else that the thread does, waiting for work included, is idle."""
 Doing: TypeAlias = tuple[str, str]
 """A model and a phase."""
 IDLE: Doing = ("", "idle")
@@ -43,7 +43,7 @@ class Stopwatch:
             return self._spent_until(self._clock())
 
     def call_s(self) -> float:
-        """How long the call of an engine that is under way has taken; 0 where there is none."""
+        """The age of the engine call that is under way; 0 where there is none."""
         with self._lock:
             return 0.0 if self._doing == IDLE else self._clock() - self._since
 

@@ -1,4 +1,4 @@
-"""What a worker counts of the jobs that it ends."""
+"""Figures of the jobs that a worker ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AGE_S = 100.0
 
 @pytest.fixture
 def metrics(own_redis: redis.Redis, records: JobRecords, settings: Settings, storage: Storage) -> Iterator[WorkerMetrics]:
-    """Those of a worker that runs in this process."""
+    """The metrics of a worker that runs in this process."""
     figures = WorkerMetrics()
     running = PaintWorker(
         settings,

@@ -1,4 +1,4 @@
-"""What is exported of the card is what the driver says of it."""
+"""The series of the card are what the driver says of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is exported of GPUs: the right card's figures, or none."""
+"""The series of GPUs: the right card's figures, or none."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_card_is_itself_whatever_is_visible(cards: list[FakeCard]) -> None:
 
 
 def test_a_card_says_who_it_is(cards: list[FakeCard]) -> None:
-    """What the log says of a card: the UUID of ``nvidia-smi -L``, its name, its driver and its capability."""
+    """A card is described by the UUID of ``nvidia-smi -L``, its name, its driver and its capability, for the log."""
     assert GpuMetrics(torch_of(cards[1:]), nvml_of(cards)).gpus() == [
         Gpu(0, "GPU-aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee", "NVIDIA H100 80GB HBM3", "580.95.05", "9.0")
     ]

@@ -1,4 +1,4 @@
-"""Where the engine thread's time goes."""
+"""The time of the engine thread by phase."""
 
 from __future__ import annotations
 
