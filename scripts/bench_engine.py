@@ -36,11 +36,12 @@ from scripts.figures import exit_status, timed, write_figures
 from scripts.figures import figure as limited
 from scripts.stock import load_stock, run_stock
 from worker.engines.base import Engine, PaintRequest, Sampling, Slot
+from worker.engines.device import read_device
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.registry import EngineOptions, build_engine, discover
 from worker.scheduler import Scheduler as Batches
 from worker.scheduler import Task
-from worker.tuning import Dtype, Wishes, read_device
+from worker.tuning import Dtype, Wishes
 
 SIDE = 256
 SMALL_UNET = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -246,6 +247,18 @@ def records(own_redis: redis.Redis) -> JobRecords:
 def queue(own_redis: redis.Redis) -> JobQueue:
     """The queues in that database."""
     return JobQueue(own_redis)
+
+
+@pytest.fixture
+def noexec(tmp_path: Path) -> Iterator[Path]:
+    """A directory of a file system that may not execute, as Docker mounts a tmpfs. Only root can mount one."""
+    directory = tmp_path / "noexec"
+    directory.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec", "tmpfs", directory], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    yield directory
+    subprocess.run(["umount", "--lazy", directory], check=True)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import platform
 import signal
 import socket
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
@@ -84,9 +83,8 @@ def paint(settings: Settings) -> int:
     cards = _cards_to_serve(settings, discover(settings.models.directories, settings.models.store))
     needs_torch = any(card.engine is EngineKind.DIFFUSION for card in cards.values())
     device = _device(settings) if needs_torch else "cpu"
-    began = time.perf_counter()
-    engines = _load(cards.values(), settings, device)
-    metrics.load.set(time.perf_counter() - began)
+    with metrics.load.time():
+        engines = _load(cards.values(), settings, device)
     connection = queue.connect(settings.redis)
     records = JobRecords.of(connection, settings.retention)
     claims = Claims(

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+
+from worker.engine_metrics import EngineMetrics
+from worker.engines.base import WarmUp
+from worker.gpu_metrics import GpuMetrics
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_STEP_SECONDS = (
+    *(0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.01, 0.012, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.08),
+    *(0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+"""Fine where GPUs are, a few milliseconds to 0.1 s, so that what makes a step faster by a quarter shows."""
+_JOB_SECONDS = (0.5, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60, 120, 300, 600, 1200, 1800, 3600)
 
 
 class WorkerMetrics:
     """Metrics of one paint worker, in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` is that of the engine thread's time."""
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        registry.register(GpuMemory())
+        self.gpus, self.engines = GpuMetrics(), EngineMetrics(clock)
+        registry.register(self.gpus)
+        registry.register(self.engines)
         self.queue_wait = Histogram(
             "outfill_queue_wait_seconds",
             "From acceptance to begin, first attempts.",
@@ -30,7 +41,14 @@ class WorkerMetrics:
         self.stage = Histogram(
             "outfill_stage_seconds", "Time of one job in one stage.", ["stage", "operation"], registry=registry, buckets=_SECONDS
         )
-        self.step = Histogram("outfill_step_seconds", "Time of one model call.", ["model"], registry=registry, buckets=_SECONDS)
+        self.step = Histogram("outfill_step_seconds", "Time of one model call.", ["model"], registry=registry, buckets=_STEP_SECONDS)
+        self.job = Histogram(
+            "outfill_job_seconds",
+            "From acceptance to the committed end, of jobs that this worker ended.",
+            ["operation", "priority", "status"],
+            registry=registry,
+            buckets=_JOB_SECONDS,
+        )
         self.batch = Histogram(
             "outfill_batch_size", "Slots in one model call.", ["model"], registry=registry, buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32)
         )
@@ -41,6 +59,7 @@ class WorkerMetrics:
         self.finished = Counter("outfill_jobs_finished", "Jobs ended by this worker.", ["operation", "model", "status"], registry=registry)
         self.failures = Counter("outfill_job_failures", "Failed jobs by error code.", ["code"], registry=registry)
         self.images = Counter("outfill_images", "Images committed.", ["operation", "model"], registry=registry)
+        self.pixels = Counter("outfill_pixels", "Pixels of the images committed.", ["operation", "model"], registry=registry)
         self.verdicts = Counter(
             "outfill_verdicts", "Images committed, by the verdict of their report.", ["operation", "model", "verdict"], registry=registry
         )
@@ -77,20 +96,28 @@ class WorkerMetrics:
             ["model", "kernel", "requested"],
             registry=registry,
         )
-        self.model_load = Gauge("outfill_model_load_seconds", "Time it took to load a model.", ["model"], registry=registry)
+        self.attention_by_shape = Gauge(
+            "outfill_attention_shape_info",
+            "1 for the attention kernel that the warm-up measured as the fastest, by queries × keys × width.",
+            ["model", "shape", "kernel"],
+            registry=registry,
+        )
+        self.compiled = Gauge(
+            "outfill_compile_info",
+            "1 for the state of a model: compiled, eager, or failed to compile.",
+            ["model", "state"],
+            registry=registry,
+        )
+        self.load = Gauge("outfill_models_load_seconds", "Time that reading the weights of all models took.", registry=registry)
+        self.warm_up = Gauge("outfill_model_warm_up_seconds", "Time that measuring and compiling took.", ["model"], registry=registry)
+        self.ready = Gauge("outfill_worker_ready", "1 once all models are warm and jobs are claimed.", registry=registry)
 
-
-class GpuMemory(Collector):
-    """CUDA memory as torch counts it. Where there is no CUDA device, or torch was never loaded, there is no series (not a zero)."""
-
-    def collect(self) -> Iterable[Metric]:
-        """Read the counters of every device now."""
-        torch = sys.modules.get("torch")
-        if torch is None or not torch.cuda.is_available():
-            return
-        family = GaugeMetricFamily("outfill_gpu_memory_bytes", "CUDA memory: allocated, reserved, peak.", labels=["device", "kind"])
-        for device in range(torch.cuda.device_count()):
-            family.add_metric([str(device), "allocated"], torch.cuda.memory_allocated(device))
-            family.add_metric([str(device), "reserved"], torch.cuda.memory_reserved(device))
-            family.add_metric([str(device), "peak"], torch.cuda.max_memory_allocated(device))
-        yield family
+    def tell_warm_up(self, model: str, found: WarmUp, *, requested: str) -> None:
+        """Export the findings of a model's warm-up; ``requested`` is the attention that the settings name."""
+        for kernel in found.kernels:
+            self.attention.labels(model, kernel, requested).set(1)
+        for shape, kernel in found.kernels_by_shape.items():
+            self.attention_by_shape.labels(model, shape, kernel).set(1)
+        if found.compile_failure is not None:
+            self.compiled.labels(model, "failed").set(1)
+        self.compiled.labels(model, "compiled" if found.compiled else "eager").set(1)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
@@ -102,13 +103,20 @@ class PaintWorker:
             while not self._stopping and not self._painter.is_warm(wait_s=0.05):
                 pass
             if not self._stopping:
-                self._metrics.ready.set(1)
-                _log.info("worker_ready", worker=self._claims.name, models=sorted(self._cards))
+                self._tell_ready()
                 threads.append(_started("claims", self._claim_loop))
             while not self._stopping or self._held():
                 time.sleep(0.05)
         finally:
             self._leave(threads)
+
+    def _tell_ready(self) -> None:
+        for model, found in self._painter.warm_ups.items():
+            self._metrics.tell_warm_up(model, found, requested=self._settings.worker.attention)
+        self._metrics.gpus.reset_peaks()
+        self._metrics.ready.set(1)
+        gpus = [asdict(gpu) for gpu in self._metrics.gpus.gpus()]
+        _log.info("worker_ready", worker=self._claims.name, models=sorted(self._cards), gpus=gpus)
 
     def _leave(self, threads: Sequence[threading.Thread]) -> None:
         self._drained = True
@@ -238,6 +246,7 @@ class PaintWorker:
     def _count(self, work: Work, stored: Sequence[StoredOutput]) -> None:
         operation, model = work.spec.request.operation, work.spec.model
         self._metrics.images.labels(operation, model).inc(len(stored))
+        self._metrics.pixels.labels(operation, model).inc(sum(output.width * output.height for output in stored))
         for output in stored:
             report = output.report
             self._metrics.verdicts.labels(operation, model, report.verdict.level).inc()
@@ -305,7 +314,10 @@ class PaintWorker:
             self._metrics.fence_rejected.inc()
             self._drop_objects(work)
         else:
-            self._metrics.finished.labels(work.spec.request.operation, work.spec.model, outcome.status).inc()
+            request = work.spec.request
+            self._metrics.finished.labels(request.operation, work.spec.model, outcome.status).inc()
+            took = (utc_now() - work.spec.created_at).total_seconds()
+            self._metrics.job.labels(request.operation, request.priority, outcome.status).observe(max(took, 0.0))
             if outcome.error is not None:
                 self._metrics.failures.labels(outcome.error.code).inc()
             if commit == "committed" and not outcome.outputs:

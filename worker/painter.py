@@ -11,16 +11,17 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import structlog
 
 from api_schemas.errors import DeadlineExceeded, EngineFailed, OutfillError
-from worker.engines.base import Engine, OutOfMemory, PaintRequest, Pixels, Slot
+from worker.engines.base import Engine, OutOfMemory, PaintRequest, Pixels, Slot, WarmUp
 from worker.metrics import WorkerMetrics
 from worker.scheduler import Batch, Scheduler, Task
+from worker.stopwatch import Phase
 from worker.work import Work
 
 _log = structlog.get_logger(__name__)
@@ -50,6 +51,8 @@ class Painter:
     ) -> None:
         """``previewed`` is given small pictures of jobs that asked for them; it must return at once."""
         self.inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self.warm_ups: dict[str, WarmUp] = {}
+        """The findings of each engine's warm-up, once they are warm."""
         self._engines = engines
         self._ends = ends
         self._previewed = previewed
@@ -61,8 +64,9 @@ class Painter:
         self._crowded: Work | None = None
         """The one of those waiting, always the first, that found no room beside what was being painted."""
         self._painting: dict[str, Work] = {}
-        self._call_began: float | None = None
+        self._stopwatch = metrics.engines.stopwatch
         self._draining = self._abandoning = self._stopped = False
+        metrics.engines.watch(engines)
         for name in engines:
             metrics.out_of_memory.labels(name)
 
@@ -91,8 +95,7 @@ class Painter:
 
     def stalled_s(self) -> float:
         """How long the current call of an engine has taken."""
-        began = self._call_began
-        return time.monotonic() - began if began is not None else 0.0
+        return self._stopwatch.call_s()
 
     # -- the thread ---------------------------------------------------------------------------------------------------------------
 
@@ -111,7 +114,8 @@ class Painter:
     def _warm_up(self) -> None:
         """Let all engines measure what they may take, once the weights of all are on the device."""
         for name, engine in self._engines.items():
-            self._metrics.tell_warm_up(name, engine.warm_up())
+            with self._metrics.warm_up.labels(name).time():
+                self.warm_ups[name] = engine.warm_up()
         budgets = {name: engine.budget for name, engine in self._engines.items()}
         self._scheduler = Scheduler(budgets)
         for name, budget in budgets.items():
@@ -164,7 +168,7 @@ class Painter:
     def _begin(self, work: Work) -> None:
         engine, requests = self._engines[work.spec.model], work.requests
         try:
-            with self._watched():
+            with self._watched(work.spec.model, "prepare"):
                 slots = [engine.prepare(request) for request in requests]
         except OutOfMemory:
             self._metrics.out_of_memory.labels(work.spec.model).inc()
@@ -185,14 +189,9 @@ class Painter:
         for slot in slots:
             self._scheduler.add(Task(work.key, work.spec.model, work.spec.request.priority, time.monotonic(), slot))
 
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Around every call of an engine, for the watchdog."""
-        self._call_began = time.monotonic()
-        try:
-            yield
-        finally:
-            self._call_began = None
+    def _watched(self, model: str, phase: Phase) -> AbstractContextManager[None]:
+        """Around every call of an engine, for the watchdog and the figures of where time goes."""
+        return self._stopwatch.during(model, phase)
 
     # -- steps --------------------------------------------------------------------------------------------------------------------
 
@@ -212,7 +211,7 @@ class Painter:
     def _call(self, engine: Engine, slots: Sequence[Slot]) -> None:
         """Step ``slots``. Raises ``OutOfMemory`` where fewer of them might have room."""
         try:
-            with self._watched():
+            with self._watched(engine.card.id, "step"):
                 engine.step(slots)
         except OutOfMemory:
             self._metrics.out_of_memory.labels(engine.card.id).inc()
@@ -240,7 +239,7 @@ class Painter:
             if not work.wants_previews or work.preview_under_way or slot is not work.first_unfinished or slot.position % PREVIEW_STEPS:
                 continue
             try:
-                with self._watched():
+                with self._watched(batch.engine, "decode"):
                     pixels = engine.preview(slot)
             except Exception:
                 work.wants_previews = False  # said once, and the job goes on without
@@ -269,7 +268,7 @@ class Painter:
         if not tasks:
             return
         try:
-            with self._watched():
+            with self._watched(engine.card.id, "decode"):
                 pictures = engine.finish([task.slot for task in tasks])
         except Exception as error:
             no_room = isinstance(error, OutOfMemory)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from fake_gpus import FakeCard, nvml_of, torch_of
 from prometheus_client import CollectorRegistry
 
 from service.metrics import ApiMetrics
-from worker.metrics import GpuMemory, WorkerMetrics
+from worker.gpu_metrics import GpuMetrics
+from worker.metrics import WorkerMetrics
 from worker.steward_metrics import StewardMetrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -32,10 +35,10 @@ def series(registry: CollectorRegistry) -> Iterator[str]:
 
 
 def existing() -> set[str]:
-    # A machine without CUDA collects no GPU series, so that their name is read where it is written.
-    gpu = NAME.findall(inspect.getsource(GpuMemory.collect))
-    assert len(gpu) == 1
-    return {*gpu, *(name for metrics in (WorkerMetrics(), StewardMetrics(), ApiMetrics()) for name in series(metrics.registry))}
+    cards, gpus = [FakeCard("11111111-2222-3333-4444-555555555555", reserved=1)], CollectorRegistry()
+    gpus.register(GpuMetrics(torch_of(cards), nvml_of(cards)))  # a machine without CUDA exports nothing of GPUs
+    registries = (gpus, *(metrics.registry for metrics in (WorkerMetrics(), StewardMetrics(), ApiMetrics())))
+    return {name for registry in registries for name in series(registry)}
 
 
 def expressions() -> Iterator[tuple[str, str]]:
@@ -65,7 +68,13 @@ def test_what_operators_look_for_is_shown() -> None:
         "outfill_queue_wait_seconds_bucket",
         "outfill_step_seconds_bucket",
         "outfill_batch_size_bucket",
+        "outfill_engine_seconds_total",
+        "outfill_model_calls_total",
+        "outfill_pixels_total",
+        "outfill_job_seconds_bucket",
         "outfill_gpu_memory_bytes",
+        "outfill_gpu_utilization_ratio",
+        "outfill_gpu_info",
         "outfill_row_budget",
         "outfill_out_of_memory_total",
         "outfill_attention_backend_info",
@@ -79,3 +88,35 @@ def test_the_dashboard_names_the_provisioned_data_source() -> None:
     [source] = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text())["datasources"]
     used = {target["datasource"]["uid"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())}
     assert used == {source["uid"]}
+
+
+def cells(panel: dict[str, Any]) -> set[tuple[int, int]]:
+    """The places (x, y) of the grid that a panel takes."""
+    grid = panel["gridPos"]
+    return {(x, y) for x in range(grid["x"], grid["x"] + grid["w"]) for y in range(grid["y"], grid["y"] + grid["h"])}
+
+
+def test_no_panel_lies_on_another() -> None:
+    """Every panel has a place of its own in Grafana's 24 columns, with no row left empty between panels."""
+    places = [place for panel in DASHBOARD["panels"] for place in cells(panel)]
+    assert len(places) == len(set(places))
+    assert {x for x, _ in places} == set(range(24))
+    assert {y for _, y in places} == set(range(max(y for _, y in places) + 1))
+
+
+def test_panels_and_their_queries_are_told_apart() -> None:
+    """No two panels share an id or a title, and no two queries of one panel a name."""
+    for key in ("id", "title"):
+        values = [panel[key] for panel in DASHBOARD["panels"]]
+        assert len(values) == len(set(values))
+    for panel in DASHBOARD["panels"]:
+        names = [target["refId"] for target in panel.get("targets", ())]
+        assert len(names) == len(set(names))
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_alerts_ring_when_they_should() -> None:
+    """Prometheus itself evaluates the rules on series made for it: each rings, or is silent, as its case says."""
+    cases = Path(__file__).with_name("alerts.promtool.yml")
+    run = subprocess.run(["promtool", "test", "rules", cases.name], cwd=cases.parent, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr

@@ -143,7 +143,7 @@ def test_health_and_readiness_need_no_key(stack: LocalStack) -> None:
 
 
 def test_metrics_of_all_processes_count_what_happened(api: Api, stack: LocalStack, coffee: bytes) -> None:
-    """API, worker and steward export what the dashboard draws, and no GPU memory where there is no GPU."""
+    """API, worker and steward export what the dashboard draws, and nothing of GPUs where there is none."""
     api.run(REPLACE, photo=coffee)
     from_api = api.http.get("/metrics").text
     assert 'outfill_jobs_accepted_total{model="backdrop",operation="replace_background",priority="standard"}' in from_api
@@ -154,10 +154,15 @@ def test_metrics_of_all_processes_count_what_happened(api: Api, stack: LocalStac
         "outfill_step_seconds",
         "outfill_batch_size",
         "outfill_images_total",
+        "outfill_pixels_total",
+        "outfill_job_seconds",
+        'outfill_engine_seconds_total{model="backdrop",phase="step"}',
+        'outfill_engine_seconds_total{model="",phase="idle"}',
+        'outfill_model_calls_total{mode="eager",model="backdrop"}',
     ):
         assert name in from_worker
-    assert 'outfill_model_load_seconds{model="tiny"}' in from_worker
-    assert "outfill_gpu_memory_bytes" not in from_worker
+    assert 'outfill_model_warm_up_seconds{model="tiny"}' in from_worker
+    assert "outfill_gpu" not in from_worker
     steward = f"http://127.0.0.1:{stack.steward_metrics_port}/metrics"
     eventually(lambda: 'outfill_jobs{state="succeeded"}' in httpx.get(steward).text)
 

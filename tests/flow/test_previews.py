@@ -81,6 +81,7 @@ class Told(BackdropEngine):
     """Twelve steps, each when it is told to; its previews are grey in proportion to the step."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._turns = threading.Semaphore(0)
 
     def go(self, steps: int) -> None:

@@ -14,10 +14,11 @@ from api_schemas.requests import Scheduler
 from scripts import tiny_pipeline, true_size
 from scripts.stock import load_stock
 from worker.engines.base import PaintRequest, Sampling
+from worker.engines.device import read_device
 from worker.engines.diffusion.card import card_for
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.residency import model_facts
-from worker.tuning import DeviceFacts, Tuning, Wishes, choose, read_device
+from worker.tuning import DeviceFacts, Tuning, Wishes, choose
 
 GIB = 2**30
 SAMPLING = Sampling("a red sofa", "people", steps=3, guidance_scale=5.0, strength=1.0, scheduler=Scheduler.DDIM)
@@ -47,7 +48,7 @@ class Rig:
 
     def tuning(self, family: str, wishes: Wishes | None = None, facts: DeviceFacts | None = None) -> Tuning:
         """What the worker would choose."""
-        return choose(facts or read_device(self.device), model_facts(self.built(family)), wishes or self.wishes)
+        return choose(facts or read_device(self.device, wishes or self.wishes), model_facts(self.built(family)), wishes or self.wishes)
 
     def engine(self, family: str, tuning: Tuning | None = None) -> DiffusionEngine:
         """An engine tuned so."""

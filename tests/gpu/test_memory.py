@@ -12,7 +12,8 @@ import torch
 from gpu.rig import GIB, Rig
 from worker.engines.base import Pixels
 from worker.engines.diffusion.engine import DiffusionEngine
-from worker.engines.diffusion.residency import blank_call, model_facts, warm_up
+from worker.engines.diffusion.residency import model_facts, warm_up
+from worker.engines.diffusion.unet_call import blank_call
 from worker.tuning import RESERVE_BYTES, peak_bytes
 
 # The noise schedules of diffusers 0.42 turn a tensor into an array in a way that NumPy 2 deprecates.

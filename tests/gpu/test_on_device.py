@@ -16,7 +16,8 @@ from scripts.tiny_pipeline import write_lora
 from worker.engines.base import OutOfMemory, Slot
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.kernels import attention_kernels
-from worker.engines.diffusion.residency import blank_call, warm_up
+from worker.engines.diffusion.residency import warm_up
+from worker.engines.diffusion.unet_call import blank_call
 from worker.scheduler import Scheduler, Task
 from worker.tuning import TuningRefused, Wishes
 

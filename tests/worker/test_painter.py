@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,11 +48,13 @@ class Scripted:
     """
 
     card = BACKDROP
+    dtype: str | None = None
     max_rows = 4
     budget = 4.0
 
     def __init__(self) -> None:
-        self.calls: list[int] = []
+        self.batches: list[int] = []
+        self.calls: Counter[str] = Counter()
         self.room = {"prepare": 100, "step": 100, "finish": 100}
         self.alive: weakref.WeakSet[Slot] = weakref.WeakSet()
         self.meanwhile: Callable[[Sequence[Slot]], None] = lambda _: None
@@ -71,7 +74,8 @@ class Scripted:
         return slot
 
     def step(self, slots: Sequence[Slot]) -> None:
-        self.calls.append(len(slots))
+        self.batches.append(len(slots))
+        self.calls["eager"] += 1
         self.meanwhile(slots)
         if len(slots) > self.room["step"]:
             raise OutOfMemory
@@ -240,14 +244,14 @@ def test_jobs_share_model_calls(painter: Painter, ended: Ended, engine: Scripted
     work = work_of(*range(1, 7))
     painter.inbox.put(work)
     eventually(lambda: ended.painted)
-    assert max(engine.calls) == engine.budget
+    assert max(engine.batches) == engine.budget
 
 
 def test_draining_finishes_what_was_begun_and_gives_back_the_rest(painter: Painter, ended: Ended, engine: Scripted) -> None:
     """After drain, new work is given back; after a second drain, what is being painted too."""
     endless, late = work_of(16), work_of(1)
     painter.inbox.put(endless)
-    eventually(lambda: engine.calls)
+    eventually(lambda: engine.batches)
     painter.drain(abandon=False)
     painter.inbox.put(late)
     eventually(lambda: late.spec.id in ended.given_back)
@@ -262,8 +266,8 @@ def test_out_of_memory_in_a_step_halves_the_batch(painter: Painter, ended: Ended
     work = work_of(1, 2, 3, 4)
     painter.inbox.put(work)
     assert eventually(lambda: ended.painted.get(work.spec.id)) == [1, 2, 3, 4]
-    assert engine.calls[:3] == [4, 2, 1]
-    assert max(engine.calls[2:]) == 1
+    assert engine.batches[:3] == [4, 2, 1]
+    assert max(engine.batches[2:]) == 1
     assert figure(metrics, "outfill_out_of_memory_total") == 2
     assert figure(metrics, "outfill_row_budget") == 1
 
@@ -281,7 +285,7 @@ def test_a_halved_budget_grows_back(
     engine.room["step"] = 4
     painter.inbox.put(second)
     eventually(lambda: ended.painted.get(second.spec.id))
-    assert engine.calls == [4, 2, 2, 2, 2, 2, 2, 4, 4, 4]
+    assert engine.batches == [4, 2, 2, 2, 2, 2, 2, 4, 4, 4]
 
 
 def test_a_picture_that_has_no_room_alone_fails_alone(painter: Painter, ended: Ended, engine: Scripted, metrics: WorkerMetrics) -> None:
@@ -325,7 +329,7 @@ def test_a_job_that_waits_for_room_can_be_canceled(painter: Painter, ended: Ende
     endless, large, behind = work_of(16), work_of(2, 3), work_of(5)
     for work in (endless, large, behind):
         painter.inbox.put(work)
-    eventually(lambda: len(engine.calls) > 3)
+    eventually(lambda: len(engine.batches) > 3)
     assert not large.slots
     large.canceled.set()
     eventually(lambda: behind.spec.id in ended.painted)
@@ -401,6 +405,38 @@ def test_neighbours_of_a_canceled_job_are_painted_as_if_alone(tiny_model: Path, 
     assert canceled.spec.id in ended.canceled
     assert canceled.progress()[0] == 3
     np.testing.assert_allclose(beside.painted[0].astype(int), alone.painted[0].astype(int), atol=1)
+
+
+def test_time_is_counted_by_phase(engine: Scripted, ended: Ended) -> None:
+    """Every call of the engine is counted to its phase, previews to decode, the rest as idle; together that is all time."""
+    ticks = count()
+    metrics = WorkerMetrics(clock=lambda: float(next(ticks)))  # each look at the clock takes a second, so that each call does
+    work = work_of(18, previews=True)
+    with running(Painter({"backdrop": engine}, ended.ends(), metrics, previewed=ended.previewed)) as painter:
+        painter.inbox.put(work)
+        eventually(lambda: work.spec.id in ended.painted)
+    seconds = metrics.engines.stopwatch.seconds()
+    total = next(ticks) - 1
+    assert {phase: seconds["backdrop", phase] for phase in ("prepare", "step", "decode")} == {"prepare": 1, "step": 9, "decode": 3}
+    assert sum(seconds.values()) == total
+
+
+def test_every_phase_is_there_before_its_first_call(engine: Scripted, ended: Ended, metrics: WorkerMetrics) -> None:
+    """The seconds of every model and phase are exported from the start, as 0, so that a rate misses no first call."""
+    Painter({"backdrop": engine}, ended.ends(), metrics, previewed=ended.previewed)
+    for phase in ("prepare", "step", "decode"):
+        assert metrics.registry.get_sample_value("outfill_engine_seconds_total", {"model": "backdrop", "phase": phase}) == 0
+    assert metrics.registry.get_sample_value("outfill_engine_seconds_total", {"model": "", "phase": "idle"}) is not None
+
+
+def test_calls_are_counted_by_mode(painter: Painter, ended: Ended, engine: Scripted, metrics: WorkerMetrics) -> None:
+    """The model calls that an engine has counted are exported by its model and their mode."""
+    work = work_of(1, 2)
+    painter.inbox.put(work)
+    eventually(lambda: work.spec.id in ended.painted)
+    engine.calls["compiled"] = 41
+    for mode, calls in (("eager", 3), ("compiled", 41)):
+        assert metrics.registry.get_sample_value("outfill_model_calls_total", {"model": "backdrop", "mode": mode}) == calls
 
 
 def test_a_broken_device_ends_the_thread_and_no_job(engine: Scripted, ended: Ended, metrics: WorkerMetrics) -> None:

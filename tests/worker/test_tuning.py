@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from core.settings import Worker
-from worker.tuning import GIB, DeviceFacts, ModelFacts, Tuning, TuningRefused, Wishes, choose, peak_bytes, read_device
+from worker.engines.device import read_device
+from worker.tuning import GIB, DeviceFacts, ModelFacts, Tuning, TuningRefused, Wishes, choose, choose_all, peak_bytes
 
 SD15 = ModelFacts(unet_bytes=1_719_070_728, vae_bytes=167_307_726, text_encoder_bytes=(246_120_960,), latent_area=64 * 64)
 SDXL = ModelFacts(
@@ -21,14 +22,13 @@ SDXL = ModelFacts(
     latent_area=128 * 128,
     vae_overflows=True,
 )
-OLD_CPU = DeviceFacts("cpu", "old", total_bytes=32 * GIB, free_bytes=24 * GIB, has_compiler=True)
+OLD_CPU = DeviceFacts("cpu", "old", total_bytes=32 * GIB, free_bytes=24 * GIB)
 NEW_CPU = replace(OLD_CPU, cpu_flags=frozenset({"avx512_bf16"}))
 
 
-def card(gib: float, *, capability: tuple[int, int] = (8, 6), **facts: bool) -> DeviceFacts:
+def card(gib: float, *, capability: tuple[int, int] = (8, 6), **facts: Any) -> DeviceFacts:
     """A CUDA device of a nominal size; the context and what is not usable of it take 0.7 GiB."""
-    has = {"has_compiler": True, "has_triton": True, "has_xformers": False, **facts}
-    return DeviceFacts("cuda", "a card", int(gib * GIB), int((gib - 0.7) * GIB), capability=capability, **has)  # type: ignore[arg-type]
+    return DeviceFacts("cuda", "a card", int(gib * GIB), int((gib - 0.7) * GIB), capability=capability, **facts)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def card(gib: float, *, capability: tuple[int, int] = (8, 6), **facts: bool) -> 
     [
         (OLD_CPU, SD15, {"dtype": "float32", "attention": "sdpa", "compile": False, "offload": "none", "vae_tiling": False}),
         (NEW_CPU, SD15, {"dtype": "bfloat16", "vae_dtype": "bfloat16", "attention": "chunked", "compile": False, "vae_slicing": True}),
-        (card(80), SD15, {"dtype": "float16", "vae_dtype": "float16", "attention": "sdpa", "compile": True, "vae_slicing": False}),
+        (card(80), SD15, {"dtype": "float16", "vae_dtype": "float16", "attention": "fastest", "compile": True, "vae_slicing": False}),
         (card(80), SDXL, {"dtype": "float16", "vae_dtype": "float32", "offload": "none", "vae_slicing": False}),
         (card(12), SDXL, {"offload": "none", "vae_tiling": False, "vae_slicing": True}),
         (card(8), SD15, {"offload": "none", "vae_tiling": False, "compile": True}),
@@ -44,9 +44,8 @@ def card(gib: float, *, capability: tuple[int, int] = (8, 6), **facts: bool) -> 
         (card(8), replace(SDXL, vae_overflows=False), {"vae_dtype": "float16", "offload": "text_encoders", "vae_tiling": False}),
         (card(6), SDXL, {"offload": "group", "compile": False}),
         (card(4), SD15, {"offload": "none"}),
-        (card(16, capability=(7, 5)), SD15, {"dtype": "float16", "attention": "sdpa"}),
-        (card(80, has_compiler=False), SD15, {"compile": False}),
-        (card(80, has_triton=False), SD15, {"compile": False}),
+        (card(16, capability=(7, 5)), SD15, {"dtype": "float16", "attention": "fastest"}),
+        (card(80, compile_obstacle="no compiler"), SD15, {"compile": False}),
         (card(11, capability=(6, 1)), SD15, {"compile": False}),
     ],
 )
@@ -62,13 +61,15 @@ def test_what_is_chosen_where_nothing_is_wished(device: DeviceFacts, model: Mode
         (card(80), Wishes(dtype="bfloat16"), {"dtype": "bfloat16", "vae_dtype": "bfloat16"}),
         (card(80), Wishes(dtype="float32"), {"dtype": "float32", "vae_dtype": "float32"}),
         (card(80, has_xformers=True), Wishes(attention="xformers"), {"attention": "xformers", "compile": False}),
-        (card(80, has_xformers=True), Wishes(attention="xformers", compile="on"), {"compile": True}),
+        (card(80, has_xformers=True), Wishes(attention="xformers", compile="on"), {"compile": True, "must_compile": True}),
+        (card(80, has_xformers=True, xformers_fault="no library"), Wishes(attention="xformers"), {"attention": "fastest"}),
         (card(80), Wishes(attention="math"), {"attention": "math"}),
         (card(80), Wishes(offload="group"), {"offload": "group", "vae_tiling": False, "compile": False}),
         (card(80), Wishes(vae_tiling="on"), {"offload": "none", "vae_tiling": True}),
         (card(8), Wishes(vae_tiling="off"), {"offload": "group", "vae_tiling": False}),
         (card(6), Wishes(offload="none"), {"offload": "none", "vae_tiling": True}),
         (card(80), Wishes(compile="off"), {"compile": False}),
+        (card(80), Wishes(), {"compile": True, "must_compile": False}),
         (NEW_CPU, Wishes(dtype="float32"), {"dtype": "float32", "attention": "sdpa"}),
         (OLD_CPU, Wishes(dtype="bfloat16"), {"dtype": "bfloat16", "attention": "chunked"}),
         (NEW_CPU, Wishes(attention="flash"), {"attention": "flash"}),
@@ -93,11 +94,10 @@ def test_what_is_wished_is_done(device: DeviceFacts, wishes: Wishes, expected: d
         (card(80), Wishes(attention="xformers"), "OUTFILL_WORKER__ATTENTION=xformers"),
         (card(16, capability=(7, 5)), Wishes(attention="flash"), "OUTFILL_WORKER__ATTENTION=flash"),
         (card(80), Wishes(attention="flash", dtype="float32"), "OUTFILL_WORKER__ATTENTION=flash"),
-        (card(80, has_compiler=False), Wishes(compile="on"), "OUTFILL_WORKER__COMPILE=on"),
-        (card(80, has_triton=False), Wishes(compile="on"), "OUTFILL_WORKER__COMPILE=on"),
+        (card(80, compile_obstacle="no compiler"), Wishes(compile="on"), "OUTFILL_WORKER__COMPILE=on: no compiler"),
         (card(80), Wishes(compile="on", offload="group"), "OUTFILL_WORKER__COMPILE=on"),
         (card(6), Wishes(compile="on"), "OUTFILL_WORKER__COMPILE=on"),
-        (replace(NEW_CPU, has_compiler=False), Wishes(compile="on"), "OUTFILL_WORKER__COMPILE=on"),
+        (replace(NEW_CPU, compile_obstacle="no compiler"), Wishes(compile="on"), "OUTFILL_WORKER__COMPILE=on"),
         (NEW_CPU, Wishes(offload="group"), "OUTFILL_WORKER__OFFLOAD=group"),
         (NEW_CPU, Wishes(offload="text_encoders"), "OUTFILL_WORKER__OFFLOAD=text_encoders"),
     ],
@@ -120,6 +120,39 @@ def test_a_model_that_may_not_fit_is_said_to() -> None:
     """Where even the smallest way is too large by the estimate, it is taken, and its reason says so."""
     assert "MAY NOT FIT" in choose(card(3), SDXL).reasons["offload"]
     assert "MAY NOT FIT" not in choose(card(8), SDXL).reasons["offload"]
+
+
+def test_a_broken_xformers_is_told() -> None:
+    """A worker that was told to use xformers, and cannot, says why in its log."""
+    tuning = choose(card(80, has_xformers=True, xformers_fault="libcudart.so.12 is missing"), SD15, Wishes(attention="xformers"))
+    assert "libcudart.so.12 is missing" in tuning.reasons["attention"]
+
+
+@pytest.mark.parametrize(
+    ("gib", "models", "expected"),
+    [
+        (24, {"a": SDXL, "b": SDXL}, {"a": ("none", False), "b": ("none", False)}),
+        (16, {"a": SDXL, "b": SDXL}, {"a": ("text_encoders", False), "b": ("text_encoders", False)}),
+        (12, {"xl": SDXL}, {"xl": ("none", False)}),
+        (12, {"xl": SDXL, "small": SD15}, {"xl": ("text_encoders", False), "small": ("none", False)}),
+        (10, {"xl": SDXL, "small": SD15}, {"xl": ("text_encoders", True), "small": ("none", False)}),
+        (8, {"a": SD15, "b": SD15}, {"a": ("none", False), "b": ("none", False)}),
+    ],
+)
+def test_models_that_share_a_device_fit_together(gib: float, models: dict[str, ModelFacts], expected: dict[str, tuple[str, bool]]) -> None:
+    """All weights and the largest activations fit, whichever model comes first, and no more waits in main memory than must."""
+    for order in (models, dict(reversed(models.items()))):
+        tunings = choose_all(card(gib), order)
+        assert {name: (tuning.offload, tuning.vae_tiling) for name, tuning in tunings.items()} == expected
+        assert all("MAY NOT FIT" not in tuning.reasons["offload"] for tuning in tunings.values())
+
+
+def test_models_that_cannot_share_a_device_are_told() -> None:
+    """Where not even the smallest way lets all fit, each is placed so, and says that it may not fit."""
+    tunings = choose_all(card(4), {"a": SDXL, "b": SDXL})
+    assert {tuning.offload for tuning in tunings.values()} == {"group"}
+    assert all("2 models together" in tuning.reasons["offload"] for tuning in tunings.values())
+    assert all("MAY NOT FIT" in tuning.reasons["offload"] for tuning in tunings.values())
 
 
 def test_each_saving_saves() -> None:
@@ -176,6 +209,7 @@ def test_a_cuda_device_without_a_number_is_the_current_one(monkeypatch: pytest.M
         "mem_get_info": (6 * GIB, 8 * GIB),
         "get_per_process_memory_fraction": 0.5,
         "memory_reserved": GIB,
+        "memory_allocated": GIB // 2,
         "get_device_name": "a card",
         "get_device_capability": (8, 6),
     }
@@ -183,9 +217,9 @@ def test_a_cuda_device_without_a_number_is_the_current_one(monkeypatch: pytest.M
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     for name, answer in by_device.items():
         monkeypatch.setattr(torch.cuda, name, numbered(answer))
-    facts = read_device("cuda")
+    facts = read_device("cuda", Wishes(compile="off"))
     assert set(asked) == {torch.device("cuda:1")}
-    assert (facts.total_bytes, facts.free_bytes, facts.capability) == (8 * GIB, 3 * GIB, (8, 6))
+    assert (facts.total_bytes, facts.free_bytes, facts.capability) == (8 * GIB, 7 * GIB // 2, (8, 6))
 
 
 def test_deciding_needs_no_torch() -> None:

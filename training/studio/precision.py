@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 
-from worker.tuning import read_device
+from worker.engines.device import read_device
 
 
 def autocast(device: str = "cpu") -> torch.autocast:

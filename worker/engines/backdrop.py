@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,9 @@ class BackdropEngine:
     max_rows: int = 1
     budget: float = 1.0
 
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+
     def warm_up(self) -> WarmUp:
         """Nothing to warm."""
         return WarmUp()
@@ -38,6 +42,7 @@ class BackdropEngine:
 
     def step(self, slots: Sequence[Slot]) -> None:
         """Paint every slot's background; a failing row sets ``slot.error``."""
+        self.calls["eager"] += 1
         for slot in slots:
             try:
                 self._paint(slot)

@@ -10,6 +10,7 @@ The scheduler decides which slots step together; an engine never sees the queue.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -120,6 +121,11 @@ class Engine(Protocol):
     """Slots at native size that one ``step`` takes well: how many jobs are worth holding."""
     budget: float
     """The sum of costs that one ``step`` may take, as measured. A single slot above it may be stepped alone."""
+
+    @property
+    def calls(self) -> Counter[str]:
+        """Model calls so far by mode: ``compiled`` or ``eager``. Read by other threads."""
+        ...
 
     def warm_up(self) -> WarmUp:
         """Run once before the first job: compile what is to be compiled, and measure ``budget`` and ``max_rows``."""

@@ -11,6 +11,7 @@ box, as in outpainting, is the box reflected, and patches only erase what should
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +67,7 @@ class ExemplarEngine:
     def __init__(self) -> None:
         from patchmatch_cython import CythonSolver
 
+        self.calls: Counter[str] = Counter()
         self._solver: Callable[..., Any] = CythonSolver
 
     def warm_up(self) -> WarmUp:
@@ -78,6 +80,7 @@ class ExemplarEngine:
 
     def step(self, slots: Sequence[Slot]) -> None:
         """Fill every slot's picture where its mask is above 0. A row that cannot be filled sets ``slot.error``."""
+        self.calls["eager"] += 1
         for slot in slots:
             try:
                 self._paint(slot)

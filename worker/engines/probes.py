@@ -84,6 +84,7 @@ def _check(found: object, expected: object, *, tolerance: float = 1e-6) -> None:
 
 TRIALS: Mapping[str, Callable[[str], None]] = {"compile": _compile, "xformers": _xformers}
 
+
 def main(name: str, device: str) -> int:
     """Run one trial; 1, and the reason on standard output, where it fails."""
     try:

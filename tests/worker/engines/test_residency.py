@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,15 +21,13 @@ from worker.engines.diffusion.parts import Parts, load_parts
 from worker.engines.diffusion.residency import (
     Measurement,
     ParkedModule,
-    UnetCall,
     apply,
-    blank_call,
     expected_peak,
     model_facts,
-    row_bucket,
     rows_from,
     warm_up,
 )
+from worker.engines.diffusion.unet_call import UnetCall, blank_call, row_bucket
 from worker.tuning import PLAIN, Tuning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -172,7 +171,7 @@ def test_a_lora_is_not_lost_in_a_compiled_unet(fresh: Callable[[str], Parts], di
 class Half(torch.nn.Module):
     """What ``UnetCall`` asks of a UNet, and nothing that takes long to compile."""
 
-    config, dtype, device = None, torch.float32, torch.device("cpu")
+    config, dtype, device = SimpleNamespace(addition_embed_type="text"), torch.float32, torch.device("cpu")
 
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor, **_options: Any) -> tuple[torch.Tensor]:
         return (sample / 2 + timestep[:, None],)

@@ -8,6 +8,7 @@ shape; each slot has its own sampler, generator and position. The maths is that 
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -62,7 +63,7 @@ class DiffusionEngine:
         """
         self.card = card
         self.tuning = tuning
-        self.dtype = tuning.dtype
+        self.dtype: str | None = tuning.dtype
         self.max_rows = 8
         self.budget = 2.0 * self.max_rows
         self._device = device
@@ -83,8 +84,14 @@ class DiffusionEngine:
         There is no safety checker. Raises ``OSError`` where a file is missing; ``card_for`` is what explains an unsupported directory.
         """
         parts = load_parts(path, dtype=tuning.dtype, vae_dtype=tuning.vae_dtype)
-        loras = {"lora_files": partial(lora_file, path), "lora_bytes": largest_loras_bytes(path, CAPACITY)}
-        return cls(card, parts, **loras, tuning=tuning, device=device, **options)
+        lora_bytes = largest_loras_bytes(path, CAPACITY)
+        return cls(card, parts, lora_files=partial(lora_file, path), lora_bytes=lora_bytes, tuning=tuning, device=device, **options)
+
+    @property
+    def calls(self) -> Counter[str]:
+        """Calls of the UNet so far, by mode."""
+        calls: Counter[str] = self._unet.calls
+        return calls
 
     def warm_up(self) -> WarmUp:
         """Choose attention kernels, compile where the tuning says so, measure ``budget`` (UNet rows of native size), see which kernels run.

@@ -83,11 +83,11 @@ class FastestAttention:
         return self.by_shape[min(alike, key=lambda shape: abs(math.log(shape[0] / queries)))]
 
 
-class FastestAttnProcessor(AttnProcessor2_0):  # type: ignore[misc]
+class FastestAttnProcessor(AttnProcessor2_0):
     """The stock processor, which switches kernels for the shapes that have one of their own."""
 
     def __init__(self, fastest: FastestAttention) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._fastest = fastest
 
     def __call__(
@@ -154,9 +154,7 @@ class _Recorder(TorchFunctionMode):
         return function(*arguments, **(options or {}))
 
 
-def _times(
-    shape: AttentionShape, device: torch.device, dtype: torch.dtype, timer: Timer, candidates: Sequence[str]
-) -> dict[str, float]:
+def _times(shape: AttentionShape, device: torch.device, dtype: torch.dtype, timer: Timer, candidates: Sequence[str]) -> dict[str, float]:
     def draw(tokens: int) -> torch.Tensor:  # laid out as a projection's result is
         return torch.randn(shape.rows, tokens, shape.heads, shape.width, device=device, dtype=dtype).transpose(1, 2)
 
@@ -190,13 +188,13 @@ def _fastest(by_kernel: Mapping[str, float], default: str) -> str:
 
 
 def _cuda_seconds(call: Callable[[], object]) -> float:
-    began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     began.record()
     for _ in range(CALLS):
         call()
     ended.record()
     ended.synchronize()
-    return began.elapsed_time(ended) / 1000 / CALLS
+    return float(began.elapsed_time(ended)) / 1000 / CALLS
 
 
 def _cpu_seconds(call: Callable[[], object]) -> float:

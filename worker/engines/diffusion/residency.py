@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from worker.engines.diffusion.card import family_of, read_json
 from worker.engines.device import free_bytes
+from worker.engines.diffusion.card import family_of, read_json
 from worker.engines.diffusion.cpu_kernels import use_cpu_kernels
 from worker.engines.diffusion.parts import Parts
 from worker.engines.diffusion.unet_call import UnetCall
@@ -78,7 +78,7 @@ def apply(parts: Parts, tuning: Tuning, device: str, *, backend: str | Callable[
     _cast(parts.vae, tuning.vae_dtype).to(device=device, memory_format=memory_format)
     _arrange_vae(parts.vae, tuning)
     _cast(parts.unet, tuning.dtype).to(memory_format=memory_format)
-    parts.unet.requires_grad_(False)  # as adapters would, and compiled graphs are guarded by it
+    parts.unet.requires_grad_(requires_grad=False)  # as adapters would, and compiled graphs are guarded by it
     _place_unet(parts.unet, tuning, torch.device(device))
     _set_attention(parts.unet, tuning)
     encoders = {folder: _cast(encoder, tuning.dtype) for folder, encoder in parts.text_encoders.items()}

@@ -39,7 +39,8 @@ class UnetCall:
         self._tuning = tuning
         self._fastest: FastestAttention | None = None
         self._common_start = common_start(unet)
-        self._compiled = torch.compile(unet, backend=backend, dynamic=False) if tuning.compile else None
+        self._backend = backend
+        self._compiled: Callable[..., Any] | None = None
         self._warmed: set[tuple[int, ...]] = set()
 
     @property
@@ -51,7 +52,7 @@ class UnetCall:
     @property
     def is_compiled(self) -> bool:
         """Whether warmed shapes run compiled."""
-        return self._compiled is not None
+        return bool(self._warmed)
 
     def prefer(self, fastest: FastestAttention) -> None:
         """Use the kernels that were measured as the fastest. Call it before anything is compiled."""
@@ -91,9 +92,9 @@ class UnetCall:
         Where compiling fails, this shape runs as it is, and so do all others if none was compiled before; raises ``TuningRefused`` if
         the tuning must compile.
         """
-        if self._compiled is not None:
+        if self._tuning.compile and (self._warmed or self.compile_failure is None):
             try:
-                return self._compile(self._compiled, sample, timestep, inputs)
+                return self._compile(sample, timestep, inputs)
             except torch.AcceleratorError:  # the device is broken
                 raise
             except Exception as error:
@@ -102,11 +103,11 @@ class UnetCall:
                 self._do_without(error)
         return self(sample, timestep, **inputs)
 
-    def _compile(
-        self, compiled: Callable[..., Any], sample: torch.Tensor, timestep: torch.Tensor, inputs: Mapping[str, Any]
-    ) -> tuple[torch.Tensor]:
+    def _compile(self, sample: torch.Tensor, timestep: torch.Tensor, inputs: Mapping[str, Any]) -> tuple[torch.Tensor]:
+        if self._compiled is None:  # not before it is needed: the compiler's own import may fail
+            self._compiled = torch.compile(self.module, backend=self._backend, dynamic=False)
         with torch._dynamo.config.patch(recompile_limit=GRAPHS):  # noqa: SLF001 - has no public name
-            predicted = self._call_padded(compiled, sample, timestep, inputs)
+            predicted = self._call_padded(self._compiled, sample, timestep, inputs)
         self._warmed.add(_shape(sample))
         return predicted
 
@@ -116,8 +117,6 @@ class UnetCall:
             raise TuningRefused(f"OUTFILL_WORKER__COMPILE=on: compiling failed: {reason}") from error
         _log.warning("compile_failed", reason=reason, compiled=sorted(self._warmed))
         self.compile_failure = reason
-        if not self._warmed:
-            self._compiled = None
 
     @contextmanager
     def _weights_may_move(self) -> Iterator[None]:

@@ -1,0 +1,112 @@
+"""Trials of what is installed run for real, in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from worker.engines import probes
+from worker.engines.device import read_device
+from worker.engines.out_of_memory import is_out_of_memory
+from worker.tuning import Wishes
+
+
+@pytest.fixture(autouse=True)
+def _untried() -> Iterator[None]:
+    """Trials are made once a process; a test makes its own."""
+    probes.compile_obstacle.cache_clear()
+    probes.xformers_fault.cache_clear()
+    yield
+    probes.compile_obstacle.cache_clear()
+    probes.xformers_fault.cache_clear()
+
+
+def test_what_compiles_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a kernel is built and its result is right, nothing speaks against compiling."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    assert probes.compile_obstacle("cpu") is None
+    assert any(tmp_path.rglob("*.so"))
+
+
+def test_a_missing_compiler_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a compiler the trial says so, and a worker that must compile has the reason among its device's facts."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
+    facts = read_device("cpu", Wishes(compile="on"))
+    assert facts.compile_obstacle is not None
+    assert "ompiler" in facts.compile_obstacle
+
+
+def test_a_trial_that_dies_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that ends the process when it is loaded ends that of the trial."""
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert probes.xformers_fault("cpu") == "the trial ended with status 1"
+
+
+def test_xformers_that_does_not_import_is_the_reason() -> None:
+    """The trial of xformers answers with the error of its import."""
+    if probes.xformers_fault("cpu") is None:
+        pytest.skip("xformers is installed and runs here")
+    assert "xformers" in str(probes.xformers_fault("cpu"))
+
+
+def test_nothing_is_tried_unless_it_is_wished_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU worker with the default settings starts no trial."""
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a trial was made"))
+    assert read_device("cpu").compile_obstacle is None
+
+
+def test_a_directory_that_may_not_execute_is_found(noexec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where caches lie in a file system mounted noexec, as Docker mounts a tmpfs, the trial fails with the loader's words."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(noexec / "inductor"))
+    obstacle = probes.compile_obstacle("cpu")
+    assert obstacle is not None
+    assert "failed to map segment" in obstacle
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "CUDA error: out of memory",
+        "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+        "cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate(handle)`",
+        "cusolver error: CUSOLVER_STATUS_NOT_INITIALIZED, when calling `cusolverDnCreate(handle)`",
+    ],
+)
+def test_every_word_for_a_lack_of_memory_is_known(message: str) -> None:
+    """Out of memory, in the words of CUDA, cuDNN 9, cuBLAS, cuSOLVER and the CPU, is out of memory."""
+    assert is_out_of_memory(RuntimeError(message))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        ValueError("out of memory"),
+    ],
+)
+def test_other_errors_are_no_lack_of_memory(error: Exception) -> None:
+    """A broken device, a wrong shape or another kind of error is not tried again with less."""
+    assert not is_out_of_memory(error)
+
+
+def test_torch_s_own_error_is_known() -> None:
+    """The error class of torch counts whatever it says."""
+    assert is_out_of_memory(torch.OutOfMemoryError("no words"))

@@ -1,0 +1,326 @@
+"""Calls of a UNet: compiling may fail, adapters may come and go, kernels are chosen by measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from structlog.testing import capture_logs
+from torch._dynamo.exc import BackendCompilerFailed
+from torch.nn.functional import scaled_dot_product_attention
+
+from scripts.tiny_pipeline import build, write_lora
+from worker.engines.diffusion.card import card_for, lora_file
+from worker.engines.diffusion.engine import DiffusionEngine
+from worker.engines.diffusion.fastest_attention import AttentionShape, FastestAttention, attention_shapes, measure_attention
+from worker.engines.diffusion.kernels import attention_kernels
+from worker.engines.diffusion.lora import LoraAdapters
+from worker.engines.diffusion.parts import Parts, load_parts
+from worker.engines.diffusion.residency import apply
+from worker.engines.diffusion.unet_call import blank_call, blank_inputs
+from worker.metrics import WorkerMetrics
+from worker.tuning import PLAIN, TuningRefused
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+COMPILED = replace(PLAIN, compile=True)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("unet") / "sd15"
+    build(directory, kind="sd15-inpaint")
+    write_lora(directory, "ink")
+    write_lora(directory, "chalk", seed=2)
+    return directory
+
+
+@pytest.fixture
+def parts(directory: Path) -> Parts:
+    return load_parts(directory, dtype="float32", vae_dtype="float32")
+
+
+class Backend:
+    """Compiles to the graph as it is, until so many graphs were made; then it fails as ``failure`` says."""
+
+    def __init__(self, *, graphs: int = 100, failure: Exception | None = None) -> None:
+        self.left, self.failure = graphs, failure or OSError("failed to map segment from shared object")
+        self.rows: list[int] = []
+        """Of each call of a graph."""
+
+    def __call__(self, graph: Any, _inputs: Any) -> Callable[..., Any]:
+        if self.left == 0:
+            raise self.failure
+        self.left -= 1
+
+        def run(*arguments: Any) -> Any:
+            results = graph(*arguments)
+            self.rows.append(results[0].shape[0])
+            return results
+
+        return run
+
+
+def rows_of(unet: Any, rows: int, *, side: int = 8) -> dict[str, Any]:
+    """A call with random numbers."""
+    generator = torch.Generator().manual_seed(rows)
+    inputs = blank_inputs(unet, rows, side, side, tokens=77)
+    return {
+        name: value if value is None else torch.randn(value.shape, generator=generator).to(unet.dtype) for name, value in inputs.items()
+    } | {"timestep": torch.linspace(1, 999, rows)}
+
+
+def predict(unet: Any, inputs: dict[str, Any], **options: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        predicted: torch.Tensor = unet(**inputs, **options)[0]
+    return predicted
+
+
+# -- compiling fails --------------------------------------------------------------------------------------------------
+
+
+def test_a_compilation_that_fails_leaves_the_model_uncompiled(parts: Parts) -> None:
+    """The warm-up goes on without a graph, the log and the model say why, and predictions are those of the module."""
+    unet = apply(parts, COMPILED, "cpu", backend=Backend(graphs=0)).unet
+    with capture_logs() as logs:
+        blank_call(unet, 8, 8, tokens=77)(2)
+    (warning,) = [entry for entry in logs if entry["event"] == "compile_failed"]
+    assert warning["log_level"] == "warning"
+    assert "failed to map segment" in warning["reason"]
+    assert not unet.is_compiled
+    assert "failed to map segment" in unet.compile_failure
+    inputs = rows_of(unet, 2)
+    assert torch.equal(predict(unet, inputs), predict(parts.unet, inputs))
+
+
+def test_a_model_that_must_compile_refuses_to_run_without(parts: Parts) -> None:
+    """``OUTFILL_WORKER__COMPILE=on`` ends the start with the reason, as a setting that cannot be granted does."""
+    unet = apply(parts, replace(COMPILED, must_compile=True), "cpu", backend=Backend(graphs=0)).unet
+    with pytest.raises(TuningRefused, match=r"OUTFILL_WORKER__COMPILE=on: .*failed to map segment"):
+        blank_call(unet, 8, 8, tokens=77)(2)
+
+
+def test_what_was_compiled_before_a_failure_stays(parts: Parts) -> None:
+    """A bucket of rows that does not compile runs as it is; smaller ones go on compiled."""
+    backend = Backend(graphs=1)
+    unet = apply(parts, COMPILED, "cpu", backend=backend).unet
+    call = blank_call(unet, 8, 8, tokens=77)
+    call(2)
+    call(4)
+    assert unet.is_compiled
+    assert unet.compile_failure is not None
+    compiled = len(backend.rows)
+    predict(unet, rows_of(unet, 2))
+    assert len(backend.rows) == compiled + 1
+    predict(unet, rows_of(unet, 4))
+    assert len(backend.rows) == compiled + 1
+
+
+@pytest.mark.parametrize("graphs", [0, 1])
+def test_memory_that_runs_out_while_compiling(parts: Parts, graphs: int) -> None:
+    """At the first bucket the model goes on uncompiled, as without a graph it may fit; at a later one the rows are too many."""
+    backend = Backend(graphs=graphs, failure=torch.OutOfMemoryError("CUDA out of memory"))
+    unet = apply(parts, COMPILED, "cpu", backend=backend).unet
+    call = blank_call(unet, 8, 8, tokens=77)
+    if graphs == 0:
+        call(2)
+        assert not unet.is_compiled
+    else:
+        call(2)
+        with pytest.raises((torch.OutOfMemoryError, BackendCompilerFailed), match="out of memory"):
+            call(4)
+        assert unet.is_compiled
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_inductor_in_a_directory_that_may_not_execute(parts: Parts, noexec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real compiler, whose cache lies on a tmpfs as Docker mounts it, fails, and the model runs all the same."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(noexec))
+    torch._dynamo.reset()
+    unet = apply(parts, COMPILED, "cpu").unet
+    blank_call(unet, 8, 8, tokens=77)(2)
+    assert not unet.is_compiled
+    assert "failed to map segment" in unet.compile_failure
+
+
+# -- adapters come and go ---------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_as_fast_as_before_once_a_lora_has_come_and_gone(parts: Parts, directory: Path) -> None:
+    """After the LoRA the same graphs run, of the same rows; with it the module runs as it is, and no row is added."""
+    backend = Backend()
+    seen: list[int] = []
+    unet = apply(parts, COMPILED, "cpu", backend=backend).unet
+    for rows in (2, 8):
+        blank_call(unet, 8, 8, tokens=77)(rows)
+    parts.unet.conv_in.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[0]))
+    loras = LoraAdapters(parts.unet, parts.text_encoders, lambda name: lora_file(directory, name))
+    inputs = rows_of(unet, 6)
+    before = predict(unet, inputs)
+    layers = [type(module) for module in parts.unet.modules()]
+    graphs, backend.rows = backend.left, []
+    loras.activate((("ink", 1.0),))
+    seen.clear()
+    with_lora = predict(unet, inputs, adapted=True)
+    assert (seen, backend.rows) == ([6], [])
+    loras.activate(())
+    assert [type(module) for module in parts.unet.modules()] == layers
+    assert torch.equal(predict(unet, inputs), before)
+    assert backend.rows == [8]
+    assert backend.left == graphs
+    assert not torch.allclose(with_lora, before)
+
+
+def test_adapters_that_come_again_are_those_that_came_before(parts: Parts, directory: Path) -> None:
+    """A LoRA that was taken out and put in again, beside another one that came meanwhile, predicts what it did."""
+    loras = LoraAdapters(parts.unet, parts.text_encoders, lambda name: lora_file(directory, name), capacity=1)
+    inputs = rows_of(apply(parts, PLAIN, "cpu").unet, 2)
+    bare = predict(parts.unet, inputs)
+    ink: list[torch.Tensor] = []
+    chalk: list[torch.Tensor] = []
+    for _ in range(2):
+        for name, predictions in (("ink", ink), ("chalk", chalk)):
+            loras.activate(((name, 1.0),))
+            predictions.append(predict(parts.unet, inputs))
+            loras.activate(())
+            assert torch.equal(predict(parts.unet, inputs), bare)
+    assert torch.equal(ink[0], ink[1])
+    assert torch.equal(chalk[0], chalk[1])
+    assert not torch.equal(ink[0], chalk[0])
+
+
+def test_the_common_start_is_computed_once_where_graphs_do_not_serve(parts: Parts) -> None:
+    """A shape that was not compiled pays for its common start once, as without compiling, and leaves the graphs as they are."""
+    backend = Backend()
+    seen: list[int] = []
+    unet = apply(parts, COMPILED, "cpu", backend=backend).unet
+    blank_call(unet, 8, 8, tokens=77)(2)
+    parts.unet.conv_in.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[0]))
+    inputs = rows_of(unet, 2, side=16)
+    half = {name: value if value is None else torch.cat([value[:1], value[:1]]) for name, value in inputs.items()}
+    predict(unet, half, repeated=1)
+    assert seen == [1]
+    compiled = len(backend.rows)
+    predict(unet, rows_of(unet, 2), repeated=1)
+    assert len(backend.rows) == compiled + 1
+    assert dict(unet.calls) == {"eager": 1, "compiled": 1}
+
+
+# -- attention by measuring -------------------------------------------------------------------------------------------
+
+SELF, CROSS = AttentionShape(2, 8, 16, 16, 8), AttentionShape(2, 8, 16, 77, 8)
+
+
+class FakeTimer:
+    """Tells seconds by the kernel that torch has and the shape that it is given, after a real call."""
+
+    def __init__(self, seconds: dict[tuple[str, int], float]) -> None:
+        self._seconds = seconds
+
+    def __call__(self, call: Callable[[], object]) -> float:
+        (kernel,) = attention_kernels(call)
+        (shape,) = attention_shapes(call)
+        return self._seconds["flash" if kernel == "flash_for_cpu" else kernel, shape.keys]
+
+
+def measured(parts: Parts, seconds: dict[tuple[str, int], float]) -> tuple[FastestAttention, tuple[str, ...]]:
+    """What is found with such times, and the kernels that a UNet call then runs."""
+    unet = apply(parts, replace(PLAIN, attention="fastest"), "cpu").unet
+    inputs = blank_inputs(unet, 2, 8, 8, tokens=77)
+    candidates = ("flash", "math", "cudnn")  # of which a CPU has two
+    found = measure_attention(
+        lambda: predict(unet, inputs), device=torch.device("cpu"), dtype=torch.float32, timer=FakeTimer(seconds), candidates=candidates
+    )
+    unet.prefer(found)
+    return found, attention_kernels(lambda: predict(unet, inputs))
+
+
+def test_the_shapes_of_a_unet_are_those_of_its_layers(parts: Parts) -> None:
+    """Every attention of a call is counted by its sizes."""
+    unet = apply(parts, PLAIN, "cpu").unet
+    shapes = attention_shapes(lambda: predict(unet, blank_inputs(unet, 2, 8, 8, tokens=77)))
+    assert set(shapes) == {SELF, CROSS}
+    assert shapes[SELF] == shapes[CROSS] == sum(name.endswith("attn1") for name, _ in parts.unet.named_modules())
+
+
+def test_each_shape_gets_the_kernel_that_is_fastest_for_it(parts: Parts) -> None:
+    """The kernel of most time saved is the UNet's; a shape for which another is faster runs that one; one that takes no shape is out."""
+    found, ran = measured(parts, {("flash", 16): 1.0, ("flash", 77): 1.0, ("math", 16): 5.0, ("math", 77): 0.5})
+    assert found.order == ("flash", "math")
+    assert found.by_shape == {(16, 16, 8): "flash", (16, 77, 8): "math"}
+    assert ran == ("flash_for_cpu", "math")
+
+
+def test_a_gain_that_switching_would_eat_is_let_be(parts: Parts) -> None:
+    """A kernel that is hardly faster for one shape is not switched to."""
+    found, ran = measured(parts, {("flash", 16): 1.0, ("flash", 77): 1.0, ("math", 16): 5.0, ("math", 77): 0.97})
+    assert set(found.by_shape.values()) == {"flash"}
+    assert ran == ("flash_for_cpu",)
+
+
+def test_another_kernel_may_be_the_fastest_of_all(parts: Parts) -> None:
+    """The order is by measured time, not by name."""
+    found, _ = measured(parts, {("flash", 16): 2.0, ("flash", 77): 2.0, ("math", 16): 1.0, ("math", 77): 1.0})
+    assert found.order == ("math", "flash")
+    assert not found.has_exceptions
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_exception"),
+    [
+        ((4096, 77, 40), True),
+        ((3072, 77, 40), True),  # nearer to 4096 than to 1024
+        ((1100, 77, 40), False),
+        ((3072, 3072, 40), False),  # self-attention is another kind
+        ((3072, 77, 80), False),  # so is another width
+    ],
+)
+def test_pictures_of_other_sizes_follow_the_nearest_shape(*, shape: tuple[int, int, int], is_exception: bool) -> None:
+    """A shape that was not measured takes the kernel of the layer of its kind that is nearest in size."""
+    found = FastestAttention(
+        ("cudnn", "flash"), {(4096, 77, 40): "flash", (1024, 77, 40): "cudnn", (4096, 4096, 40): "cudnn", (1024, 1024, 80): "cudnn"}
+    )
+    assert (found.exception(*shape) is not None) == is_exception
+
+
+def test_where_nothing_can_be_measured_torch_chooses() -> None:
+    """A UNet none of whose shapes a candidate takes keeps torch's own order."""
+    query = torch.zeros(1, 1, 4, 4)
+    found = measure_attention(
+        lambda: scaled_dot_product_attention(query, query, query), device=query.device, dtype=query.dtype, candidates=("cudnn",)
+    )
+    assert found == FastestAttention()
+    with found.context():
+        assert scaled_dot_product_attention(query, query, query).shape == query.shape
+
+
+def test_exceptions_are_compiled_in(parts: Parts) -> None:
+    """A compiled UNet runs the kernels that were measured, in one graph for each bucket, as it does uncompiled."""
+    backend = Backend()
+    unet = apply(parts, replace(COMPILED, attention="fastest"), "cpu", backend=backend).unet
+    unet.prefer(FastestAttention(("flash", "math"), {(16, 16, 8): "flash", (16, 77, 8): "math"}))
+    blank_call(unet, 8, 8, tokens=77)(2)
+    inputs = rows_of(unet, 2)
+    predict(unet, rows_of(unet, 2, side=16))  # looks up sizes that were not measured
+    assert attention_kernels(lambda: predict(unet, inputs)) == ("flash_for_cpu", "math")
+    assert backend.left == 99
+    assert len(backend.rows) == 2
+    assert torch.allclose(predict(unet, inputs), predict(parts.unet, inputs), atol=1e-5)
+
+
+def test_a_warm_up_tells_what_it_found(directory: Path) -> None:
+    """The kernel of each shape, those that ran, and whether the model is compiled are exported for each model."""
+    tuning = replace(COMPILED, attention="fastest")
+    engine = DiffusionEngine.load(directory, card_for(directory, "tiny"), tuning=tuning, backend=Backend(graphs=0))
+    found, metrics = engine.warm_up(), WorkerMetrics()
+    metrics.tell_warm_up("tiny", found, requested="auto")
+    value = metrics.registry.get_sample_value
+    for shape in ("16x16x8", "16x77x8"):
+        assert value("outfill_attention_shape_info", {"model": "tiny", "shape": shape, "kernel": "flash"}) == 1
+    labels = {"model": "tiny", "kernel": "flash_for_cpu", "requested": "auto"}
+    assert value("outfill_attention_backend_info", labels) == 1
+    assert value("outfill_compile_info", {"model": "tiny", "state": "failed"}) == 1
+    assert value("outfill_compile_info", {"model": "tiny", "state": "eager"}) == 1
