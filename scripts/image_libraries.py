@@ -139,7 +139,7 @@ def _definers(paths: dict[str, Path], found: dict[str, Wheel]) -> dict[str, list
             if library in SYSTEM:
                 continue
             candidates = [library] if library else tables
-            definer = next((each for each in candidates if each in tables and name in tables[each].defined), "")
+            definer = next((one for one in candidates if one in tables and name in tables[one].defined), "")
             by_definer.setdefault(definer, set()).add(name)
     return {library: sorted(names) for library, names in sorted(by_definer.items())}
 
@@ -155,16 +155,7 @@ def download(directory: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = [each for each in (*project["dependencies"], *extras["worker"], *extras["gpu"]) if not each.startswith(f"{project['name']}[")]
-    options = [
-        "--only-binary",
-        ":all:",
-        "--python-version",
-        PYTHON,
-        "--dest",
-        str(directory),
-        "--constraint",
-        str(ROOT / "constraints.txt"),
-    ]
+    options = ["--only-binary=:all:", f"--python-version={PYTHON}", f"--dest={directory}", f"--constraint={ROOT / 'constraints.txt'}"]
     subprocess.run([sys.executable, "-m", "pip", "download", *options, *wanted], check=True)  # noqa: S603 - our own command
 
 
