@@ -28,7 +28,7 @@ check: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python scripts/check_containers.py
+	$(BIN)/python -m scripts.check_containers
 
 format: setup
 	$(BIN)/ruff check --fix

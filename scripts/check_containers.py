@@ -1,8 +1,9 @@
 """Checks Dockerfile.gpu, docker-compose.yml, .env.example and deploy/prometheus without a container engine.
 
-    python scripts/check_containers.py [ROOT]
+    python -m scripts.check_containers [ROOT]
 
-They must lint, match their schemas, start what the local stack starts, and name only settings that exist.
+They must lint, match their schemas, start what the local stack starts, name only settings that exist, and give each worker a GPU of
+its own (scripts/worker_services.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import yaml
 from pydantic import BaseModel
 
 from core.settings import Settings
+from scripts.worker_services import worker_faults
 from service.local import API_COMMAND, PAINT_COMMAND, STEWARD_COMMAND
 
 DOCKERFILE, COMPOSE, EXAMPLE, PROMETHEUS = "Dockerfile.gpu", "docker-compose.yml", ".env.example", "deploy/prometheus"
@@ -57,8 +59,10 @@ def all_faults(root: Path) -> Iterator[str]:
     services: dict[str, dict[str, Any]] = yaml.safe_load((root / COMPOSE).read_text())["services"]
     yield from image_faults(services)
     yield from command_faults(services, default_commands((root / DOCKERFILE).read_text()))
+    yield from (f"{COMPOSE}: {fault}" for fault in worker_faults(services, (root / DOCKERFILE).read_text()))
     yield from setting_faults(root)
     yield from variable_faults(root)
+    yield from profile_faults(root, services)
 
 
 def image_faults(services: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -71,14 +75,15 @@ def image_faults(services: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 def command_faults(services: dict[str, dict[str, Any]], defaults: dict[str, list[str]]) -> Iterator[str]:
     """Commands, and defaults of the images, that the local stack does not run."""
-    for name, expected in COMMANDS.items():
-        if name not in services:
-            yield f"{COMPOSE}: there is no service {name}"
-            continue
-        command = services[name].get("command") or defaults.get(services[name]["build"]["target"], [])
-        words = shlex.split(command) if isinstance(command, str) else command
-        if tuple(words[: len(expected)]) != expected:
-            yield f"{COMPOSE}: {name} runs {words}; the local stack runs {list(expected)}"
+    for role, expected in COMMANDS.items():
+        instances = [name for name in services if name == role or name.startswith(f"{role}-")]
+        if not instances:
+            yield f"{COMPOSE}: there is no service {role}"
+        for name in instances:
+            command = services[name].get("command") or defaults.get(services[name]["build"]["target"], [])
+            words = shlex.split(command) if isinstance(command, str) else command
+            if tuple(words[: len(expected)]) != expected:
+                yield f"{COMPOSE}: {name} runs {words}; the local stack runs {list(expected)}"
     for stage, words in defaults.items():
         if not any(tuple(words[: len(known)]) == known for known in COMMANDS.values()):
             yield f"{DOCKERFILE}: stage {stage} runs {words}, which the local stack does not"
@@ -125,6 +130,15 @@ def variable_faults(root: Path) -> Iterator[str]:
         yield f"{EXAMPLE}: {name} is missing; {COMPOSE} asks for it"
     for name in sorted(explained - used):
         yield f"{EXAMPLE}: {name} is not used by {COMPOSE}"
+
+
+def profile_faults(root: Path, services: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Profiles that the example chooses and no service has: Compose would start nothing for them, without a word."""
+    known = {profile for service in services.values() for profile in service.get("profiles", [])}
+    chosen = re.findall(r"^COMPOSE_PROFILES=(.*)$", (root / EXAMPLE).read_text(), re.MULTILINE)
+    for profile in ",".join(chosen).split(","):
+        if profile.strip() not in known:
+            yield f"{EXAMPLE}: COMPOSE_PROFILES names {profile.strip()!r}, which is no profile of {COMPOSE}"
 
 
 def prometheus_faults(root: Path) -> Iterator[str]:
