@@ -27,7 +27,7 @@ from core.settings import Models, Settings
 from core.storage import Storage
 from worker.engines.weights import EMBEDDED, MODEL_INDEX
 from worker.store import commands
-from worker.tuning import Wishes
+from worker.tuning import TuningRefused, Wishes
 
 if TYPE_CHECKING:
     from worker.engines.base import Engine
@@ -66,7 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def paint(settings: Settings) -> int:
-    """Load the models and work until SIGTERM. A second SIGTERM gives back what is being painted."""
+    """Load the models and work until SIGTERM; 1 where one of them cannot run. A second SIGTERM gives back what is being painted."""
+    try:
+        return _paint(settings)
+    except TuningRefused as error:
+        structlog.get_logger(__name__).error("start_refused", reason=str(error))
+        return 1
+
+
+def _paint(settings: Settings) -> int:
     from worker.claims import Claims
     from worker.engines.registry import discover
     from worker.images.subject import Segmenter
@@ -110,7 +118,8 @@ def paint(settings: Settings) -> int:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
-    worker.run()
+    if not worker.run():
+        os._exit(0)  # an interpreter that ends beneath a compiler's thread may crash
     return 0
 
 

@@ -94,8 +94,11 @@ class PaintWorker:
         self._painter.drain(abandon=self._stopping)
         self._stopping = True  # plain flags: an Event's lock could be held by the thread that the signal interrupts
 
-    def run(self) -> None:
-        """Announce the worker, warm its engines up, then work until ``stop``. Raises the error of a warm-up that failed."""
+    def run(self) -> bool:
+        """Announce the worker, warm its engines up, then work until ``stop``. Raises the error of a warm-up that failed.
+
+        ``False``: it was stopped while an engine warmed up, and that thread ends only with the process.
+        """
         self._patiently(self._claims.start)  # a Redis that takes no writes yet is no reason to load the models again
         self._patiently(self._announce)  # before the minutes that compiling may take
         threads = [_started("beat", self._beat_loop), _started("painter", self._painter.run)]
@@ -109,6 +112,7 @@ class PaintWorker:
                 time.sleep(0.05)
         finally:
             self._leave(threads)
+        return self._painter.is_settled
 
     def _tell_ready(self) -> None:
         for model, found in self._painter.warm_ups.items():
@@ -132,8 +136,6 @@ class PaintWorker:
         except RedisError as error:  # what it announced lapses, as a killed worker's does
             _log.warning("withdrawal_failed", worker=self._claims.name, error=repr(error))
         _log.info("worker_stopped", worker=self._claims.name)
-        if not self._painter.is_settled:
-            os._exit(0)  # stopped while it warms up: a compiler cannot be told to end
 
     def _held(self) -> int:
         with self._lock:
@@ -442,7 +444,8 @@ class _CanceledError(Exception):
 
 
 def _started(name: str, loop: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=_or_exit, args=(loop,), name=name)
+    # A daemon, as a compiler cannot be told to end; all threads but that of a warm-up are waited for.
+    thread = threading.Thread(target=_or_exit, args=(loop,), name=name, daemon=True)
     thread.start()
     return thread
 

@@ -22,6 +22,7 @@ from worker.engines.base import Engine, OutOfMemory, PaintRequest, Pixels, Slot,
 from worker.metrics import WorkerMetrics
 from worker.scheduler import Batch, Scheduler, Task
 from worker.stopwatch import Phase
+from worker.tuning import TuningRefused
 from worker.work import Work
 
 _log = structlog.get_logger(__name__)
@@ -115,7 +116,7 @@ class Painter:
         """Let all engines measure what they may take, once the weights of all are on the device."""
         for name, engine in self._engines.items():
             with self._metrics.warm_up.labels(name).time():
-                self.warm_ups[name] = engine.warm_up()
+                self.warm_ups[name] = _warmed_up(name, engine)
         budgets = {name: engine.budget for name, engine in self._engines.items()}
         self._scheduler = Scheduler(budgets)
         for name, budget in budgets.items():
@@ -289,6 +290,13 @@ class Painter:
             if task.slot.error is None:
                 work = self._painting[task.job_id]
                 work.painted[work.slots.index(task.slot)] = pixels
+
+
+def _warmed_up(name: str, engine: Engine) -> WarmUp:
+    try:
+        return engine.warm_up()
+    except OutOfMemory as error:
+        raise TuningRefused(f"{name}: the device has no room for one picture: {error}") from error
 
 
 def _too_late() -> DeadlineExceeded:
