@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from painting import SAMPLING, request_for, result_of
 from structlog.testing import capture_logs
 from torch._dynamo.exc import BackendCompilerFailed
 from torch.nn.functional import scaled_dot_product_attention
@@ -25,7 +27,11 @@ from worker.engines.diffusion.unet_call import blank_call, blank_inputs
 from worker.metrics import WorkerMetrics
 from worker.tuning import PLAIN, TuningRefused
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # The noise schedules of diffusers 0.42 turn a tensor into an array in a way that NumPy 2 deprecates.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
+]
 COMPILED = replace(PLAIN, compile=True)
 
 
@@ -196,6 +202,19 @@ def test_the_common_start_is_computed_once_where_graphs_do_not_serve(parts: Part
     predict(unet, rows_of(unet, 2), repeated=1)
     assert len(backend.rows) == compiled + 1
     assert dict(unet.calls) == {"eager": 1, "compiled": 1}
+
+
+def test_an_engine_serves_loras_as_they_are_and_all_else_compiled(directory: Path) -> None:
+    """Jobs before, with and after a LoRA, in one engine: only the steps with it run uncompiled."""
+    engine = DiffusionEngine.load(directory, card_for(directory, "tiny"), tuning=COMPILED, backend=Backend())
+    engine.warm_up()
+    modes: list[str] = []
+    for loras in ((), (("ink", 1.0),), ()):
+        before = Counter(engine.calls)
+        result_of(engine, request_for(replace(SAMPLING, loras=loras)))
+        (mode,) = engine.calls - before
+        modes.append(mode)
+    assert modes == ["compiled", "eager", "compiled"]
 
 
 # -- attention by measuring -------------------------------------------------------------------------------------------
