@@ -171,7 +171,7 @@ class Worker(_Section):
         description="Attention kernel of the UNet: `flash`, `efficient`, `cudnn`, `math`, `xformers`; `auto`: see GPU workers.",
     )
     compile: Literal["auto", "on", "off"] = Field(
-        default="auto", description="`on`, `off`; `auto` compiles the UNet on a GPU where there is a C++ compiler. It lengthens the start."
+        default="auto", description="`on`, `off`; `auto` compiles the UNet on a GPU where a trial succeeds. It lengthens the start."
     )
     offload: Literal["auto", "none", "text_encoders", "group"] = Field(
         default="auto", description="What waits in main memory: `none`, `text_encoders`, `group` (the UNet's blocks too); `auto` by memory."

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from core.settings import Worker
-from worker.engines.device import read_device
+from worker.engines.device import read_device, use_device
 from worker.tuning import GIB, DeviceFacts, ModelFacts, Tuning, TuningRefused, Wishes, choose, choose_all, peak_bytes
 
 SD15 = ModelFacts(unet_bytes=1_719_070_728, vae_bytes=167_307_726, text_encoder_bytes=(246_120_960,), latent_area=64 * 64)
@@ -220,6 +220,15 @@ def test_a_cuda_device_without_a_number_is_the_current_one(monkeypatch: pytest.M
     facts = read_device("cuda", Wishes(compile="off"))
     assert set(asked) == {torch.device("cuda:1")}
     assert (facts.total_bytes, facts.free_bytes, facts.capability) == (8 * GIB, 7 * GIB // 2, (8, 6))
+
+
+def test_a_numbered_device_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that works on ``cuda:1`` makes streams and events there; a CPU has no such state."""
+    chosen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for device in ("cpu", "cuda:1"):
+        use_device(device)
+    assert chosen == ["cuda:1"]
 
 
 def test_deciding_needs_no_torch() -> None:

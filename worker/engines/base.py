@@ -128,7 +128,10 @@ class Engine(Protocol):
         ...
 
     def warm_up(self) -> WarmUp:
-        """Run once before the first job: compile what is to be compiled, and measure ``budget`` and ``max_rows``."""
+        """Run once before the first job, in the thread of all calls after it: compile, and measure ``budget`` and ``max_rows``.
+
+        Raises ``OutOfMemory`` where the device has no room for one picture.
+        """
         ...
 
     def prepare(self, request: PaintRequest) -> Slot:

@@ -37,6 +37,12 @@ def read_device(device: str, wishes: Wishes | None = None) -> DeviceFacts:
     )
 
 
+def use_device(device: str) -> None:
+    """Make a CUDA device the current one of this thread: streams, events and Triton's kernels that name none belong to it."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def free_bytes(device: str | torch.device) -> int:
     """Return the bytes of a CUDA device that this process can still take, the cache of torch's allocator included."""
     free, total = torch.cuda.mem_get_info(device)

@@ -18,6 +18,7 @@ from api_schemas.errors import EngineFailed, Invalid
 from api_schemas.models import U2NETP, EngineKind
 from api_schemas.requests import Scheduler
 from scripts.tiny_pipeline import SCHEDULE, build
+from worker.engines import device
 from worker.engines.base import DeviceBroken, Engine, OutOfMemory, PaintRequest
 from worker.engines.diffusion.card import card_for
 from worker.engines.diffusion.engine import DiffusionEngine
@@ -26,8 +27,8 @@ from worker.engines.diffusion.pictures import ImageEncoder, decode_latents, mask
 from worker.engines.diffusion.prompts import PromptEmbeds, PromptEncoder
 from worker.engines.diffusion.residency import model_facts
 from worker.engines.diffusion.samplers import build_sampler, strength_timesteps
-from worker.engines.registry import build_engine, discover
-from worker.tuning import GIB, PLAIN, DeviceFacts, choose
+from worker.engines.registry import EngineOptions, build_engine, build_engines, discover
+from worker.tuning import GIB, PLAIN, RESERVE_BYTES, DeviceFacts, choose, peak_bytes
 
 # The noise schedules of diffusers 0.42 turn a tensor into an array in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
@@ -397,6 +398,19 @@ def test_the_registry_builds_what_it_discovers(tiny: Path) -> None:
     (pixels,) = engine.finish([slot])
     assert card.id == "shop/tiny"
     assert pixels.shape == (64, 64, 3)
+
+
+def test_models_are_judged_together_before_one_is_loaded(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that has room for either of two models whole, but not for both, the first leaves room for the second."""
+    facts = model_facts(tiny)
+    alone = peak_bytes(facts, "float16", "float16", offload="none", tiling=False) + RESERVE_BYTES
+    gpu = DeviceFacts("cuda", "a GPU", total_bytes=GIB, free_bytes=alone + 1, capability=(6, 1))
+    monkeypatch.setattr(device, "read_device", lambda *_: gpu)
+    loaded: list[str] = []
+    monkeypatch.setattr(DiffusionEngine, "load", lambda *_, **options: loaded.append(options["tuning"].offload))
+    build_engines([(card_for(tiny, "a"), tiny)], EngineOptions("cuda"))
+    build_engines([(card_for(tiny, "a"), tiny), (card_for(tiny, "b"), tiny)], EngineOptions("cuda"))
+    assert loaded == ["none", "group", "group"]
 
 
 def test_the_registry_refuses_what_has_no_engine(tiny: Path) -> None:

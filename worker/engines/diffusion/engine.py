@@ -25,6 +25,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from api_schemas.errors import EngineFailed
 from api_schemas.models import ModelCard
 from worker.engines.base import DeviceBroken, OutOfMemory, PaintRequest, Pixels, Sampling, Slot, WarmUp
+from worker.engines.device import use_device
 from worker.engines.diffusion.card import largest_loras_bytes, lora_file
 from worker.engines.diffusion.fastest_attention import measure_attention
 from worker.engines.diffusion.kernels import attention_kernels
@@ -61,6 +62,7 @@ class DiffusionEngine:
 
         ``lora_bytes`` of the device's memory are kept for adapters; ``backend`` is what compiles.
         """
+        use_device(device)
         self.card = card
         self.tuning = tuning
         self.dtype: str | None = tuning.dtype
@@ -98,6 +100,7 @@ class DiffusionEngine:
 
         Raises ``OutOfMemory`` where not even one guided picture fits, and ``TuningRefused`` where compiling fails that must not.
         """
+        use_device(self._device)  # as another thread may have loaded the model
         side, tokens = (self.card.native_size or 512) // self._encoder.factor, self._parts.tokenizers[0].model_max_length
         call = blank_call(self._unet, side, side, tokens=tokens)
         with self._device_memory():
