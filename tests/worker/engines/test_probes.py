@@ -55,6 +55,30 @@ def test_xformers_that_does_not_import_is_the_reason() -> None:
     assert "xformers" in str(probes.xformers_fault("cpu"))
 
 
+LOADS = """
+import ctypes, sys
+from pathlib import Path
+from types import SimpleNamespace
+from worker.engines import probes
+
+probes.distribution = lambda name: SimpleNamespace(locate_file=lambda file: Path(sys.argv[1]) / file)
+import worker.engines.diffusion
+assert "diffusers" not in sys.modules
+ctypes.CDLL("libcudart.so.12")
+"""
+
+
+def test_what_xformers_is_linked_to_is_loaded_before_diffusers(tmp_path: Path) -> None:
+    """CUDA 12's runtime, which xformers' library asks for by name, is found once the package of diffusion models is imported."""
+    library = tmp_path / probes.XFORMERS_LIBRARIES["nvidia-cuda-runtime-cu12"]
+    library.parent.mkdir(parents=True)
+    command = ["gcc", "-shared", "-x", "c", "/dev/null", "-Wl,-soname,libcudart.so.12", "-o", str(library)]
+    subprocess.run(command, check=True)
+    subprocess.run([sys.executable, "-c", LOADS, str(tmp_path)], check=True)
+    without = subprocess.run([sys.executable, "-c", LOADS, str(tmp_path / "nothing")], capture_output=True, text=True, check=False)
+    assert "libcudart.so.12" in without.stderr
+
+
 def test_nothing_is_tried_unless_it_is_wished_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU worker with the default settings starts no trial."""
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a trial was made"))
