@@ -59,9 +59,14 @@ class Findings:
 
         What is not finite is noted as ``None``: JSON has no word for it.
         """
-        if not name.endswith(tuple(f"_{unit}" for unit in UNITS)):
-            raise ValueError(f"{name} does not end with a unit: {', '.join(UNITS)}")
-        self.figures[name] = round(float(value), 6) if math.isfinite(value) else None
+        self.add_all({name: value})
+
+    def add_all(self, figures: Mapping[str, float]) -> None:
+        """Note figures that came at once. As ``add``."""
+        for name, value in figures.items():
+            if not name.endswith(tuple(f"_{unit}" for unit in UNITS)):
+                raise ValueError(f"{name} does not end with a unit: {', '.join(UNITS)}")
+            self.figures[name] = round(float(value), 6) if math.isfinite(value) else None
         self.deadline.check()
 
     def say(self, name: str, words: str) -> None:

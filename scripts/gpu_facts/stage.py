@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from worker.engines.base import Engine, PaintRequest, Pixels, Sampling, Slot
 from worker.engines.diffusion.card import card_for
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.parts import Parts, load_parts
+from worker.engines.diffusion.residency import UnetCall
 from worker.tuning import DeviceFacts, Dtype, ModelFacts, Tuning, Wishes, choose, read_device
 
 FAMILIES = ("sd15", "sdxl")
@@ -72,7 +73,12 @@ class Stage:
         """What the worker would read of the device now."""
         return read_device(self.device.kind)
 
-    def engine(self, kind: str, *, backend: str | Callable[..., Any] = "inductor", **changes: Any) -> DiffusionEngine:
+    @property
+    def backend(self) -> str:
+        """What compiles. In a rehearsal graphs are run as they are, which is quick."""
+        return "eager" if self.rehearsal else "inductor"
+
+    def engine(self, kind: str, **changes: Any) -> DiffusionEngine:
         """Ours, over the shared modules, tuned by the worker but for ``changes``. Arranges them as its tuning says."""
         tuning = replace(self.tuning(kind), **changes)
         return DiffusionEngine(
@@ -81,8 +87,13 @@ class Stage:
             lora_files=lambda name: self.folder / f"{name}.safetensors",
             tuning=tuning,
             device=self.device.kind,
-            backend="eager" if self.rehearsal and backend == "inductor" else backend,
+            backend=self.backend,
         )
+
+    @staticmethod
+    def unet_call(engine: DiffusionEngine) -> UnetCall:
+        """What ``engine`` calls its UNet by."""
+        return engine._unet  # noqa: SLF001 - the one place that reaches into an engine
 
     def stock(self, kind: str) -> Any:
         """Theirs, over the same UNet and text encoders."""
@@ -170,6 +181,23 @@ def paint(engine: Engine, requests: Sequence[PaintRequest]) -> list[Pixels]:
     return engine.finish(slots)
 
 
+class Stepping:
+    """Calls step pictures together, for ever: at their end they begin anew, as in a rehearsal they have few steps."""
+
+    def __init__(self, engine: Engine, requests: Sequence[PaintRequest]) -> None:
+        self._engine, self._requests = engine, requests
+        self.slots: list[Slot] = [engine.prepare(request) for request in requests]
+
+    def __call__(self) -> None:
+        """One step. Raises what failed a row."""
+        if all(slot.done for slot in self.slots):
+            self.slots = [self._engine.prepare(request) for request in self._requests]
+        self._engine.step(self.slots)
+        for slot in self.slots:
+            if slot.error is not None:
+                raise slot.error
+
+
 def step_all(engine: Engine, slots: Sequence[Slot]) -> None:
     """Step ``slots`` together until all are done. Raises what failed a row."""
     while not all(slot.done for slot in slots):
@@ -196,7 +224,7 @@ def unet_inputs(parts: Parts, rows: int, side: int | tuple[int, int], *, seed: i
     if config.addition_embed_type == "text_time":
         pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
         sizes = torch.tensor([[8.0 * height, 8.0 * width, 0, 0, 8.0 * height, 8.0 * width]])
-        times = sizes.expand(rows, -1).to(unet.device, unet.dtype)
+        times = sizes.repeat(rows, 1).to(unet.device, unet.dtype)
         inputs["added_cond_kwargs"] = {"text_embeds": random(pooled), "time_ids": times}
     return inputs
 

@@ -1,0 +1,63 @@
+"""The command line: ``python -m scripts.gpu_facts [--half 1] [--items 3,6] [--rehearse] [--out FILE]``, ``… report``, ``… bench``."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from scripts.gpu_facts.catalogue import ITEMS, chosen
+from scripts.gpu_facts.runner import GO_ON
+
+PROCESSES = 2 * len(ITEMS)
+"""That a run may take at most: each item can end two."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run, report or bench; the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        chosen(options.half, options.items)
+        match options.action:
+            case "report":
+                status: int = import_module("scripts.gpu_facts.report").main()
+            case "bench":
+                status = import_module("scripts.gpu_facts.bench").main()
+            case _ if options.one_process:
+                status = import_module("scripts.gpu_facts.process").main(options)
+            case _:
+                status = supervise(arguments)
+    except ValueError as error:
+        print(f"gpu_facts: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def supervise(arguments: list[str]) -> int:
+    """Run in other processes: one after another, as long as the one before asks for it or was ended by what it called."""
+    command = [sys.executable, "-W", "ignore", "-m", "scripts.gpu_facts", "--one-process", *arguments]
+    for _ in range(PROCESSES):
+        status = subprocess.run(command, check=False).returncode  # noqa: S603 - ourselves
+        if status != GO_ON and status >= 0:
+            return status
+        print(f"the process ended with {status}; the next one goes on", flush=True)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scripts.gpu_facts", description="What a real GPU says.")
+    parser.add_argument("action", nargs="?", choices=("run", "report", "bench"), default="run", help="report writes docs/performance.md")
+    parser.add_argument("--half", type=int, choices=(1, 2), help="items 1 to 7, or 8 to 13; without it all")
+    parser.add_argument("--items", metavar="3,6", help="only these")
+    parser.add_argument("--out", type=Path, help="the file of answers; items that it answers are not run again")
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU with tiny weights; no figure is claimed")
+    parser.add_argument("--budget-s", type=float, help="seconds for one process; what does not fit is not begun")
+    parser.add_argument("--commit", help="of the code, where there is no git")
+    parser.add_argument("--one-process", action="store_true", help=f"run in this process; status {GO_ON}: run again, it goes on")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,98 @@
+"""Item 1: what this machine has: libraries, the order of attention kernels, a compiler, and a Triton that can run what it builds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import torch
+from torch.nn.attention import SDPBackend
+
+from scripts.gpu_facts.findings import Findings, Refused
+from scripts.gpu_facts.stage import Stage
+
+GIB = 2**30
+TRITON_PROBE = """
+import torch, triton, triton.language as tl
+
+@triton.jit
+def double(x, n, size: tl.constexpr):
+    at = tl.program_id(0) * size + tl.arange(0, size)
+    tl.store(x + at, 2 * tl.load(x + at, mask=at < n), mask=at < n)
+
+x = torch.ones(1000, device="cuda")
+double[(1,)](x, 1000, size=1024)
+assert float(x.sum()) == 2000.0
+"""
+TRITON_S = 60
+
+
+def run(stage: Stage, findings: Findings) -> None:
+    """Ask for each."""
+    findings.add("cpu_cores_count", os.cpu_count() or 0)
+    findings.add("gcc_bool", shutil.which("gcc") is not None)
+    findings.add("gxx_bool", shutil.which("g++") is not None)
+    findings.add("python_headers_bool", (Path(sysconfig.get_paths()["include"]) / "Python.h").exists())
+    findings.add("temporary_directory_allows_execution_bool", _allows_execution(Path(tempfile.gettempdir())))
+    findings.add("home_allows_execution_bool", _allows_execution(Path.home()))
+    for name in ("triton", "xformers", "peft", "diffusers"):
+        with findings.part(f"{name}_version"):
+            findings.say(f"{name}_version", __import__(name).__version__)
+    with findings.part("device"):
+        _device(stage, findings)
+    with findings.part("sdpa_order"):
+        _sdpa_order(stage, findings)
+    with findings.part("triton_probe"):
+        _triton(stage, findings)
+
+
+def _device(stage: Stage, findings: Findings) -> None:
+    stage.device.needs_cuda("the driver, cuDNN and the card's memory")
+    properties = torch.cuda.get_device_properties(0)
+    free, total = torch.cuda.mem_get_info()
+    findings.add("memory_total_gib", total / GIB)
+    findings.add("memory_free_gib", free / GIB)
+    findings.add("multiprocessors_count", properties.multi_processor_count)
+    findings.add("cudnn_count", torch.backends.cudnn.version() or 0)
+    findings.say("capability", ".".join(map(str, torch.cuda.get_device_capability())))
+
+
+def _sdpa_order(stage: Stage, findings: Findings) -> None:
+    """The order in which torch itself tries kernels, and what it takes for the UNets' shapes by itself."""
+    stage.device.needs_cuda("on a CPU torch has one fast kernel")
+    order = getattr(torch._C, "_get_sdp_priority_order", None)  # noqa: SLF001 - has no public name
+    if order is None:
+        raise Refused("this torch does not tell its order of kernels")
+    names = {int(backend): name for name, backend in SDPBackend.__members__.items()}
+    findings.say("sdpa_order", ", ".join(names.get(int(each), str(each)) for each in order()))
+
+
+def _triton(stage: Stage, findings: Findings) -> None:
+    """In a process of its own, which may fail as it likes; twice, the second time from the cache."""
+    stage.device.needs_cuda("Triton builds kernels for it")
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "probe.py"
+        script.write_text(TRITON_PROBE, encoding="utf-8")
+        done = subprocess.run(  # noqa: S603 - our own script
+            [sys.executable, str(script)], capture_output=True, text=True, timeout=TRITON_S, check=False
+        )
+    findings.add("triton_works_bool", done.returncode == 0)
+    if done.returncode:
+        findings.say("triton_error", done.stderr[-400:])
+
+
+def _allows_execution(folder: Path) -> bool:
+    """Whether what is written there may be run; a mount with ``noexec`` says no, and Triton needs it."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        script = Path(place) / "probe"
+        script.write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")
+        script.chmod(0o700)
+        try:
+            return subprocess.run([str(script)], check=False).returncode == 0  # noqa: S603 - our own script
+        except OSError:
+            return False
