@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline
+from diffusers import StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline
 from PIL import Image
 
+from api_schemas.requests import Scheduler
 from worker.engines.base import PaintRequest, Sampling
 from worker.engines.diffusion.parts import Parts
 from worker.engines.diffusion.samplers import CLASSES
@@ -33,7 +34,7 @@ def stock_of(parts: Parts) -> Any:
     suffixes = ("", "_2")
     modules = {f"tokenizer{suffix}": tokenizer for suffix, tokenizer in zip(suffixes, parts.tokenizers, strict=False)}
     modules |= {**parts.text_encoders, "unet": parts.unet, "vae": copy.deepcopy(parts.vae).to(dtype=parts.unet.dtype)}
-    modules["scheduler"] = DDIMScheduler.from_config(parts.sampler_config)
+    modules["scheduler"] = CLASSES[Scheduler.DDIM][0].from_config(parts.sampler_config)
     if "text_encoder_2" in parts.text_encoders:
         modules["force_zeros_for_empty_prompt"] = parts.zeros_for_empty_prompt
     else:

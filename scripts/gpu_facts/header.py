@@ -25,7 +25,7 @@ def header_of(device: Device, *, rehearsal: bool, commit: str | None) -> dict[st
         "driver": UNKNOWN if rehearsal else _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "torch": torch.__version__,
         "cuda": str(torch.version.cuda),
-        "cudnn": str(torch.backends.cudnn.version()),
+        "cudnn": str(cudnn_version()),
         "diffusers": _version("diffusers"),
         "python": platform.python_version(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -38,6 +38,13 @@ def default_path(header: dict[str, Any]) -> Path:
     """Where the answers of a run go that was not told."""
     card = "rehearsal" if header["rehearsal"] else re.sub(r"[^a-z0-9]+", "-", header["card"].lower()).strip("-")
     return Path("build/gpu-facts") / f"{card}-{header['date']}.jsonl"
+
+
+def cudnn_version() -> int | None:
+    """Of the cuDNN that torch uses."""
+    library: Any = torch.backends.cudnn
+    number: int | None = library.version()
+    return number
 
 
 def _version(package: str) -> str:

@@ -39,7 +39,7 @@ def run(stage: Stage, options: argparse.Namespace) -> int:
 
 def _quiet() -> None:
     """The answers are what is to be read."""
-    diffusers_logging.set_verbosity_error()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))

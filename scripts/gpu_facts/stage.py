@@ -93,7 +93,8 @@ class Stage:
     @staticmethod
     def unet_call(engine: DiffusionEngine) -> UnetCall:
         """What ``engine`` calls its UNet by."""
-        return engine._unet  # noqa: SLF001 - the one place that reaches into an engine
+        call: UnetCall = engine._unet  # noqa: SLF001 - the one place that reaches into an engine
+        return call
 
     def stock(self, kind: str) -> Any:
         """Theirs, over the same UNet and text encoders."""
@@ -117,14 +118,14 @@ class Stage:
     def release(self) -> None:
         """Let go of graphs and of what no name holds."""
         gc.collect()
-        torch._dynamo.reset()  # type: ignore[no-untyped-call]  # noqa: SLF001 - has no public name; compiled graphs hold the weights
+        torch._dynamo.reset()  # noqa: SLF001 - has no public name; compiled graphs hold the weights
         self.device.empty()
 
     # -- pictures -----------------------------------------------------------------------------------------------------------------
 
     def size(self, kind: str) -> int:
         """Side of a picture in pixels."""
-        return tiny_pipeline.NATIVE_SIZE if self.rehearsal else true_size.ARCHITECTURES[kind].native_size
+        return int(tiny_pipeline.NATIVE_SIZE if self.rehearsal else true_size.ARCHITECTURES[kind].native_size)
 
     def steps(self, wanted: int) -> int:
         """As many as wanted; few in a rehearsal."""
@@ -216,7 +217,7 @@ def unet_inputs(parts: Parts, rows: int, side: int | tuple[int, int], *, seed: i
         return torch.randn(rows, *shape, generator=generator).to(unet.device, unet.dtype)
 
     config = unet.config
-    inputs = {
+    inputs: dict[str, Any] = {
         "sample": random(config.in_channels, height, width),
         "timestep": torch.full((rows,), 501.0, device=unet.device),
         "encoder_hidden_states": random(parts.tokenizers[0].model_max_length, config.cross_attention_dim),
@@ -232,4 +233,3 @@ def unet_inputs(parts: Parts, rows: int, side: int | tuple[int, int], *, seed: i
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """The largest difference, as a share of the largest value."""
     return float((ours.float() - theirs.float()).abs().max() / theirs.float().abs().max())
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from scripts.gpu_facts.device import median_ms
@@ -65,6 +67,6 @@ def _xformers(stage: Stage, findings: Findings, family: str) -> None:
     try:
         for rows in ROWS:
             inputs = unet_inputs(stage.parts(kind), rows, stage.size(kind) // 8)
-            findings.add(f"{family}_rows_{rows}_xformers_ms", median_ms(stage.device, lambda inputs=inputs: unet(**inputs, return_dict=False)))
+            findings.add(f"{family}_rows_{rows}_xformers_ms", median_ms(stage.device, partial(unet, **inputs, return_dict=False)))
     finally:
         unet.set_attn_processor(before)

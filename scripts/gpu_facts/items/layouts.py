@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 
@@ -33,7 +34,7 @@ def _time(stage: Stage, findings: Findings, family: str, order: str, *, searchin
     for rows in ROWS[family]:
         inputs = unet_inputs(stage.parts(kind), rows, stage.size(kind) // 8)
         with _searching(on=searching):
-            ms = median_ms(stage.device, lambda inputs=inputs: unet(**inputs, return_dict=False))
+            ms = median_ms(stage.device, partial(unet, **inputs, return_dict=False))
         findings.add(f"{family}_rows_{rows}_{order}{'_searched' if searching else ''}_ms", ms)
 
 

@@ -9,11 +9,13 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend
 
 from scripts.gpu_facts.findings import Findings, Refused
+from scripts.gpu_facts.header import cudnn_version
 from scripts.gpu_facts.stage import Stage
 
 GIB = 2**30
@@ -58,7 +60,7 @@ def _device(stage: Stage, findings: Findings) -> None:
     findings.add("memory_total_gib", total / GIB)
     findings.add("memory_free_gib", free / GIB)
     findings.add("multiprocessors_count", properties.multi_processor_count)
-    findings.add("cudnn_count", torch.backends.cudnn.version() or 0)
+    findings.add("cudnn_count", cudnn_version() or 0)
     findings.say("capability", ".".join(map(str, torch.cuda.get_device_capability())))
 
 
@@ -68,7 +70,8 @@ def _sdpa_order(stage: Stage, findings: Findings) -> None:
     order = getattr(torch._C, "_get_sdp_priority_order", None)  # noqa: SLF001 - has no public name
     if order is None:
         raise Refused("this torch does not tell its order of kernels")
-    names = {int(backend): name for name, backend in SDPBackend.__members__.items()}
+    members: dict[str, Any] = dict(SDPBackend.__members__)
+    names = {int(backend): name for name, backend in members.items()}
     findings.say("sdpa_order", ", ".join(names.get(int(each), str(each)) for each in order()))
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -128,7 +129,7 @@ def _words(stage: Stage, findings: Findings) -> None:
         stage.device.empty()
         with stage.device.capped(stage.device.allocated_gib() + tight_gib):
             for call in _calls(engine, slots, stage.request(kind, seed=100, strength=0.8)):
-                _in_another_thread(lambda call=call: _note(call, slots, words))
+                _in_another_thread(partial(_note, call, slots, words))
         for slot in slots:
             slot.error = None
     findings.add("out_of_memory_seen_count", sum(words.values()))
@@ -137,7 +138,7 @@ def _words(stage: Stage, findings: Findings) -> None:
         findings.say(f"words_{number}_{'seen' if seen else 'NOT_seen'}", text)
 
 
-def _calls(engine: DiffusionEngine, slots: list[Slot], request: PaintRequest) -> list[Callable[[], object]]:
+def _calls(engine: DiffusionEngine, slots: Sequence[Slot], request: PaintRequest) -> list[Callable[[], object]]:
     return [lambda: engine.step(slots), lambda: engine.prepare(request), lambda: engine.finish(slots)]
 
 

@@ -27,9 +27,7 @@ def run(stage: Stage, findings: Findings) -> None:
 
 def _step(stage: Stage, findings: Findings, engine: DiffusionEngine, family: str, count: int, sampler: Scheduler) -> None:
     name = f"{family}_{count}_slots_{sampler}"
-    requests = [
-        stage.request(INPAINT[family], seed=seed, steps=WARM + TIMED + 1, scheduler=sampler) for seed in range(count)
-    ]
+    requests = [stage.request(INPAINT[family], seed=seed, steps=WARM + TIMED + 1, scheduler=sampler) for seed in range(count)]
     step = Stepping(engine, requests)
     for _ in range(WARM):
         step()
@@ -42,4 +40,3 @@ def _step(stage: Stage, findings: Findings, engine: DiffusionEngine, family: str
     findings.add(f"{name}_kernels_count", seen.kernels)
     findings.add(f"{name}_copies_count", seen.copies)
     findings.add(f"{name}_waits_count", seen.waits)
-

@@ -41,9 +41,7 @@ def _in_company(stage: Stage, findings: Findings, family: str) -> None:
     findings.add(f"{family}_latents_in_company_error", _against_stock(stage, kind, subject, ours))
 
 
-def _samplers(
-    stage: Stage, findings: Findings, kind: str, samplers: tuple[Scheduler, ...], name: str, *, strength: float
-) -> None:
+def _samplers(stage: Stage, findings: Findings, kind: str, samplers: tuple[Scheduler, ...], name: str, *, strength: float) -> None:
     engine = stage.engine(kind)
     for sampler in samplers:
         request = stage.request(kind, seed=7, steps=SAMPLER_STEPS, scheduler=sampler, strength=strength)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 
 from scripts.gpu_facts.device import seconds_of
 from scripts.gpu_facts.findings import Findings
-from scripts.gpu_facts.stage import FAMILIES, INPAINT, Stage, paint
+from scripts.gpu_facts.stage import FAMILIES, INPAINT, Stage, Stepping, paint
 from scripts.stock import run_stock
 
 STEPS = {"sd15": 50, "sdxl": 30}
 TURNS, PICTURES = 2, 3
+TIMED_STEPS = 8
 AT_ONCE = (1, 2, 4, 8)
 
 
@@ -80,10 +82,11 @@ def _at_once(stage: Stage, findings: Findings, family: str) -> None:
     for pictures in AT_ONCE:
         paint(engine, [stage.request(kind, seed=seed, steps=2) for seed in range(pictures)])
         requests = [stage.request(kind, seed=seed, steps=steps) for seed in range(pictures)]
-        slots = [engine.prepare(request) for request in requests]
-        seconds = seconds_of(stage.device, lambda slots=slots: [engine.step(slots) for _ in range(steps)])
-        findings.add(f"{family}_{pictures}_at_once_step_ms", seconds / steps * 1e3)
+        step = Stepping(engine, requests)
+        step()
+        step_ms = statistics.median(seconds_of(stage.device, step) for _ in range(TIMED_STEPS)) * 1e3
+        findings.add(f"{family}_{pictures}_at_once_step_ms", step_ms)
         stage.device.empty()
-        whole = seconds_of(stage.device, lambda requests=requests: paint(engine, requests))
+        whole = seconds_of(stage.device, partial(paint, engine, requests))
         findings.add(f"{family}_{pictures}_at_once_pictures_per_s", pictures / whole)
         findings.add(f"{family}_{pictures}_at_once_peak_gib", stage.device.peak_gib())

@@ -90,7 +90,7 @@ def _with_dynamic_rows(compiled: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any, **options: Any) -> Any:
         for value in (*arguments, *options.values()):
             if isinstance(value, torch.Tensor) and value.dim():
-                torch._dynamo.maybe_mark_dynamic(value, 0)  # type: ignore[no-untyped-call]  # noqa: SLF001 - has no public name
+                torch._dynamo.maybe_mark_dynamic(value, 0)  # noqa: SLF001 - has no public name
         return compiled(*arguments, **options)
 
     return call

@@ -223,7 +223,7 @@ def _serve(stage: Stage, findings: Findings, engine: TimedEngine, load: Load) ->
     painter.start()
     try:
         for number, arrival in enumerate(arrivals):
-            jobs.wait(lambda arrival=arrival: time.perf_counter() - began >= arrival, findings.deadline.check)
+            jobs.wait(partial(_is_past, began + arrival), findings.deadline.check)
             jobs.arrive(number)
         jobs.wait(lambda: jobs.done == load.jobs, findings.deadline.check)
     finally:
@@ -235,22 +235,28 @@ def _serve(stage: Stage, findings: Findings, engine: TimedEngine, load: Load) ->
         _report(findings, engine, jobs)
 
 
+def _is_past(moment: float) -> bool:
+    return time.perf_counter() >= moment
+
+
 def _report(findings: Findings, engine: TimedEngine, jobs: Jobs) -> None:
     steps = sorted(seconds for _, seconds in engine.steps)
     busy_s = sum(steps) + sum(engine.others_s)
     if not steps:
         raise RuntimeError(f"no step was run: {'; '.join(jobs.failures[:3])}")
     findings.say("failures", "; ".join(jobs.failures[:3]) or "none")
-    findings.add_all({
-        "jobs_done_count": jobs.done - len(jobs.failures),
-        "jobs_failed_count": len(jobs.failures),
-        "engine_busy_share": busy_s / max(jobs.held_s, 1e-9),
-        "stepping_share": sum(steps) / max(jobs.held_s, 1e-9),
-        "step_p50_ms": statistics.median(steps) * 1e3,
-        "step_p95_ms": float(np.quantile(steps, 0.95)) * 1e3,
-        "slots_in_a_step_mean_count": statistics.mean(slots for slots, _ in engine.steps),
-        "prepare_and_finish_p95_ms": float(np.quantile(engine.others_s, 0.95)) * 1e3,
-    })
+    findings.add_all(
+        {
+            "jobs_done_count": jobs.done - len(jobs.failures),
+            "jobs_failed_count": len(jobs.failures),
+            "engine_busy_share": busy_s / max(jobs.held_s, 1e-9),
+            "stepping_share": sum(steps) / max(jobs.held_s, 1e-9),
+            "step_p50_ms": statistics.median(steps) * 1e3,
+            "step_p95_ms": float(np.quantile(steps, 0.95)) * 1e3,
+            "slots_in_a_step_mean_count": statistics.mean(slots for slots, _ in engine.steps),
+            "prepare_and_finish_p95_ms": float(np.quantile(engine.others_s, 0.95)) * 1e3,
+        }
+    )
 
 
 def _inputs(photo: tuple[int, int], shape: tuple[int, int]) -> dict[str, bytes]:

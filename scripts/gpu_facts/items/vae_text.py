@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,19 +64,15 @@ def _vae(stage: Stage, findings: Findings, family: str) -> None:
             vae = copy.deepcopy(stage.parts(kind).vae).to(dtype=precision.dtype, memory_format=torch.channels_last)
             given, coded = (each.to(vae.device, vae.dtype) for each in (images, latents))
             for rows in (1, 2):
-                call = _of(vae.encode, given[:rows])
+                call = partial(vae.encode, given[:rows], return_dict=False)
                 findings.add(f"{family}_vae_{name}_encode_{rows}_ms", median_ms(stage.device, call, repeats=3, warm=1))
             for rows in (1, 4):
-                call = _of(vae.decode, coded[:rows])
+                call = partial(vae.decode, coded[:rows], return_dict=False)
                 findings.add(f"{family}_vae_{name}_decode_{rows}_ms", median_ms(stage.device, call, repeats=3, warm=1))
             with torch.inference_mode():
                 pixels = vae.decode(coded[:1], return_dict=False)[0].float().cpu().numpy()
             exact = exact or [pixels]
             _off(findings, f"{family}_vae_{name}", pixels, exact[0])
-
-
-def _of(method: Callable[..., Any], tensor: torch.Tensor) -> Callable[[], object]:
-    return lambda: method(tensor, return_dict=False)
 
 
 def _off(findings: Findings, name: str, pixels: np.ndarray, exact: np.ndarray) -> None:
@@ -109,8 +106,13 @@ def _text(stage: Stage, findings: Findings, family: str) -> None:
             (encoder, torch.randint(3, encoder.config.vocab_size, (rows, tokenizer.model_max_length)).to(encoder.device))
             for tokenizer, encoder in zip(parts.tokenizers, parts.text_encoders.values(), strict=True)
         ]
-        ms = median_ms(stage.device, lambda tokens=tokens: [encoder(ids, output_hidden_states=True) for encoder, ids in tokens])
+        ms = median_ms(stage.device, partial(_encode, tokens))
         findings.add(f"{family}_text_{rows}_rows_ms", ms)
+
+
+def _encode(tokens: Sequence[tuple[Any, torch.Tensor]]) -> None:
+    for encoder, ids in tokens:
+        encoder(ids, output_hidden_states=True)
 
 
 def _prepare(stage: Stage, findings: Findings, family: str) -> None:
@@ -125,7 +127,7 @@ def _prepare(stage: Stage, findings: Findings, family: str) -> None:
         for each in (image, image * (mask < 0.5)):
             hashlib.blake2b(each.contiguous().numpy().data, digest_size=16).digest()
 
-    seconds = min(seconds_of(stage.device, lambda request=request: engine.prepare(request)) for request in requests[1:])
+    seconds = min(seconds_of(stage.device, partial(engine.prepare, request)) for request in requests[1:])
     host_s = min(seconds_of(stage.device, host) for _ in range(3))
     findings.add(f"{family}_prepare_ms", seconds * 1e3)
     findings.add(f"{family}_prepare_host_ms", host_s * 1e3)
