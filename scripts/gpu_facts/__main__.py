@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
-from scripts.gpu_facts.catalogue import ITEMS, chosen
+from scripts.gpu_facts.catalogue import chosen
 from scripts.gpu_facts.runner import GO_ON
-
-PROCESSES = 2 * len(ITEMS)
-"""That a run may take at most: each item can end two."""
+from scripts.gpu_facts.supervisor import supervise
 
 
 def main(arguments: list[str]) -> int:
@@ -32,17 +29,6 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         print(f"gpu_facts: {error}", file=sys.stderr)
         return 2
-    return status
-
-
-def supervise(arguments: list[str]) -> int:
-    """Run in other processes: one after another, as long as the one before asks for it or was ended by what it called."""
-    command = [sys.executable, "-W", "ignore", "-m", "scripts.gpu_facts", "--one-process", *arguments]
-    for _ in range(PROCESSES):
-        status = subprocess.run(command, check=False).returncode  # noqa: S603 - ourselves
-        if status != GO_ON and status >= 0:
-            return status
-        print(f"the process ended with {status}; the next one goes on", flush=True)
     return status
 
 

@@ -125,7 +125,7 @@ class Stage:
 
     def size(self, kind: str) -> int:
         """Side of a picture in pixels."""
-        return int(tiny_pipeline.NATIVE_SIZE if self.rehearsal else true_size.ARCHITECTURES[kind].native_size)
+        return tiny_pipeline.NATIVE_SIZE if self.rehearsal else true_size.ARCHITECTURES[kind].native_size
 
     def steps(self, wanted: int) -> int:
         """As many as wanted; few in a rehearsal."""
@@ -164,7 +164,8 @@ def facts_of(parts: Parts, latent_area: int) -> ModelFacts:
     """What the worker reads from a directory, counted in memory."""
 
     def weight(module: Any) -> int:
-        return 2 * sum(parameter.numel() for parameter in module.parameters())
+        numbers: int = sum(parameter.numel() for parameter in module.parameters())
+        return 2 * numbers
 
     return ModelFacts(
         unet_bytes=weight(parts.unet),

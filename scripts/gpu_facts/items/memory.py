@@ -46,6 +46,17 @@ def run(stage: Stage, findings: Findings) -> None:
     for gib, offload in SMALL_CARDS.items():
         with findings.part(f"sdxl_in_{gib}"):
             _small_card(stage, findings, gib, offload)
+    with findings.part("sd15_alone"):
+        _alone(stage, findings)
+
+
+def _alone(stage: Stage, findings: Findings) -> None:
+    """What 1.5 takes of a card, weights and one picture, with nothing else there."""
+    kind = INPAINT["sd15"]
+    for other in INPAINT.values():
+        stage.drop(other)
+    paint(stage.engine(kind), [stage.request(kind, steps=STEPS)])
+    findings.add("sd15_alone_peak_gib", stage.device.peak_gib())
 
 
 def _small_card(stage: Stage, findings: Findings, gib: int, offload: Offload) -> None:

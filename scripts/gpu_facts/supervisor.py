@@ -1,0 +1,24 @@
+"""Runs items in processes of their own, so that one that breaks the device, or does not come back, costs itself alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from scripts.gpu_facts.catalogue import ITEMS
+from scripts.gpu_facts.runner import GO_ON
+
+PROCESSES = 2 * len(ITEMS)
+"""That a run may take at most: each item can end two."""
+
+
+def supervise(arguments: list[str]) -> int:
+    """Run in other processes: one after another, as long as the one before asks for it or was ended by what it called."""
+    command = [sys.executable, "-W", "ignore", "-m", "scripts.gpu_facts", "--one-process", *arguments]
+    status = GO_ON
+    for _ in range(PROCESSES):
+        status = subprocess.run(command, check=False).returncode  # noqa: S603 - ourselves
+        if status != GO_ON and status >= 0:
+            return status
+        print(f"the process ended with {status}; the next one goes on", flush=True)
+    return status
