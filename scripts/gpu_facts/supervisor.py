@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from scripts.gpu_facts.catalogue import ITEMS
 from scripts.gpu_facts.runner import GO_ON
 
 PROCESSES = 2 * len(ITEMS)
 """That a run may take at most: each item can end two."""
+COMMAND = (sys.executable, "-W", "ignore", "-m", "scripts.gpu_facts", "--one-process")
 
 
-def supervise(arguments: list[str]) -> int:
-    """Run in other processes: one after another, as long as the one before asks for it or was ended by what it called."""
-    command = [sys.executable, "-W", "ignore", "-m", "scripts.gpu_facts", "--one-process", *arguments]
+def supervise(arguments: Sequence[str], *, command: Sequence[str] = COMMAND) -> int:
+    """Run ``command`` with ``arguments``: again and again, as long as it asks for that or was ended by what it called; its last status."""
     status = GO_ON
     for _ in range(PROCESSES):
-        status = subprocess.run(command, check=False).returncode  # noqa: S603 - ourselves
+        status = subprocess.run([*command, *arguments], check=False).returncode  # noqa: S603 - ourselves
         if status != GO_ON and status >= 0:
             return status
         print(f"the process ended with {status}; the next one goes on", flush=True)
