@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
             case _ if options.one_process:
                 status = import_module("scripts.gpu_facts.process").main(options)
             case _:
-                status = supervise(arguments)
+                status = supervise(arguments, budget_s=options.budget_s)
     except ValueError as error:
         print(f"gpu_facts: {error}", file=sys.stderr)
         return 2
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--items", metavar="3,6", help="only these")
     parser.add_argument("--out", type=Path, help="the file of answers; items that it answers are not run again")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU with tiny weights; no figure is claimed")
-    parser.add_argument("--budget-s", type=float, help="seconds for one process; what does not fit is not begun")
+    parser.add_argument("--budget-s", type=float, help="seconds for all; what does not fit is not begun")
     parser.add_argument("--commit", help="of the code, where there is no git")
     parser.add_argument("--one-process", action="store_true", help=f"run in this process; status {GO_ON}: run again, it goes on")
     return parser

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from scripts.gpu_facts.catalogue import ITEMS
+from scripts.gpu_facts.findings import Deadline
 from scripts.gpu_facts.runner import GO_ON
 
 PROCESSES = 2 * len(ITEMS)
@@ -14,11 +15,16 @@ PROCESSES = 2 * len(ITEMS)
 COMMAND = (sys.executable, "-W", "ignore", "-m", "scripts.gpu_facts", "--one-process")
 
 
-def supervise(arguments: Sequence[str], *, command: Sequence[str] = COMMAND) -> int:
-    """Run ``command`` with ``arguments``: again and again, as long as it asks for that or was ended by what it called; its last status."""
+def supervise(arguments: Sequence[str], *, budget_s: float | None = None, command: Sequence[str] = COMMAND) -> int:
+    """Run ``command`` with ``arguments``: again and again, as long as it asks for that or was ended by what it called; its last status.
+
+    Each process is told what is left of the budget that all of them have.
+    """
+    budget = Deadline(budget_s) if budget_s is not None else None
     status = GO_ON
     for _ in range(PROCESSES):
-        status = subprocess.run([*command, *arguments], check=False).returncode  # noqa: S603 - ourselves
+        told = [] if budget is None else ["--budget-s", str(max(budget.left_s, 0.0))]
+        status = subprocess.run([*command, *arguments, *told], check=False).returncode  # noqa: S603 - ourselves
         if status != GO_ON and status >= 0:
             return status
         print(f"the process ended with {status}; the next one goes on", flush=True)

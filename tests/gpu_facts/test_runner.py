@@ -269,3 +269,17 @@ def test_another_process_goes_on_as_long_as_one_asks_for_it(tmp_path: Path) -> N
     )
     assert supervise([str(tmp_path / "count")], command=[sys.executable, str(script)]) == 3
     assert (tmp_path / "count").read_text() == "xxx"
+
+
+def test_processes_share_one_budget(tmp_path: Path) -> None:
+    """A process that goes on is told what the one before has left of the seconds for all."""
+    script, log = tmp_path / "process.py", tmp_path / "log"
+    script.write_text(
+        "import pathlib, sys\n"
+        "log = pathlib.Path(sys.argv[1])\n"
+        "log.write_text((log.read_text() if log.exists() else '') + sys.argv[-1] + '\\n')\n"
+        f"sys.exit({GO_ON} if len(log.read_text().split()) == 1 else 0)\n"
+    )
+    assert supervise([str(log)], budget_s=100, command=[sys.executable, str(script)]) == 0
+    first, second = map(float, log.read_text().split())
+    assert 0 < second < first <= 100
