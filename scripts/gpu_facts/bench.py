@@ -68,8 +68,8 @@ def _figure(name: str, figures: Figures) -> float | None:
         known = [value for mode in ("eager", "compiled") if (value := figures.get(f"{family}_outfill_{mode}_picture_s")) is not None]
         return min(known, default=None)
     if name.endswith("_over_alone_ratio"):
-        rates = [value for key, value in figures.items() if key.startswith(family) and key.endswith("_at_once_pictures_per_s") and value]
         alone = figures[f"{family}_1_at_once_pictures_per_s"]
+        rates = [value for key, value in figures.items() if key.startswith(family) and key.endswith("_at_once_pictures_per_s") and value]
         return alone / max(rates) if alone else None
     return figures[name.replace(f"{family}_over_stock", f"{family}_outfill_over_stock")]
 

@@ -24,7 +24,7 @@ def _run(module: str) -> Callable[[Stage, Findings], None]:
 
 
 ITEMS: tuple[Item[Stage], ...] = (
-    Item(1, "the machine", 10, "whether Triton can build here, and which attention torch prefers", _run("machine")),
+    Item(1, "the machine", 20, "whether Triton can build here, and which attention torch prefers", _run("machine")),
     Item(2, "parity with the stock pipelines", 60, "whether the engine computes the same on CUDA", _run("parity")),
     Item(3, "attention kernels", 40, "which attention is fastest, by shape", _run("attention")),
     Item(4, "one step, profiled", 30, "what launches, waits and samplers cost a step", _run("one_step")),

@@ -89,6 +89,10 @@ class Device(Protocol):
         """A context in which this process has so much of the device."""
         ...
 
+    def filled(self, gib: float) -> Any:
+        """A context in which so much of the device is free, to everybody."""
+        ...
+
     def needs_cuda(self, what: str) -> None:
         """Raise ``Refused`` where this is no CUDA device."""
         ...
@@ -146,6 +150,11 @@ class CpuDevice:
     @contextmanager
     def capped(self, gib: float) -> Iterator[None]:  # noqa: ARG002 - the same call as for CUDA
         """A CPU has no cap: what runs under one is run without."""
+        yield
+
+    @contextmanager
+    def filled(self, gib: float) -> Iterator[None]:  # noqa: ARG002 - the same call as for CUDA
+        """A CPU's memory is left to others."""
         yield
 
     def needs_cuda(self, what: str) -> None:
@@ -245,6 +254,17 @@ class CudaDevice:
             yield
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
+
+    @contextmanager
+    def filled(self, gib: float) -> Iterator[None]:
+        """By one tensor that takes all but ``gib``."""
+        free, _ = torch.cuda.mem_get_info()
+        ballast = torch.empty(max(free - int(gib * GIB), 0), dtype=torch.uint8, device="cuda")
+        try:
+            yield
+        finally:
+            del ballast
+            torch.cuda.empty_cache()
 
     def needs_cuda(self, what: str) -> None:
         """It is one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,9 @@ import torch
 
 from scripts import true_size
 from scripts.gpu_facts.answers import Answers
+from scripts.gpu_facts.bench import limited
 from scripts.gpu_facts.catalogue import ITEMS
+from scripts.gpu_facts.estimates import ESTIMATES
 from scripts.gpu_facts.items.graphs import Recording
 from scripts.gpu_facts.items.regional import CompiledBlocks
 from scripts.gpu_facts.runner import Item, Runner
@@ -31,10 +32,26 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     torch.set_num_threads(threads)
 
 
+class Asked(dict[str, float | None]):
+    """Has every figure, and remembers which were asked for."""
+
+    def __missing__(self, name: str) -> float:
+        self[name] = 2.0
+        return 2.0
+
+    def get(self, name: str, default: Any = None) -> Any:  # noqa: ARG002 - a mapping's signature
+        return self[name]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """Of one rehearsal."""
+    return Answers(tmp_path_factory.mktemp("answers") / "facts.jsonl")
+
+
 @pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.name.replace(" ", "-"))
-def test_an_item_is_rehearsed(stage: Stage, tmp_path: Path, item: Item[Stage]) -> None:
+def test_an_item_is_rehearsed(stage: Stage, answers: Answers, item: Item[Stage]) -> None:
     """It runs through without a fault, claims no figure, and refuses by name what a CPU cannot do."""
-    answers = Answers(tmp_path / "facts.jsonl")
     assert Runner(stage, answers).run([item]) == 0
     answer = answers.by_item[item.number]
     assert answer["answer"] == "measured", answer.get("reason")
@@ -44,6 +61,20 @@ def test_an_item_is_rehearsed(stage: Stage, tmp_path: Path, item: Item[Stage]) -
     assert [reason for reason in answer.get("refused", {}).values() if not reason.startswith(LACKING)] == []
     if item.number == 2:  # both sides are built of the same modules, so they must agree
         assert max(answer["rehearsed"].values()) <= 1e-4
+
+
+def test_figures_that_are_asked_for_are_figures_that_items_answer(stage: Stage, answers: Answers) -> None:
+    """The report and the benchmark's limits take no figure by a name that no item gives; what needs CUDA is named here."""
+    assert Runner(stage, answers).run(ITEMS) == 0  # those of the tests before, where they were run
+    given = {name for answer in answers.by_item.values() for name in answer["rehearsed"]}
+    asked = Asked()
+    for estimate in ESTIMATES:
+        estimate.measured(asked)
+    for mode in ("eager", "compiled"):
+        assert asked[f"sd15_outfill_{mode}_picture_s"]
+    limited("NVIDIA H100", asked)
+    cuda_only = {name for name in asked if any(part in name for part in ("_cudnn_", "_efficient_", "_xformers_", "_as_torch_begins_"))}
+    assert set(asked) - cuda_only <= given
 
 
 def test_a_replay_computes_from_what_its_inputs_hold(stage: Stage) -> None:

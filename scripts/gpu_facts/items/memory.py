@@ -32,7 +32,7 @@ PICTURES = 32
 ROOM_PICTURES = 6
 """For which a capped device has room while ``PICTURES`` are stepped."""
 TIGHT_GIB = (0.02, 0.1, 0.3, 1.0)
-"""Beside what is held, where errors are provoked."""
+"""Free on the device where errors are provoked."""
 
 
 def run(stage: Stage, findings: Findings) -> None:
@@ -62,6 +62,7 @@ def _alone(stage: Stage, findings: Findings) -> None:
 def _small_card(stage: Stage, findings: Findings, gib: int, offload: Offload) -> None:
     """One picture of XL by what the tuning chooses there. What may be offloaded is to come from main memory."""
     kind, name = INPAINT["sdxl"], f"sdxl_in_{gib}"
+    stage.drop(INPAINT["sd15"])
     _to_main_memory(stage.parts(kind))
     stage.device.empty()
     try:
@@ -130,7 +131,10 @@ def _refuse(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
 
 
 def _words(stage: Stage, findings: Findings) -> None:
-    """Every call of the engine under caps that it cannot keep to, in new threads: handles and workspaces are made anew there."""
+    """Every call of the engine on a full device, in new threads: the handles and workspaces of libraries are made anew there.
+
+    A cap would not do: it binds torch alone.
+    """
     stage.device.needs_cuda("memory that runs out")
     kind = INPAINT["sd15"]
     engine = stage.engine(kind)
@@ -138,7 +142,7 @@ def _words(stage: Stage, findings: Findings) -> None:
     for tight_gib in TIGHT_GIB:
         slots = [engine.prepare(stage.request(kind, seed=seed, steps=1)) for seed in range(ROOM_PICTURES)]
         stage.device.empty()
-        with stage.device.capped(stage.device.allocated_gib() + tight_gib):
+        with stage.device.filled(tight_gib):
             for call in _calls(engine, slots, stage.request(kind, seed=100, strength=0.8)):
                 _in_another_thread(partial(_note, call, slots, words))
         for slot in slots:
@@ -175,6 +179,7 @@ def _in_another_thread(call: Callable[[], object]) -> None:
 def _second_model(stage: Stage, findings: Findings) -> None:
     """What a warm-up leaves for the next model to be tuned by, on a card of 24 GiB: as it is, and once the cache is given back."""
     kind = INPAINT["sdxl"]
+    stage.drop(INPAINT["sd15"])
     engine = stage.engine(kind)
     stage.device.empty()
     with stage.device.capped(SECOND_MODEL_GIB):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from scripts.gpu_facts.device import median_ms, seconds_of
-from scripts.gpu_facts.findings import Findings
+from scripts.gpu_facts.findings import Findings, Refused
 from scripts.gpu_facts.items.graphs import Recording
 from scripts.gpu_facts.items.pictures import STEPS, alternate
 from scripts.gpu_facts.stage import FAMILIES, INPAINT, Stage, paint, relative_error, unet_inputs
@@ -21,6 +21,8 @@ from scripts.stock import run_stock
 from worker.engines.diffusion.kernels import attention_context
 from worker.engines.diffusion.residency import GRAPHS, blank_call
 
+WHOLE_S = {"sd15": 60, "sdxl": 110}
+"""Without so much time left, compiling a whole UNet is not begun: it would not come back in time."""
 BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
 ROWS = (2, 6, 16)
 
@@ -98,7 +100,9 @@ def _with_dynamic_rows(compiled: Callable[..., Any]) -> Callable[..., Any]:
 
 def _pictures(stage: Stage, findings: Findings, family: str) -> None:
     """Ours compiled as the worker compiles, for one guided picture; the stock pipeline's transformer blocks, as diffusers documents."""
-    kind = INPAINT[family]
+    kind, left_s = INPAINT[family], findings.deadline.left_s
+    if left_s < WHOLE_S[family] and not stage.rehearsal:
+        raise Refused(f"only {left_s:.0f} s are left, and compiling the whole UNet takes {WHOLE_S[family]}")
     engine, stock = stage.engine(kind, compile=True), stage.stock(kind)
     request = stage.request(kind, steps=STEPS[family])
     side, tokens = stage.size(kind) // 8, stage.parts(kind).tokenizers[0].model_max_length
