@@ -36,7 +36,7 @@ def header_of(device: Device, *, rehearsal: bool, commit: str | None) -> dict[st
 
 def default_path(header: dict[str, Any]) -> Path:
     """Where the answers of a run go that was not told."""
-    card = "rehearsal" if header["rehearsal"] else re.sub(r"[^a-z0-9]+", "-", header["card"].lower()).strip("-")
+    card = re.sub(r"[^a-z0-9]+", "-", header["card"].lower()).strip("-")
     return Path("build/gpu-facts") / f"{card}-{header['date']}.jsonl"
 
 

@@ -104,9 +104,16 @@ class Runner(Generic[T]):
                 self._answer(item, findings, "failed", said(error))
             else:
                 self._answer(item, findings, *_verdict(findings))
-        if usable:
+        return usable and self._released()
+
+    def _released(self) -> bool:
+        """Whether the device still answers when what the item left behind is let go of."""
+        try:
             self._stage.release()
-        return usable
+        except Exception as error:
+            print(f"the device cannot be used any more: {said(error)}", flush=True)
+            return False
+        return True
 
     def _answer(self, item: Item[T], findings: Findings, answer: str, reason: str | None = None) -> None:
         details = ({"reason": reason} if reason else {}) | findings.details(rehearsal=self._stage.rehearsal)

@@ -14,7 +14,9 @@ import torch
 from api_schemas.models import ModelCard
 from api_schemas.requests import Scheduler
 from scripts import tiny_pipeline, true_size
-from scripts.gpu_facts.device import CpuDevice, CudaDevice, Device
+from scripts.gpu_facts.cpu_device import CpuDevice
+from scripts.gpu_facts.cuda_device import CudaDevice
+from scripts.gpu_facts.device import Device
 from scripts.stock import stock_of
 from worker.engines.base import Engine, PaintRequest, Pixels, Sampling, Slot
 from worker.engines.diffusion.card import card_for

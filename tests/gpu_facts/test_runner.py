@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from scripts.gpu_facts.__main__ import main
 from scripts.gpu_facts.answers import Answers, AnswersError
@@ -198,6 +199,17 @@ def test_a_device_that_broke_is_left_to_another_process(path: Path, clock: Clock
     assert (status, found[2]["answer"]) == (0, "measured")
 
 
+def test_a_device_that_lets_go_of_nothing_is_left_to_another_process(path: Path, clock: Clock) -> None:
+    """Where what an item left behind cannot be freed, its answer stands, and the status asks for another process."""
+
+    class Stuck(Bare):
+        def release(self) -> None:
+            raise RuntimeError("an illegal memory access was encountered")
+
+    status, found = run(path, clock, item_of(1, adds()), item_of(2, adds()), stage=Stuck())
+    assert (status, sorted(found), found[1]["answer"]) == (GO_ON, [1], "measured")
+
+
 def test_nothing_is_begun_once_the_budget_is_over(path: Path, clock: Clock) -> None:
     """An item gets no more time than the run has left, and one that would get next to none is not begun."""
 
@@ -255,6 +267,28 @@ def test_an_item_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], 
     """A wrong number is said before anything is run."""
     assert main(arguments) == 2
     assert f"there is no item {arguments[1]}; there are 1 to {len(ITEMS)}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["report", "--half", "1"], ["bench", "--rehearse"]])
+def test_an_option_that_would_do_nothing_is_refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """The report and the benchmark take no options of a run."""
+    assert main(arguments) == 2
+    assert f"{arguments[0]} takes no options" in capsys.readouterr().err
+
+
+def test_a_rehearsal_is_a_command(path: Path) -> None:
+    """The command line rehearses what it is told in a process of its own, and writes a header that says so."""
+    assert main(["--rehearse", "--items", "7", "--out", str(path), "--commit", "abc"]) == 0
+    answers = Answers(path)
+    assert (answers.header["rehearsal"], answers.header["commit"], list(answers.by_item)) == (True, "abc", [7])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_nothing_is_measured(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A run without a CUDA device says so, and writes nothing."""
+    assert main(["--items", "7", "--out", str(path)]) == 2
+    assert "torch sees no CUDA device; --rehearse runs the same code on the CPU" in capfd.readouterr().err
+    assert not path.exists()
 
 
 def test_another_process_goes_on_as_long_as_one_asks_for_it(tmp_path: Path) -> None:
