@@ -209,7 +209,12 @@ ESTIMATES: tuple[Estimate, ...] = (
         (12,),
     ),
     Estimate(
-        HOST, "engine busy while jobs are held", "≥ 95 % (goal)", lambda figures: f"{_known(figures, 'engine_busy_share'):.0%}", "", (13,)
+        HOST,
+        "engine busy while jobs are painted",
+        "≥ 95 % (goal)",
+        lambda figures: f"{_known(figures, 'engine_busy_share'):.0%}",
+        "",
+        (13,),
     ),
     Estimate(
         HOST,

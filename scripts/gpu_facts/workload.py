@@ -31,7 +31,7 @@ from worker.rounds import Rounds
 from worker.work import Work
 
 SAMPLERS = (Scheduler.DPMPP_2M_KARRAS, Scheduler.EULER_A, Scheduler.UNIPC)
-SHAPES = ((512, 512), (768, 384), (384, 768), (640, 448))
+SHAPES = ((512, 512), (768, 384), (384, 768), (1024, 256))
 """Of what is edited, in 512ths of the photo's height: so the crops have different shapes."""
 POLL_S = 0.02
 
@@ -87,6 +87,33 @@ class TimedEngine:
             note(time.perf_counter() - began)
 
 
+class Occupancy:
+    """How long at least one job was somewhere. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs, self._since, self._seconds = 0, 0.0, 0.0
+
+    def enter(self) -> None:
+        """A job comes."""
+        with self._lock:
+            if self._jobs == 0:
+                self._since = time.perf_counter()
+            self._jobs += 1
+
+    def leave(self) -> None:
+        """A job goes."""
+        with self._lock:
+            self._jobs -= 1
+            if self._jobs == 0:
+                self._seconds += time.perf_counter() - self._since
+
+    def seconds(self) -> float:
+        """Until now."""
+        with self._lock:
+            return self._seconds + (time.perf_counter() - self._since if self._jobs else 0.0)
+
+
 class Jobs:
     """Jobs on their way through intake, the painter and what composes; the pools are the worker's."""
 
@@ -95,20 +122,16 @@ class Jobs:
         self._inputs = [_inputs(load.photo, shape) for shape in SHAPES]
         self._examiner = Examiner(cast("Segmenter", None), Quality())  # what an inpainting is measured by needs none
         self._pools = {name: quiet_pool(name, POOL) for name in ("intake", "outputs")}
-        ends = Ends(painted=self._painted, failed=self._failed, canceled=self._left, given_back=self._left)
+        ends = Ends(painted=self._painted, failed=self._failed, canceled=self._unwanted, given_back=self._unwanted)
         self.painter = Painter({model: cast("Engine", engine)}, ends, WorkerMetrics(), previewed=lambda _work, _pixels: None)
         self._changed = threading.Condition()
-        self.held, self.done, self.failures = 0, 0, list[str]()
-        self._held_since = 0.0
-        self.held_s = 0.0
-        """In which at least one job was held."""
+        self.done, self.failures = 0, list[str]()
+        self.held, self.painting = Occupancy(), Occupancy()
+        """From arrival to the end, and in the painter alone."""
 
     def arrive(self, number: int) -> None:
         """A job comes in."""
-        with self._changed:
-            if self.held == 0:
-                self._held_since = time.perf_counter()
-            self.held += 1
+        self.held.enter()
         self._pools["intake"].submit(self._guarded, partial(self._prepare, number))
 
     def wait(self, until: Callable[[], bool], check: Callable[[], None]) -> None:
@@ -119,9 +142,9 @@ class Jobs:
                 check()
 
     def close(self) -> None:
-        """Wait for what is under way in the pools."""
+        """Wait for what is under way in the pools, and begin nothing more."""
         for pool in self._pools.values():
-            pool.shutdown()
+            pool.shutdown(cancel_futures=True)
 
     def _prepare(self, number: int) -> None:
         spec, inputs = self._spec(number), self._inputs[number % len(SHAPES)]
@@ -129,6 +152,10 @@ class Jobs:
         member = SimpleNamespace(composite_key=spec.id)
         work = Work(Lease(spec, 1, cast("Any", None), cast("Any", member)))
         work.rounds = Rounds(spec, plan, partial(self._examiner.report, spec.request))
+        self._paint(work)
+
+    def _paint(self, work: Work) -> None:
+        self.painting.enter()
         self.painter.inbox.put(work)
 
     def _spec(self, number: int) -> JobSpec:
@@ -158,6 +185,7 @@ class Jobs:
         )
 
     def _painted(self, work: Work) -> None:
+        self.painting.leave()
         self._pools["outputs"].submit(self._guarded, partial(self._compose, work))
 
     def _compose(self, work: Work) -> None:
@@ -165,27 +193,29 @@ class Jobs:
             raise ValueError("a job is planned before it is composed")
         work.rounds.take(work.take_painted())
         if work.requests:
-            self.painter.inbox.put(work)
+            self._paint(work)
         else:
-            self._left(work)
+            self._end()
 
-    def _failed(self, work: Work, error: OutfillError) -> None:
+    def _failed(self, _work: Work, error: OutfillError) -> None:
+        self.painting.leave()
         self.failures.append(f"{error.code}: {error}")
-        self._left(work)
+        self._end()
+
+    def _unwanted(self, work: Work) -> None:
+        raise ValueError(f"{work.key} was taken from the painter, and nobody asked for that")
 
     def _guarded(self, stage: Callable[[], None]) -> None:
         try:
             stage()
         except Exception as error:
             self.failures.append(repr(error))
-            self._left(None)
+            self._end()
 
-    def _left(self, _work: Work | None) -> None:
+    def _end(self) -> None:
+        self.held.leave()
         with self._changed:
-            self.held -= 1
             self.done += 1
-            if self.held == 0:
-                self.held_s += time.perf_counter() - self._held_since
             self._changed.notify_all()
 
 

@@ -284,10 +284,10 @@ def test_a_rehearsal_is_a_command(path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_gpu_nothing_is_measured(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_nothing_is_measured(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run without a CUDA device says so, and writes nothing."""
-    assert main(["--items", "7", "--out", str(path)]) == 2
-    assert "torch sees no CUDA device; --rehearse runs the same code on the CPU" in capfd.readouterr().err
+    assert main(["--one-process", "--items", "7", "--out", str(path)]) == 2
+    assert "torch sees no CUDA device; --rehearse runs the same code on the CPU" in capsys.readouterr().err
     assert not path.exists()
 
 

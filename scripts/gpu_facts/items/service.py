@@ -17,7 +17,7 @@ from scripts.gpu_facts.workload import Jobs, Load, TimedEngine
 
 
 def run(stage: Stage, findings: Findings) -> None:
-    """One slot stepped alone first; then all jobs, arriving at random times; engine busy is a share of the time in which jobs were held."""
+    """One slot stepped alone first; then all jobs, arriving at random times; the engine is busy for a share of the time in which jobs were being painted."""
     kind = INPAINT["sd15"]
     load = Load(jobs=8, seconds=1.0, photo=(400, 300), steps=3) if stage.rehearsal else Load()
     engine = TimedEngine(stage.engine(kind))
@@ -28,14 +28,10 @@ def run(stage: Stage, findings: Findings) -> None:
     findings.add("alone_step_ms", alone_ms)
     engine.steps.clear()
     engine.others_s.clear()
-    _serve(stage, findings, engine, load)
-    single = [seconds for slots, seconds in engine.steps if slots == 1]
-    if single:
-        findings.add("single_slot_step_p50_ms", statistics.median(single) * 1e3)
-        findings.add("single_slot_step_over_alone_ratio", statistics.median(single) * 1e3 / alone_ms)
+    _serve(findings, engine, load, alone_ms)
 
 
-def _serve(stage: Stage, findings: Findings, engine: TimedEngine, load: Load) -> None:
+def _serve(findings: Findings, engine: TimedEngine, load: Load, alone_ms: float) -> None:
     jobs = Jobs(engine, INPAINT["sd15"], load)
     painter = threading.Thread(target=jobs.painter.run, name="painter")
     times = random.Random(0)  # noqa: S311 - arrivals are no secret
@@ -51,30 +47,35 @@ def _serve(stage: Stage, findings: Findings, engine: TimedEngine, load: Load) ->
     finally:
         jobs.painter.stop()
         painter.join()
-        jobs.close()
-        cv2.setNumThreads(opencv_threads)
-        stage.device.synchronize()
-        _report(findings, engine, jobs)
+        try:
+            _report(findings, engine, jobs, alone_ms)
+        finally:
+            jobs.close()
+            cv2.setNumThreads(opencv_threads)
 
 
 def _is_past(moment: float) -> bool:
     return time.perf_counter() >= moment
 
 
-def _report(findings: Findings, engine: TimedEngine, jobs: Jobs) -> None:
+def _report(findings: Findings, engine: TimedEngine, jobs: Jobs, alone_ms: float) -> None:
     steps = sorted(seconds for _, seconds in engine.steps)
     busy_s = sum(steps) + sum(engine.others_s)
     if not steps:
         raise RuntimeError(f"no step was run: {'; '.join(jobs.failures[:3])}")
+    single = [seconds for slots, seconds in engine.steps if slots == 1] or [float("nan")]
     findings.say("failures", "; ".join(jobs.failures[:3]) or "none")
     findings.add_all(
         {
             "jobs_done_count": jobs.done - len(jobs.failures),
             "jobs_failed_count": len(jobs.failures),
-            "engine_busy_share": busy_s / max(jobs.held_s, 1e-9),
-            "stepping_share": sum(steps) / max(jobs.held_s, 1e-9),
+            "engine_busy_share": busy_s / jobs.painting.seconds(),
+            "stepping_share": sum(steps) / jobs.painting.seconds(),
+            "engine_busy_while_held_share": busy_s / jobs.held.seconds(),
             "step_p50_ms": statistics.median(steps) * 1e3,
             "step_p95_ms": float(np.quantile(steps, 0.95)) * 1e3,
+            "single_slot_step_p50_ms": statistics.median(single) * 1e3,
+            "single_slot_step_over_alone_ratio": statistics.median(single) * 1e3 / alone_ms,
             "slots_in_a_step_mean_count": statistics.mean(slots for slots, _ in engine.steps),
             "prepare_and_finish_p95_ms": float(np.quantile(engine.others_s, 0.95)) * 1e3,
         }
