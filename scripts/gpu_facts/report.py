@@ -10,7 +10,7 @@ from typing import Any
 
 from scripts.gpu_facts.answers import Answers, AnswersError
 from scripts.gpu_facts.catalogue import ITEMS
-from scripts.gpu_facts.estimates import ESTIMATES, Estimate, Figures
+from scripts.gpu_facts.estimates import ESTIMATES, H100, Estimate, Figures
 
 FOLDER, DOCUMENT = Path("docs/gpu-facts"), Path("docs/performance.md")
 NOT_MEASURED = "not measured"
@@ -19,7 +19,8 @@ HEAD = """\
 
 Written by `python -m scripts.gpu_facts report` from the files in docs/gpu-facts, which `python -m scripts.gpu_facts` writes on a machine with
 a GPU; not by hand. What has no file is not measured. Estimates were made before any run, from counts of operators and published figures.
-Both sides have Stable Diffusion of true size with random weights, in float16: 1.5 at 512×512, XL at 1024×1024, with guidance.
+A card without estimates of its own stands beside those for an H100. Both sides have Stable Diffusion of true size with random weights, in
+float16: 1.5 at 512×512, XL at 1024×1024, with guidance.
 """
 
 
@@ -43,12 +44,20 @@ class Run:
 
     def cell(self, estimate: Estimate) -> str:
         """What was measured of it."""
-        if estimate.card not in self.header["card"]:
+        if not is_about(estimate, self.header["card"]):
             return NOT_MEASURED
         try:
             return estimate.measured(self.figures).strip()
         except (KeyError, TypeError):
             return NOT_MEASURED
+
+
+def is_about(estimate: Estimate, card: str) -> bool:
+    """Whether a run on ``card`` stands beside ``estimate``: those for an H100 take any card that has none of its own."""
+    if estimate.card in card:
+        return True
+    own = any(other.what == estimate.what and other.card and other.card in card for other in ESTIMATES)
+    return estimate.card == H100 and not own
 
 
 def main() -> int:
@@ -93,10 +102,11 @@ def _table(runs: Sequence[Run]) -> list[str]:
     titles = [run.title for run in runs] or ["measured"]
     lines = []
     for group, estimates in groupby(ESTIMATES, key=lambda estimate: estimate.group):
-        lines += [f"| {group} | card | estimate | {' | '.join(titles)} |", "| --- " * (3 + len(titles)) + "|"]
+        lines += [f"| {group} | item | for | estimate | {' | '.join(titles)} |", "| --- " * (4 + len(titles)) + "|"]
         for estimate in estimates:
             cells = [run.cell(estimate) for run in runs] or [NOT_MEASURED]
-            lines.append(f"| {estimate.what} | {estimate.card or 'any'} | {estimate.expected} | {' | '.join(cells)} |")
+            items = ", ".join(map(str, estimate.items))
+            lines.append(f"| {estimate.what} | {items} | {estimate.card or 'any'} | {estimate.expected} | {' | '.join(cells)} |")
         lines.append("")
     return lines[:-1]
 

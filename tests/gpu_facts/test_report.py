@@ -40,11 +40,11 @@ def write(path: Path, header: dict[str, Any], figures: dict[int, dict[str, Any]]
 
 
 def rows(text: str) -> dict[tuple[str, str], list[str]]:
-    """The cells of runs, by what and card; of items by their name."""
+    """The cells of runs, by what was estimated and for which card."""
     found = {}
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-        found[cells[0].strip(), cells[1].strip() if len(cells) > 1 else ""] = [cell.strip() for cell in cells[3:]]
+        found[cells[0], cells[2] if len(cells) > 2 else ""] = cells[4:]
     return found
 
 
@@ -58,7 +58,7 @@ def test_figures_stand_beside_their_estimates(tmp_path: Path) -> None:
     """Each figure lands in the cell of its estimate, under its card and date; what has none is not measured."""
     write(tmp_path / "h100.jsonl", H100, FIGURES)
     text = document(read_runs(tmp_path))
-    assert "| card | estimate | NVIDIA H100 80GB HBM3, 2026-12-01 |" in text
+    assert "| item | for | estimate | NVIDIA H100 80GB HBM3, 2026-12-01 |" in text
     cells = rows(text)
     assert cells["1.5, 50 steps, as shipped (eager)", "H100"] == ["1.23 s"]
     assert cells["1.5, 50 steps, the fastest of ours; the goal", "H100"] == ["0.71 s"]
@@ -71,12 +71,15 @@ def test_figures_stand_beside_their_estimates(tmp_path: Path) -> None:
 
 
 def test_every_card_has_a_column(tmp_path: Path) -> None:
-    """Two runs stand side by side, and an estimate for one card is not answered by another."""
-    write(tmp_path / "a100.jsonl", {**H100, "card": "NVIDIA A100", "date": "2026-12-02"}, {5: {"sd15_outfill_eager_picture_s": 1.7}})
+    """Runs stand side by side, each beside the estimates for its card, and where there are none beside those for an H100."""
+    seconds = {"sd15_outfill_eager_picture_s": 1.7, "sdxl_outfill_eager_picture_s": 4.0}
+    write(tmp_path / "a100.jsonl", {**H100, "card": "NVIDIA A100"}, {5: seconds})
     write(tmp_path / "h100.jsonl", H100, FIGURES)
+    write(tmp_path / "h200.jsonl", {**H100, "card": "NVIDIA H200"}, {5: {"sd15_outfill_eager_picture_s": 0.8}})
     cells = rows(document(read_runs(tmp_path)))
-    assert cells["1.5, 50 steps, as shipped (eager)", "A100"] == ["1.70 s", "not measured"]
-    assert cells["1.5, 50 steps, as shipped (eager)", "H100"] == ["not measured", "1.23 s"]
+    assert cells["1.5, 50 steps, as shipped (eager)", "A100"] == ["1.70 s", "not measured", "not measured"]
+    assert cells["1.5, 50 steps, as shipped (eager)", "H100"] == ["not measured", "1.23 s", "0.80 s"]
+    assert cells["XL, 30 steps, as shipped (eager)", "H100"] == ["4.00 s", "not measured", "not measured"]
 
 
 def test_an_item_without_figures_says_why(tmp_path: Path) -> None:
