@@ -143,7 +143,7 @@ def _parts(directory: Path, kind: str, device: str, dtype: torch.dtype, seed: in
 
 
 def _models(directory: Path, kind: str) -> dict[str, Callable[[], Any]]:
-    """What constructs each model, by folder; of the text encoders in the family's order."""
+    """Constructors of the models, by folder; of the text encoders in the family's order."""
     architecture, tokens = ARCHITECTURES[kind], _tokens(directory)
     unet = {**architecture.unet, "in_channels": tiny_pipeline.KINDS[kind].in_channels}
     texts = {

@@ -17,7 +17,7 @@ from typing import Any
 BEGUN = "begun"
 MOST_BEGINNINGS = 2
 SAME = ("card", "torch", "commit", "rehearsal")
-"""What a file's header and a run that goes on with it must have in common."""
+"""Names that a file's header and the run that goes on with it must have in common."""
 
 
 class AnswersError(ValueError):

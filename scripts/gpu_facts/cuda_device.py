@@ -114,4 +114,4 @@ class CudaDevice:
             torch.cuda.empty_cache()
 
     def needs_cuda(self, what: str) -> None:
-        """It is one."""
+        """Nothing to refuse: this is one."""

@@ -1,4 +1,4 @@
-"""What items ask of a device itself: times, kernels, memory and graphs."""
+"""Measurements of a device itself: times, kernels, memory and graphs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Device(Protocol):
         ...
 
     def times_ms(self, call: Callable[[], object], *, repeats: int, warm: int) -> list[float]:
-        """How long ``call`` takes, each time, after ``warm`` calls that are not timed."""
+        """Times of ``call`` after ``warm`` calls that are not timed."""
         ...
 
     def profiled(self, call: Callable[[], object]) -> Profile:
@@ -99,7 +99,7 @@ def median_ms(device: Device, call: Callable[[], object], *, repeats: int = 7, w
 
 
 def seconds_of(device: Device, call: Callable[[], object]) -> float:
-    """How long ``call`` takes until the device is done with it."""
+    """Seconds that ``call`` takes until the device is done with it."""
     device.synchronize()
     began = time.perf_counter()
     call()

@@ -1,4 +1,4 @@
-"""What was expected of a GPU before one was measured, each beside the figure that answers it.
+"""Expectations of a GPU before one was measured, each beside the figure that answers it.
 
 The estimates are for an H100 unless they say otherwise: made from counts of operators and from published figures, never from a run.
 """

@@ -1,4 +1,4 @@
-"""What one item has found so far, and the time that it has for it."""
+"""Figures that one item has found so far, and the time that it has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 UNITS = ("ms", "s", "us", "gib", "mib", "share", "ratio", "count", "tflop", "error", "levels", "percent", "per_s", "bool", "bytes")
-"""How the name of a figure may end."""
+"""Ends of figures' names."""
 
 
 class Refused(Exception):
@@ -102,7 +102,7 @@ class Findings:
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Whether the device answers no call of this process any more (torch's ``AcceleratorError``)."""
+    """True for an error after which the device answers no call of this process (torch's ``AcceleratorError``)."""
     return type(error).__name__ in ("AcceleratorError", "DeviceBroken") and "out of memory" not in str(error)
 
 

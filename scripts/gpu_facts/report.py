@@ -43,7 +43,7 @@ class Run:
         return {name: value for answer in self.answers.values() for name, value in answer.get("figures", {}).items()}
 
     def cell(self, estimate: Estimate) -> str:
-        """What was measured of it."""
+        """The figure in place of ``estimate``."""
         if not is_about(estimate, self.header["card"]):
             return NOT_MEASURED
         try:
@@ -53,7 +53,7 @@ class Run:
 
 
 def is_about(estimate: Estimate, card: str) -> bool:
-    """Whether a run on ``card`` stands beside ``estimate``: those for an H100 take any card that has none of its own."""
+    """True where a run on ``card`` stands beside ``estimate``: those for an H100 take any card that has none of its own."""
     if estimate.card in card:
         return True
     own = any(other.what == estimate.what and other.card and other.card in card for other in ESTIMATES)
@@ -112,7 +112,7 @@ def _table(runs: Sequence[Run]) -> list[str]:
 
 
 def _items(runs: Sequence[Run]) -> list[str]:
-    """How each item ended in each run, and why where it was not measured."""
+    """The end of each item in each run, with the reason where nothing was measured."""
     lines = [f"| item | decides | {' | '.join(run.title for run in runs)} |", "| --- " * (2 + len(runs)) + "|"]
     for item in ITEMS:
         cells = [_ending(run.answers.get(item.number)) for run in runs]

@@ -29,18 +29,18 @@ class Item(Generic[S]):
     number: int
     name: str
     seconds: float
-    """What it should take."""
+    """Expected."""
     decides: str
     run: Callable[[S, Findings], None]
 
     @property
     def deadline_s(self) -> float:
-        """What it may take."""
+        """Seconds after which it is stopped."""
         return 1.5 * self.seconds + 5.0
 
 
 class Stage(Protocol):
-    """What items stand on, as far as the runner is concerned."""
+    """The ground of items, as far as the runner is concerned."""
 
     rehearsal: bool
 
@@ -107,7 +107,7 @@ class Runner(Generic[T]):
         return usable and self._released()
 
     def _released(self) -> bool:
-        """Whether the device still answers when what the item left behind is let go of."""
+        """False where the device does not let go of what the item left behind."""
         try:
             self._stage.release()
         except Exception as error:

@@ -1,4 +1,4 @@
-"""What the items stand on: a device, weights drawn on it once for both sides, and pictures to paint."""
+"""The ground that items stand on: a device, weights drawn on it once for both sides, and pictures to paint."""
 
 from __future__ import annotations
 
@@ -63,21 +63,21 @@ class Stage:
         return self.drawn(kind).card
 
     def facts(self, kind: str) -> ModelFacts:
-        """What it weighs."""
+        """Its weight in bytes."""
         return facts_of(self.parts(kind), (self.size(kind) // 8) ** 2)
 
     def tuning(self, kind: str, *, device: DeviceFacts | None = None, **wishes: Any) -> Tuning:
-        """What the worker would choose; without a wish for it nothing is compiled."""
+        """The choice of the worker; without a wish for it nothing is compiled."""
         given = Wishes(**{"dtype": self.dtype, "compile": "off", **wishes})
         return choose(device or self.device_facts(), self.facts(kind), given)
 
     def device_facts(self) -> DeviceFacts:
-        """What the worker would read of the device now."""
+        """The device as the worker would read it now."""
         return read_device(self.device.kind)
 
     @property
     def backend(self) -> str:
-        """What compiles. In a rehearsal graphs are run as they are, which is quick."""
+        """The compiler's backend. In a rehearsal graphs are run as they are, which is quick."""
         return "eager" if self.rehearsal else "inductor"
 
     def engine(self, kind: str, **changes: Any) -> DiffusionEngine:
@@ -92,9 +92,15 @@ class Stage:
             backend=self.backend,
         )
 
+    def shipped(self, kind: str) -> DiffusionEngine:
+        """An engine as a worker without a compiler has it when it takes its first job: tuned and warmed up."""
+        engine = self.engine(kind)
+        engine.warm_up()
+        return engine
+
     @staticmethod
     def unet_call(engine: DiffusionEngine) -> UnetCall:
-        """What ``engine`` calls its UNet by."""
+        """The caller of the UNet of ``engine``."""
         call: UnetCall = engine._unet  # noqa: SLF001 - the one place that reaches into an engine
         return call
 
@@ -154,16 +160,19 @@ def request_of(
     scheduler: Scheduler = Scheduler.DPMPP_2M_KARRAS,
     loras: tuple[tuple[str, float], ...] = (),
 ) -> PaintRequest:
-    """A random picture, and a mask of whole 8-pixel blocks, on which stock and ours agree."""
+    """A random picture, a mask of whole 8-pixel blocks, on which stock and ours agree, and texts, which other seeds do not have.
+
+    The engine keeps what it has encoded; who times it asks for something else each time.
+    """
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
     blocks = (random.random((height // 8, width // 8)) < 0.4).astype(np.uint8) * 255
-    sampling = Sampling("a red sofa", "people", steps, guidance_scale, strength, scheduler, loras)
+    sampling = Sampling(f"a red sofa, number {seed}", f"people, {seed}", steps, guidance_scale, strength, scheduler, loras)
     return PaintRequest(image=coarse.repeat(8, 0).repeat(8, 1), mask=blocks.repeat(8, 0).repeat(8, 1), seed=seed, recipe=sampling)
 
 
 def facts_of(parts: Parts, latent_area: int) -> ModelFacts:
-    """What the worker reads from a directory, counted in memory."""
+    """The facts that the worker reads from a directory, counted in memory."""
 
     def weight(module: Any) -> int:
         numbers: int = sum(parameter.numel() for parameter in module.parameters())

@@ -38,7 +38,7 @@ POLL_S = 0.02
 
 @dataclass(frozen=True)
 class Load:
-    """What arrives."""
+    """Jobs, and the time in which they arrive."""
 
     jobs: int = 40
     seconds: float = 45.0
@@ -88,7 +88,7 @@ class TimedEngine:
 
 
 class Occupancy:
-    """How long at least one job was somewhere. Thread-safe."""
+    """The time in which at least one job was somewhere. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

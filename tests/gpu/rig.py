@@ -32,13 +32,13 @@ class Rig:
         """``folder`` is for what is small: tiny pipelines, and LoRAs."""
         self.device = device
         self.on_gpu = device == "cuda"
-        """Whether weights are of true size and memory is counted."""
+        """True where weights are of true size and memory is counted."""
         self._folder = folder
         self._drawn = {family: self._draw(family) for family in ("sd15", "sdxl")}
         if self.on_gpu:
             torch.cuda.empty_cache()
         self.held_bytes = torch.cuda.memory_reserved() if self.on_gpu else 0
-        """What the pipelines that are copied take of the device: no test's."""
+        """Taken of the device by the pipelines that are copied: no test's."""
 
     @property
     def wishes(self) -> Wishes:
@@ -55,11 +55,11 @@ class Rig:
         return request_for(replace(SAMPLING, **changed), seed=seed, height=size, width=size)
 
     def facts(self, family: str) -> ModelFacts:
-        """What the pipeline weighs."""
+        """The weight of the pipeline."""
         return facts_of(self._drawn[family].parts, (self.size(family) // 8) ** 2)
 
     def tuning(self, family: str, wishes: Wishes | None = None, facts: DeviceFacts | None = None) -> Tuning:
-        """What the worker would choose."""
+        """The choice of the worker."""
         return choose(facts or read_device(self.device), self.facts(family), wishes or self.wishes)
 
     def engine(self, family: str, tuning: Tuning | None = None) -> DiffusionEngine:

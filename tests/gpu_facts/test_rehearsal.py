@@ -21,7 +21,7 @@ from scripts.gpu_facts.stage import Stage, relative_error, unet_inputs
 # The noise schedules of diffusers 0.42 turn a tensor into an array in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 LACKING = ("needs a CUDA device: ", "the package ")
-"""How a refusal begins that this machine has a reason for."""
+"""Beginnings of refusals that this machine has a reason for."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
 
 @pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.name.replace(" ", "-"))
 def test_an_item_is_rehearsed(stage: Stage, answers: Answers, item: Item[Stage]) -> None:
-    """It runs through without a fault, claims no figure, and refuses by name what a CPU cannot do."""
+    """An item runs through without a fault, claims no figure, and refuses by name what a CPU cannot do."""
     assert Runner(stage, answers).run([item]) == 0
     answer = answers.by_item[item.number]
     assert answer["answer"] == "measured", answer.get("reason")
@@ -116,7 +116,7 @@ def test_blocks_are_compiled_once_for_all_rows_and_can_be_taken_back(stage: Stag
     ("kind", "parameters", "size"), [("sd15-inpaint", 859_535_364, 512), ("sdxl-inpaint", 2_567_478_084, 1024), ("sd15", 859_520_964, 512)]
 )
 def test_pipelines_are_drawn_with_their_true_sizes(kind: str, parameters: int, size: int) -> None:
-    """What is drawn on a device has the parameters of the real model, in half precision, and a card of its native size."""
+    """A pipeline drawn on a device has the parameters of the real model, in half precision, and a card of its native size."""
     drawn = true_size.draw(kind, "meta")
     assert sum(parameter.numel() for parameter in drawn.parts.unet.parameters()) == parameters
     models = (drawn.parts.unet, drawn.parts.vae, *drawn.parts.text_encoders.values())

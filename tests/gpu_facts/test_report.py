@@ -83,7 +83,7 @@ def test_every_card_has_a_column(tmp_path: Path) -> None:
 
 
 def test_an_item_without_figures_says_why(tmp_path: Path) -> None:
-    """What was refused, failed or stopped is told with its reason."""
+    """An item that was refused, failed or stopped is told with its reason."""
     answer = {"item": 3, "answer": "refused", "reason": "needs a CUDA device: no | here"}
     (tmp_path / "h100.jsonl").write_text(f"{json.dumps({'header': H100})}\n{json.dumps(answer)}\n")
     text = document(read_runs(tmp_path))

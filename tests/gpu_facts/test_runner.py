@@ -129,7 +129,7 @@ def test_a_second_run_goes_on_where_the_first_ended(path: Path, clock: Clock) ->
 
 
 def test_an_item_that_ended_two_processes_is_not_begun_a_third_time(path: Path, clock: Clock) -> None:
-    """It is answered as failed, and the next item is run."""
+    """An item that ended its process twice is answered as failed, and the next item is run."""
     for _ in range(2):
         answers = Answers(path)
         answers.open(HEADER)
@@ -158,7 +158,7 @@ def test_a_line_that_was_cut_off_does_not_spoil_the_file(path: Path, clock: Cloc
     ],
 )
 def test_why_an_item_has_no_figures_is_said(path: Path, clock: Clock, error: Exception, answer: str, reason: str) -> None:
-    """What this machine lacks is refused by name, and what broke is failed with its words; the items after it are run."""
+    """An item that this machine cannot do is refused by name, one that broke is failed with its words; those after it are run."""
     stage = Bare()
     status, found = run(path, clock, item_of(1, raises(error)), item_of(2, adds()), stage=stage)
     assert (found[1]["answer"], found[1]["reason"]) == (answer, reason)
@@ -223,7 +223,7 @@ def test_nothing_is_begun_once_the_budget_is_over(path: Path, clock: Clock) -> N
 
 
 def test_a_rehearsal_claims_no_figure(path: Path, clock: Clock) -> None:
-    """What a rehearsal computes stands under another name than figures do."""
+    """Values of a rehearsal stand under another name than figures do."""
     _, found = run(path, clock, item_of(1, adds()), stage=Bare(rehearsal=True))
     assert "figures" not in found[1]
     assert found[1]["rehearsed"] == {"step_ms": 1.0}

@@ -90,7 +90,7 @@ def _triton(stage: Stage, findings: Findings) -> None:
 
 
 def _allows_execution(folder: Path) -> bool:
-    """Whether what is written there may be run; a mount with ``noexec`` says no, and Triton needs it."""
+    """True where files that are written there may be run; a mount with ``noexec`` says no, and Triton needs it."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         script = Path(place) / "probe"
         script.write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")

@@ -23,7 +23,7 @@ from worker.scheduler import Task
 from worker.tuning import Offload
 
 CONTEXT_GIB = 0.7
-"""What CUDA's context takes of a card beside what torch allocates."""
+"""Taken of a card by CUDA's context, beside torch's allocations."""
 SMALL_CARDS: dict[int, Offload] = {8: "text_encoders", 6: "group"}
 """By GiB, and what is expected to leave the device there."""
 SECOND_MODEL_GIB = 24
@@ -51,7 +51,7 @@ def run(stage: Stage, findings: Findings) -> None:
 
 
 def _alone(stage: Stage, findings: Findings) -> None:
-    """What 1.5 takes of a card, weights and one picture, with nothing else there."""
+    """The peak of 1.5, weights and one picture, with nothing else on the card."""
     kind = INPAINT["sd15"]
     for other in INPAINT.values():
         stage.drop(other)
@@ -110,7 +110,7 @@ def _halving(stage: Stage, findings: Findings) -> None:
 
 @contextmanager
 def _room_for_few(stage: Stage, engine: DiffusionEngine, few: Sequence[Slot]) -> Iterator[None]:
-    """What stepping ``few`` took beside what is held, and a little; a CPU has no such bound, so there the UNet says so itself."""
+    """Room for stepping ``few``, and a little; a CPU has no such bound, so there the UNet says so itself."""
     with ExitStack() as room:
         if stage.rehearsal:
             refusal = stage.unet_call(engine).module.register_forward_pre_hook(_refuse)
@@ -177,7 +177,7 @@ def _in_another_thread(call: Callable[[], object]) -> None:
 
 
 def _second_model(stage: Stage, findings: Findings) -> None:
-    """What a warm-up leaves for the next model to be tuned by, on a card of 24 GiB: as it is, and once the cache is given back."""
+    """Memory that the next model is tuned by after a warm-up, on a card of 24 GiB; and once the cache is given back."""
     kind = INPAINT["sdxl"]
     stage.drop(INPAINT["sd15"])
     engine = stage.engine(kind)

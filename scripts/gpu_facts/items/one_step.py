@@ -18,7 +18,7 @@ WARM, TIMED = 2, 5
 def run(stage: Stage, findings: Findings) -> None:
     """Times are without the profiler, which slows the launches; counts and the kernels' own time are with it."""
     for family in FAMILIES:
-        engine = stage.engine(INPAINT[family])
+        engine = stage.shipped(INPAINT[family])
         for slots in SLOTS:
             for sampler in SAMPLERS:
                 with findings.part(f"{family}_{slots}_slots_{sampler}"):

@@ -15,9 +15,9 @@ import torch
 from scripts.gpu_facts.device import median_ms, seconds_of
 from scripts.gpu_facts.findings import Findings, Refused
 from scripts.gpu_facts.items.graphs import Recording
-from scripts.gpu_facts.items.pictures import STEPS, alternate
-from scripts.gpu_facts.stage import FAMILIES, INPAINT, Stage, paint, relative_error, unet_inputs
-from scripts.stock import run_stock
+from scripts.gpu_facts.items.pictures import alternate, ours, theirs
+from scripts.gpu_facts.stage import FAMILIES, INPAINT, Stage, relative_error, unet_inputs
+from worker.engines.base import PaintRequest
 from worker.engines.diffusion.kernels import attention_context
 from worker.engines.diffusion.residency import GRAPHS, blank_call
 
@@ -28,7 +28,7 @@ ROWS = (2, 6, 16)
 
 
 def run(stage: Stage, findings: Findings) -> None:
-    """What decides most comes first: the item may end before it is through."""
+    """The parts that decide most come first, as the item may end before it is through."""
     for family in FAMILIES:
         with findings.part(f"{family}_regional"):
             _regional(stage, findings, family)
@@ -104,7 +104,6 @@ def _pictures(stage: Stage, findings: Findings, family: str) -> None:
     if left_s < WHOLE_S[family] and not stage.rehearsal:
         raise Refused(f"only {left_s:.0f} s are left, and compiling the whole UNet takes {WHOLE_S[family]}")
     engine, stock = stage.engine(kind, compile=True), stage.stock(kind)
-    request = stage.request(kind, steps=STEPS[family])
     side, tokens = stage.size(kind) // 8, stage.parts(kind).tokenizers[0].model_max_length
     with torch.inference_mode():
         warm = partial(blank_call(stage.unet_call(engine), side, side, tokens=tokens), 2)
@@ -114,8 +113,8 @@ def _pictures(stage: Stage, findings: Findings, family: str) -> None:
 
     blocks = CompiledBlocks(stock.unet, BLOCKS[:1], backend=stage.backend, dynamic=False)
 
-    def theirs() -> object:
+    def compiled_stock(request: PaintRequest) -> None:
         with blocks:
-            return run_stock(stock, request, output_type="np")
+            theirs(stock, request)
 
-    alternate(stage, findings, family, "compiled", lambda: paint(engine, [request]), theirs, same_order=True)
+    alternate(stage, findings, family, "compiled", partial(ours, engine), compiled_stock, same_order=True)

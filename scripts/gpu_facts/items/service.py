@@ -20,7 +20,7 @@ def run(stage: Stage, findings: Findings) -> None:
     """One slot stepped alone first; then all jobs, arriving at random times; the engine is busy for a share of the time in which jobs were being painted."""
     kind = INPAINT["sd15"]
     load = Load(jobs=8, seconds=1.0, photo=(400, 300), steps=3) if stage.rehearsal else Load()
-    engine = TimedEngine(stage.engine(kind))
+    engine = TimedEngine(stage.shipped(kind))
     step = Stepping(engine, [stage.request(kind, steps=load.steps)])
     for _ in range(min(load.steps, 20)):
         step()

@@ -25,7 +25,7 @@ PREPARED = 4
 
 @dataclass(frozen=True)
 class Precision:
-    """What the VAE computes in."""
+    """A precision of the VAE."""
 
     dtype: torch.dtype
     convolutions_tf32: bool = False
@@ -84,7 +84,7 @@ def _off(findings: Findings, name: str, pixels: np.ndarray, exact: np.ndarray) -
 
 @contextmanager
 def _tf32(stage: Stage, precision: Precision) -> Iterator[None]:
-    """What torch may compute float32 with."""
+    """Let torch use TF32, or not."""
     if precision.convolutions_tf32 or precision.products_tf32:
         stage.device.needs_cuda("TF32")
     if stage.device.kind == "cpu":
