@@ -78,9 +78,10 @@ bench-engine: setup
 bench-studio: setup
 	$(BIN)/python -W ignore -m scripts.bench_studio
 
-# Against the stock diffusers pipelines, with weights of true size, and build/bench/gpu.json. Without a GPU: a rehearsal.
+# What a GPU says, against the stock diffusers pipelines, with weights of true size, in about ten minutes: build/bench/gpu.json and, line
+# by line as it comes, build/bench/gpu-facts.jsonl. Without a GPU: a rehearsal. scripts/gpu_facts/README.md tells of rented machines.
 bench-gpu: setup
-	$(BIN)/python -m scripts.bench_gpu
+	$(BIN)/python -W ignore -m scripts.gpu_facts bench
 
 # The same edits by Outfill, by the stock diffusers pipeline and by OpenCV, on real photos: a table and a contact sheet. MODEL is a
 # diffusers inpainting directory.

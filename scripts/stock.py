@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline
 from PIL import Image
 
+from api_schemas.requests import Scheduler
 from worker.engines.base import PaintRequest, Sampling
+from worker.engines.diffusion.parts import Parts
 from worker.engines.diffusion.samplers import CLASSES
 
 
@@ -22,6 +25,23 @@ def load_stock(directory: Path, *, device: str = "cpu", dtype: torch.dtype = tor
     pipeline.set_progress_bar_config(disable=True)
     # The model's own schedule: that of the pipeline's scheduler takes on the options of each sampler that it was given.
     pipeline.model_schedule = dict(pipeline.scheduler.config)
+    return pipeline
+
+
+def stock_of(parts: Parts) -> Any:
+    """The stock pipeline of the same modules. The VAE is a copy in the UNet's precision: the pipelines cast theirs to and fro."""
+    pipeline_class: Any = StableDiffusionXLInpaintPipeline if "text_encoder_2" in parts.text_encoders else StableDiffusionInpaintPipeline
+    suffixes = ("", "_2")
+    modules = {f"tokenizer{suffix}": tokenizer for suffix, tokenizer in zip(suffixes, parts.tokenizers, strict=False)}
+    modules |= {**parts.text_encoders, "unet": parts.unet, "vae": copy.deepcopy(parts.vae).to(dtype=parts.unet.dtype)}
+    modules["scheduler"] = CLASSES[Scheduler.DDIM][0].from_config(parts.sampler_config)
+    if "text_encoder_2" in parts.text_encoders:
+        modules["force_zeros_for_empty_prompt"] = parts.zeros_for_empty_prompt
+    else:
+        modules |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipeline = pipeline_class(**modules)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.model_schedule = dict(parts.sampler_config)
     return pipeline
 
 

@@ -126,16 +126,21 @@ def build(directory: Path, *, kind: str = "sd15-inpaint", seed: int = 0) -> None
 
 def write_lora(directory: Path, name: str, *, seed: int = 0, rank: int = 4) -> Path:
     """Write a random LoRA for the attention of the pipeline in ``directory``, UNet and text encoders, where its models look for it."""
-    generator = torch.Generator().manual_seed(seed)
     classes: dict[str, Any] = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+    models = {folder: classes[folder].from_pretrained(directory / folder) for folder in classes if (directory / folder).exists()}
+    return save_lora(models, directory / "loras" / f"{name}.safetensors", seed=seed, rank=rank)
+
+
+def save_lora(models: Mapping[str, Any], file: Path, *, seed: int = 0, rank: int = 4) -> Path:
+    """Write a random LoRA into ``file`` for the attention of ``models``, which are by the prefix of their weights."""
+    generator = torch.Generator().manual_seed(seed)
     weights: dict[str, torch.Tensor] = {}
-    for component in (folder for folder in classes if (directory / folder).exists()):
-        for module_name, module in classes[component].from_pretrained(directory / component).named_modules():
+    for component, model in models.items():
+        for module_name, module in model.named_modules():
             if module_name.endswith(("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")):
                 columns, rows = module.in_features, module.out_features
                 weights[f"{component}.{module_name}.lora_A.weight"] = torch.randn(rank, columns, generator=generator) / columns**0.5
                 weights[f"{component}.{module_name}.lora_B.weight"] = torch.randn(rows, rank, generator=generator) / (2 * rank)
-    file = directory / "loras" / f"{name}.safetensors"
     file.parent.mkdir(exist_ok=True)
     save_file(weights, file)
     return file

@@ -3,14 +3,16 @@
     python -m scripts.true_size DIRECTORY [--kind sd15-inpaint | sdxl-inpaint]
 
 UNet, VAE and text encoders have the configurations of stable-diffusion-inpainting (1.5) and stable-diffusion-xl-1.0-inpainting-0.1; the
-tokenizer is the tiny pipeline's. Weights are in float16: 2.1 GB and 6.9 GB on disk.
+tokenizer is the tiny pipeline's. Weights are in float16: 2.1 GB and 6.9 GB on disk. ``parts`` draws the same in memory, on any device.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,12 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from api_schemas.models import ModelCard
 from scripts import tiny_pipeline
+from worker.engines.diffusion.card import card_for, read_json
+from worker.engines.diffusion.families import PIPELINES
+from worker.engines.diffusion.parts import Parts
+from worker.engines.diffusion.samplers import sampler_config
 
 SD15_UNET = {
     "sample_size": 64,
@@ -67,31 +74,109 @@ STD = 0.02
 """Of the random weights. Norms stay as they begin, so that all outputs are finite in half precision too."""
 
 
-def build_sd15(directory: Path, *, seed: int = 0) -> None:
-    """Write Stable Diffusion 1.5 inpainting into ``directory``: a UNet of 859,535,364 parameters."""
-    _build(directory, "sd15-inpaint", seed, unet=SD15_UNET, vae={**VAE, "sample_size": 512, "scaling_factor": 0.18215})
+@dataclass(frozen=True)
+class Architecture:
+    """The configurations of one family."""
+
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    text_encoders: Mapping[str, tuple[Any, Mapping[str, Any]]]
+    """Class and configuration by folder."""
+    native_size: int
 
 
-def build_sdxl(directory: Path, *, seed: int = 0) -> None:
-    """Write Stable Diffusion XL inpainting into ``directory``: a UNet of 2,567,478,084 parameters."""
-    _build(directory, "sdxl-inpaint", seed, unet=SDXL_UNET, vae={**VAE, "sample_size": 1024, "scaling_factor": 0.13025})
+SD15 = Architecture(
+    unet=SD15_UNET,
+    vae={**VAE, "sample_size": 512, "scaling_factor": 0.18215},
+    text_encoders={"text_encoder": (CLIPTextModel, CLIP_L)},
+    native_size=NATIVE_SIZES["sd15-inpaint"],
+)
+"""Its inpainting UNet has 859,535,364 parameters."""
+SDXL = Architecture(
+    unet=SDXL_UNET,
+    vae={**VAE, "sample_size": 1024, "scaling_factor": 0.13025},
+    text_encoders={"text_encoder": (CLIPTextModel, CLIP_L), "text_encoder_2": (CLIPTextModelWithProjection, OPENCLIP_G)},
+    native_size=NATIVE_SIZES["sdxl-inpaint"],
+)
+"""Its inpainting UNet has 2,567,478,084 parameters."""
+ARCHITECTURES: Mapping[str, Architecture] = {"sd15-inpaint": SD15, "sdxl-inpaint": SDXL, "sd15": SD15, "sdxl": SDXL}
+"""By the tiny pipeline's names of kinds, which give the UNet's input channels, the schedule and the tokenizers."""
 
 
-BUILDERS: Mapping[str, Callable[[Path], None]] = {"sd15-inpaint": build_sd15, "sdxl-inpaint": build_sdxl}
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A pipeline in memory."""
+
+    parts: Parts
+    card: ModelCard
 
 
-def _build(directory: Path, kind: str, seed: int, *, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
+def draw(kind: str, device: str, *, dtype: torch.dtype = torch.float16, seed: int = 0) -> Drawn:
+    """Draw the weights of a pipeline of ``kind`` on ``device``: no file of gigabytes is written or read.
+
+    What is small, the tokenizer, the schedule and the card, is the tiny pipeline's. ``meta`` draws nothing, and only has the shapes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        tiny_pipeline.build(directory, kind=kind)
+        return Drawn(_parts(directory, kind, device, dtype, seed), _card(directory, kind))
+
+
+def _card(directory: Path, kind: str) -> ModelCard:
+    return card_for(directory, kind).model_copy(update={"native_size": ARCHITECTURES[kind].native_size})
+
+
+def _parts(directory: Path, kind: str, device: str, dtype: torch.dtype, seed: int) -> Parts:
+    index = read_json(directory / "model_index.json")
+    family = PIPELINES[index["_class_name"]]
+    generator = torch.Generator(device).manual_seed(seed) if device != "meta" else None
+    models = {folder: _random(construct, generator, device=device, dtype=dtype) for folder, construct in _models(directory, kind).items()}
+    return Parts(
+        family=family,
+        unet=models.pop("unet"),
+        vae=models.pop("vae"),
+        text_encoders=models,
+        tokenizers=tuple(CLIPTokenizer.from_pretrained(directory / folder, local_files_only=True) for folder in family.tokenizers),
+        zeros_for_empty_prompt=family.penultimate_layer and index.get("force_zeros_for_empty_prompt", True),
+        sampler_config=sampler_config(directory, family.sampler_corrections),
+    )
+
+
+def _models(directory: Path, kind: str) -> dict[str, Callable[[], Any]]:
+    """Constructors of the models, by folder; of the text encoders in the family's order."""
+    architecture, tokens = ARCHITECTURES[kind], _tokens(directory)
+    unet = {**architecture.unet, "in_channels": tiny_pipeline.KINDS[kind].in_channels}
+    texts = {
+        folder: lambda model_class=model_class, config=config: model_class(CLIPTextConfig(**config, **tokens))
+        for folder, (model_class, config) in architecture.text_encoders.items()
+    }
+    return {"unet": lambda: UNet2DConditionModel(**unet), "vae": lambda: AutoencoderKL(**architecture.vae), **texts}  # type: ignore[no-untyped-call]
+
+
+def _build(directory: Path, kind: str, seed: int) -> None:
     """Over a tiny pipeline, whose tokenizer, schedule and index stay."""
     tiny_pipeline.build(directory, kind=kind)
     generator = torch.Generator().manual_seed(seed)
-    _write(directory / "unet", lambda: UNet2DConditionModel(**unet), generator)  # type: ignore[no-untyped-call]
-    _write(directory / "vae", lambda: AutoencoderKL(**vae), generator)  # type: ignore[no-untyped-call]
-    tokens = _tokens(directory)
-    _write(directory / "text_encoder", lambda: CLIPTextModel(CLIPTextConfig(**CLIP_L, **tokens)), generator)
-    if kind == "sdxl-inpaint":
-        _write(directory / "text_encoder_2", lambda: CLIPTextModelWithProjection(CLIPTextConfig(**OPENCLIP_G, **tokens)), generator)
+    for folder, construct in _models(directory, kind).items():
+        for stale in (directory / folder).glob("*.safetensors"):
+            stale.unlink()
+        model = _random(construct, generator, device="cpu", dtype=torch.float32)
+        model.half().save_pretrained(directory / folder, safe_serialization=True)
     notes = directory / "outfill.json"
     notes.write_text(json.dumps({**json.loads(notes.read_text()), "native_size": NATIVE_SIZES[kind]}, indent=2) + "\n", encoding="utf-8")
+
+
+def build_sd15(directory: Path, *, seed: int = 0) -> None:
+    """Write Stable Diffusion 1.5 inpainting into ``directory``."""
+    _build(directory, "sd15-inpaint", seed)
+
+
+def build_sdxl(directory: Path, *, seed: int = 0) -> None:
+    """Write Stable Diffusion XL inpainting into ``directory``."""
+    _build(directory, "sdxl-inpaint", seed)
+
+
+BUILDERS: Mapping[str, Callable[[Path], None]] = {"sd15-inpaint": build_sd15, "sdxl-inpaint": build_sdxl}
 
 
 def _tokens(directory: Path) -> dict[str, Any]:
@@ -100,18 +185,12 @@ def _tokens(directory: Path) -> dict[str, Any]:
     return {**special, "vocab_size": CLIP_VOCABULARY, "max_position_embeddings": tiny_pipeline.TOKENS}
 
 
-def _write(folder: Path, construct: Callable[[], Any], generator: torch.Generator) -> None:
+def _random(construct: Callable[[], Any], generator: torch.Generator | None, *, device: str, dtype: torch.dtype) -> Any:
     """Without the libraries' own initialisation, which would take longer than all the rest."""
-    model = _random(construct, generator)
-    for stale in folder.glob("*.safetensors"):
-        stale.unlink()
-    model.half().save_pretrained(folder, safe_serialization=True)
-
-
-def _random(construct: Callable[[], Any], generator: torch.Generator) -> Any:
     with torch.device("meta"):
         model = construct()
-    model.to_empty(device="cpu")
+    torch.nn.Module.to(model, dtype)  # not the library's own, which warns of it
+    model.to_empty(device=device)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
             parameter.data.normal_(0, STD, generator=generator)
@@ -120,8 +199,8 @@ def _random(construct: Callable[[], Any], generator: torch.Generator) -> Any:
     for name, buffer in model.named_buffers():
         if not name.endswith("position_ids"):
             raise ValueError(f"{name}: a buffer that is not known here")
-        buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
-    return model
+        buffer.copy_(torch.arange(buffer.shape[-1], device=device).expand(buffer.shape))
+    return model.eval()
 
 
 if __name__ == "__main__":

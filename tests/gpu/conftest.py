@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 
 from gpu.rig import Rig
-from scripts import tiny_pipeline, true_size
 
 NEEDS_CUDA = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"))
 
@@ -22,17 +19,7 @@ NEEDS_CUDA = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rig:
     """Tiny on the CPU, true on the GPU."""
-
-    @cache
-    def built(family: str) -> Path:
-        directory, kind = tmp_path_factory.mktemp("weights") / family, f"{family}-inpaint"
-        if request.param == "cuda":
-            true_size.BUILDERS[kind](directory)
-        else:
-            tiny_pipeline.build(directory, kind=kind)
-        return directory
-
-    return Rig(request.param, built)
+    return Rig(request.param, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +36,11 @@ def _clean_device(rig: Rig) -> Iterator[None]:
 
 @pytest.fixture
 def cap(rig: Rig) -> Callable[[int], None]:
-    """Lets this process have so many bytes of the device; after the test all again. A CPU has no cap."""
+    """Lets a test have so many bytes of the device, beside the weights that are copied; after it all again. A CPU has no cap."""
 
     def set_cap(size: int) -> None:
         if rig.on_gpu:
-            torch.cuda.set_per_process_memory_fraction(min(1.0, size / torch.cuda.mem_get_info()[1]))
+            torch.cuda.set_per_process_memory_fraction(min(1.0, (rig.held_bytes + size) / torch.cuda.mem_get_info()[1]))
 
     return set_cap
 

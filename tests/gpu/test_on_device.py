@@ -12,7 +12,6 @@ from painting import relative_error, result_of
 from api_schemas.requests import Priority
 from gpu.rig import Rig
 from scripts.stock import run_stock
-from scripts.tiny_pipeline import write_lora
 from worker.engines.base import OutOfMemory, Slot
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.kernels import attention_kernels
@@ -27,10 +26,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 FAMILIES = ("sd15", "sdxl")
 BOUND = {"cpu": 1e-4, "cuda": 0.05}
 """Of the relative error of latents: float32 on the CPU, float16 on the GPU, where kernels depend on the batch."""
-KERNELS = {
-    "cpu": {"auto": "flash_for_cpu", "flash": "flash_for_cpu", "math": "math"},
-    "cuda": {"auto": "flash", "flash": "flash", "efficient": "efficient", "cudnn": "cudnn", "math": "math", "xformers": "xformers"},
+FAST = {"flash", "cudnn", "efficient"}
+KERNELS: dict[str, dict[str, set[str]]] = {
+    "cpu": {"auto": {"flash_for_cpu"}, "flash": {"flash_for_cpu"}, "math": {"math"}},
+    "cuda": {"auto": FAST, **{name: {name} for name in (*FAST, "math", "xformers")}},
 }
+"""By device and attention, the kernels that may run: by default any fast one, as which is fastest depends on the card and the shape."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -48,7 +49,7 @@ def test_latents_are_those_of_the_stock_pipeline(rig: Rig, family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attention", ["auto", "flash", "efficient", "cudnn", "math", "xformers"])
 def test_the_kernel_that_was_chosen_really_runs(rig: Rig, family: str, attention: Any) -> None:
-    """Every attention of the UNet runs the kernel that was asked for; by default flash. What the device lacks is refused."""
+    """Every attention of the UNet runs the kernel that was asked for; by default a fast one, never math. What the device lacks is refused."""
     wishes = replace(rig.wishes, attention=attention)
     if attention not in KERNELS[rig.device]:
         with pytest.raises(TuningRefused, match="OUTFILL_WORKER__ATTENTION"):
@@ -58,7 +59,9 @@ def test_the_kernel_that_was_chosen_really_runs(rig: Rig, family: str, attention
         pytest.importorskip("xformers")
     engine = rig.engine(family, rig.tuning(family, replace(wishes, compile="off")))
     slot = engine.prepare(rig.request(family))
-    assert attention_kernels(lambda: engine.step([slot])) == (KERNELS[rig.device][attention],)
+    ran = set(attention_kernels(lambda: engine.step([slot])))
+    assert ran
+    assert ran <= KERNELS[rig.device][attention]
     assert slot.error is None
 
 
@@ -85,14 +88,14 @@ def test_an_offloaded_engine_paints_the_same(rig: Rig, family: str, offload: Any
     for parked in engine._parts.text_encoders.values():
         assert {parameter.device.type for parameter in parked._module.parameters()} == {"cpu"}
     if rig.on_gpu and offload == "group":
-        assert torch.cuda.memory_allocated() < sum(parameter.nbytes for parameter in engine._unet.module.parameters())
+        assert torch.cuda.memory_allocated() - rig.held_bytes < sum(parameter.nbytes for parameter in engine._unet.module.parameters())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("offload", ["text_encoders", "group"])
 def test_an_adapter_that_comes_later_is_offloaded_too(rig: Rig, family: str, offload: Any) -> None:
     """A LoRA read after the first picture changes an offloaded model as it changes a resident one."""
-    write_lora(rig.built(family), "late")
+    rig.write_lora(family, "late")
     resident = rig.tuning(family, replace(rig.wishes, offload="none", compile="off"))
     request = rig.request(family, loras=(("late", 1.0),))
     expected = result_of(rig.engine(family, resident), request)
@@ -134,7 +137,7 @@ def make_room_for_few(rig: Rig, engine: DiffusionEngine, cap: Any) -> None:
         (one,) = warm_up(blank_call(engine._unet, 64, 64, tokens=77), rig.device, most_rows=1).table
         torch.cuda.empty_cache()
         area = engine.card.native_size or 512
-        cap(torch.cuda.memory_allocated() + 12 * one.peak_bytes * (area // 8) ** 2 // 64**2 + 2**29)
+        cap(torch.cuda.memory_allocated() - rig.held_bytes + 12 * one.peak_bytes * (area // 8) ** 2 // 64**2 + 2**29)
         return
 
     def refuse(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:

@@ -1,0 +1,1 @@
+"""The questions to the device, a module each, in the order in which they are asked."""

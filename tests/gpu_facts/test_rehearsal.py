@@ -1,0 +1,125 @@
+"""Every item's code runs on a CPU with tiny weights, so that nothing but CUDA is left to find out on a rented machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from scripts import true_size
+from scripts.gpu_facts.answers import Answers
+from scripts.gpu_facts.bench import limited
+from scripts.gpu_facts.catalogue import ITEMS
+from scripts.gpu_facts.estimates import ESTIMATES
+from scripts.gpu_facts.items.graphs import Recording
+from scripts.gpu_facts.items.regional import CompiledBlocks
+from scripts.gpu_facts.runner import Item, Runner
+from scripts.gpu_facts.stage import Stage, relative_error, unet_inputs
+
+# The noise schedules of diffusers 0.42 turn a tensor into an array in a way that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+LACKING = ("needs a CUDA device: ", "the package ")
+"""Beginnings of refusals that this machine has a reason for."""
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A rehearsal's."""
+    threads = torch.get_num_threads()
+    yield Stage(tmp_path_factory.mktemp("stage"), rehearsal=True)
+    torch.set_num_threads(threads)
+
+
+class Asked(dict[str, float | None]):
+    """Has every figure, and remembers which were asked for."""
+
+    def __missing__(self, name: str) -> float:
+        self[name] = 2.0
+        return 2.0
+
+    def get(self, name: str, default: Any = None) -> Any:  # noqa: ARG002 - a mapping's signature
+        return self[name]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """Of one rehearsal."""
+    return Answers(tmp_path_factory.mktemp("answers") / "facts.jsonl")
+
+
+@pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.name.replace(" ", "-"))
+def test_an_item_is_rehearsed(stage: Stage, answers: Answers, item: Item[Stage]) -> None:
+    """An item runs through without a fault, claims no figure, and refuses by name what a CPU cannot do."""
+    assert Runner(stage, answers).run([item]) == 0
+    answer = answers.by_item[item.number]
+    assert answer["answer"] == "measured", answer.get("reason")
+    assert answer["rehearsed"]
+    assert "figures" not in answer
+    assert answer.get("faults", {}) == {}
+    assert [reason for reason in answer.get("refused", {}).values() if not reason.startswith(LACKING)] == []
+    if item.number == 2:  # both sides are built of the same modules, so they must agree
+        assert max(answer["rehearsed"].values()) <= 1e-4
+
+
+def test_figures_that_are_asked_for_are_figures_that_items_answer(stage: Stage, answers: Answers) -> None:
+    """The report and the benchmark's limits take no figure by a name that no item gives; what needs CUDA is named here."""
+    assert Runner(stage, answers).run(ITEMS) == 0  # those of the tests before, where they were run
+    given = {name for answer in answers.by_item.values() for name in answer["rehearsed"]}
+    asked = Asked()
+    for estimate in ESTIMATES:
+        estimate.measured(asked)
+    for mode in ("eager", "compiled"):
+        assert asked[f"sd15_outfill_{mode}_picture_s"]
+    limited("NVIDIA H100", asked)
+    cuda_only = {name for name in asked if any(part in name for part in ("_cudnn_", "_efficient_", "_xformers_", "_as_torch_begins_"))}
+    assert set(asked) - cuda_only <= given
+
+
+def test_a_replay_computes_from_what_its_inputs_hold(stage: Stage) -> None:
+    """A recording that is fed other values answers for them, as a CUDA graph over static buffers would."""
+    parts = stage.parts("sdxl-inpaint")
+    with torch.inference_mode():
+        recording = Recording(stage, parts.unet, unet_inputs(parts, 2, 8), None)
+        first = recording.replay().clone()
+        other = unet_inputs(parts, 2, 8, seed=1)
+        recording.feed(other)
+        assert relative_error(recording.replay(), parts.unet(**other, return_dict=False)[0]) <= 1e-5
+        assert relative_error(recording.output, first) > 0.01
+
+
+def test_blocks_are_compiled_once_for_all_rows_and_can_be_taken_back(stage: Stage) -> None:
+    """Blocks compiled with the batch dynamic answer for other rows without another graph; afterwards the UNet is as it was."""
+    graphs: list[int] = []
+
+    def counting(module: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(len(module.graph.nodes))
+        return module.forward
+
+    parts = stage.parts("sd15-inpaint")
+    inputs = {rows: unet_inputs(parts, rows, 8) for rows in (2, 6)}
+    with torch.inference_mode():
+        plain = {rows: parts.unet(**given, return_dict=False)[0] for rows, given in inputs.items()}
+        with CompiledBlocks(parts.unet, ("BasicTransformerBlock",), backend=counting):
+            assert relative_error(parts.unet(**inputs[2], return_dict=False)[0], plain[2]) <= 1e-5
+            compiled = len(graphs)
+            assert relative_error(parts.unet(**inputs[6], return_dict=False)[0], plain[6]) <= 1e-5
+        assert 0 < compiled == len(graphs)
+        assert relative_error(parts.unet(**inputs[6], return_dict=False)[0], plain[6]) == 0
+        assert len(graphs) == compiled
+    assert not any("forward" in vars(module) for module in parts.unet.modules())
+    stage.release()
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "size"), [("sd15-inpaint", 859_535_364, 512), ("sdxl-inpaint", 2_567_478_084, 1024), ("sd15", 859_520_964, 512)]
+)
+def test_pipelines_are_drawn_with_their_true_sizes(kind: str, parameters: int, size: int) -> None:
+    """A pipeline drawn on a device has the parameters of the real model, in half precision, and a card of its native size."""
+    drawn = true_size.draw(kind, "meta")
+    assert sum(parameter.numel() for parameter in drawn.parts.unet.parameters()) == parameters
+    models = (drawn.parts.unet, drawn.parts.vae, *drawn.parts.text_encoders.values())
+    assert {parameter.dtype for model in models for parameter in model.parameters()} == {torch.float16}
+    assert drawn.card.native_size == size
+    assert len(drawn.parts.tokenizers) == len(drawn.parts.text_encoders)
