@@ -21,6 +21,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Self, TextIO
@@ -259,7 +260,7 @@ class LocalStack:
                 self.parts[name].start()
         self._wait("api", lambda: _http_ok(f"{self.url}/readyz"))
         for number, port in enumerate(self.worker_metrics_ports, start=1):
-            self._wait(f"worker-{number}", lambda port=port: _http_ok(f"http://127.0.0.1:{port}/metrics"))  # type: ignore[misc]
+            self._wait(f"worker-{number}", partial(_is_ready, port))
 
     def _start(self, name: str, ready: Callable[[], bool]) -> None:
         self.parts[name].start()
@@ -370,8 +371,18 @@ def _resolve(command: Sequence[str]) -> list[str]:
 
 
 def _http_ok(url: str) -> bool:
+    return _get(url) is not None
+
+
+def _is_ready(port: int) -> bool:
+    """Whether the worker with this metrics port claims jobs: its metrics answer sooner, while its models are loaded."""
+    return b"\noutfill_worker_ready 1.0\n" in (_get(f"http://127.0.0.1:{port}/metrics") or b"")
+
+
+def _get(url: str) -> bytes | None:
+    """The body of a 200."""
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own loopback URL
-            return bool(answer.status == 200)
+            return bytes(answer.read()) if answer.status == 200 else None
     except (urllib.error.URLError, OSError):
-        return False
+        return None

@@ -42,7 +42,7 @@ class GpuMetrics(Collector):
     def gpus(self) -> list[Gpu]:
         """The GPUs on which this process holds memory now. Never wakes CUDA."""
         torch = self._torch
-        if torch is None or not torch.cuda.is_initialized():
+        if not hasattr(torch, "cuda") or not torch.cuda.is_initialized():  # another thread may just be importing it
             return []
         used = [device for device in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(device)]
         for device in used:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +19,16 @@ def test_two_stacks_do_not_share_their_data(stack: LocalStack) -> None:
     """A second stack on the same directory is refused before anything of it starts."""
     with pytest.raises(StackError, match="another stack"):
         LocalStack(StackOptions(stack.options.data))
+
+
+def test_a_started_stack_can_run_jobs(tiny_model: Path, tmp_path: Path) -> None:
+    """At the moment when a stack has started, its worker has announced all its models and claims jobs."""
+    environment = {"OUTFILL_MODELS__DIRECTORIES": json.dumps({"tiny": str(tiny_model)}), "OUTFILL_WORKER__SERVE": "tiny"}
+    with LocalStack(StackOptions(tmp_path, environment=environment)) as fresh:
+        (port,) = fresh.worker_metrics_ports
+        assert "outfill_worker_ready 1.0" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        models = httpx.get(f"{fresh.url}/v1/models", headers={"Authorization": f"Bearer {fresh.api_key}"}).json()["items"]
+        assert "tiny" in {model["card"]["id"] for model in models if model["workers"]}
 
 
 def test_a_port_that_is_taken_is_named(stack: LocalStack, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 
 import pynvml
 import pytest
@@ -34,6 +35,11 @@ def series(gpus: GpuMetrics) -> dict[tuple[str, ...], float]:
         for family in registry.collect()
         for sample in family.samples
     }
+
+
+def test_a_scrape_while_torch_is_imported_is_answered() -> None:
+    """A worker is scraped before it has loaded torch: a module that is only half there has no series, and raises nothing."""
+    assert series(GpuMetrics(ModuleType("torch"))) == {}
 
 
 def test_each_card_has_its_own_figures(cards: list[FakeCard]) -> None:

@@ -28,7 +28,7 @@ from worker.engines.base import DeviceBroken, OutOfMemory, PaintRequest, Pixels,
 from worker.engines.device import use_device
 from worker.engines.diffusion.card import largest_loras_bytes, lora_file
 from worker.engines.diffusion.fastest_attention import measure_attention
-from worker.engines.diffusion.kernels import attention_kernels
+from worker.engines.diffusion.kernels import attention_kernels, ready_profiler
 from worker.engines.diffusion.lora import CAPACITY, LoraAdapters
 from worker.engines.diffusion.parts import Parts, load_parts
 from worker.engines.diffusion.pictures import ImageEncoder, decode_latents, image_tensor, mask_latents, mask_tensor
@@ -63,6 +63,7 @@ class DiffusionEngine:
         ``lora_bytes`` of the device's memory are kept for adapters; ``backend`` is what compiles.
         """
         use_device(device)
+        ready_profiler()
         self.card = card
         self.tuning = tuning
         self.dtype: str | None = tuning.dtype

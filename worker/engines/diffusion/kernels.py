@@ -56,6 +56,12 @@ def attention_kernels(call: Callable[[], object]) -> tuple[str, ...]:
     return tuple(sorted({kernel for event in profiler.key_averages() if (kernel := _kernel(event.key))}))
 
 
+def ready_profiler() -> None:
+    """Set torch's profiler up in the thread that imported torch: from another one it complains on standard error."""
+    with profile(activities=[ProfilerActivity.CPU]):
+        pass
+
+
 def _kernel(operator: str) -> str | None:
     if operator == CHUNKED_OPERATOR:
         return "chunked"
