@@ -6,10 +6,12 @@ function that a message names.
 
 from __future__ import annotations
 
+import json
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -111,6 +113,15 @@ class Claimant:
     """Jobs that it holds."""
     asks_again_s: float
     """The time within which an idle worker has asked again; one that has not is no longer waited for."""
+    room: int = sys.maxsize
+    """Jobs that it may still take."""
+    rooms: Mapping[str, int] = field(default_factory=dict)
+    """Jobs of a model that it may still take; of models without a number any."""
+
+    def asks(self, models: Sequence[str]) -> str:
+        """Return what the claim script is told, for claims of ``models``."""
+        told = {"name": self.worker, "held": self.held, "asks_again_ms": int(1000 * self.asks_again_s), "room": self.room}
+        return json.dumps(told | {"rooms": [self.rooms.get(model, self.room) for model in models]})
 
 
 class JobQueue:
@@ -187,15 +198,14 @@ class JobQueue:
         """Take up to ``count`` jobs of ``models``: pairs of queue name and job id, which now stand on intermediate lists.
 
         Of a tenant without a number of its own workers hold at most ``running_jobs`` (0: any number). ``spare_bulk`` leaves bulk jobs.
-        Raises ``LeftToAnother`` where the next is for a worker that holds fewer than ``claimant`` and is about to ask.
+        Raises ``LeftToAnother`` where all that wait are for workers that hold fewer than ``claimant`` and are about to ask.
         """
         priorities = [priority for priority in PRIORITIES if not (spare_bulk and priority is Priority.BULK)]
         names = [queue_name(model, priority) for priority in priorities for model in models]
         keys = [*map(queue_key, names), *map(turns_key, names)]
         overdue = f"job_{ULID.from_timestamp(time.time() - overdue_s)}"
-        asks = claimant or Claimant("", 0, 0.0)
-        asking: list[str | int] = [asks.worker, asks.held, int(1000 * asks.asks_again_s)]
-        args = [count, len(models), overdue, running_jobs, *asking, *(line_key(name, "") for name in names)]
+        asks = (claimant or Claimant("", 0, 0.0)).asks(models)
+        args: list[str | int] = [count, len(models), overdue, running_jobs, asks, *(line_key(name, "") for name in names)]
         answer = cast("list[bytes] | None", self._claim(keys=keys, args=args))
         if answer is None:
             raise LeftToAnother

@@ -43,6 +43,8 @@ _SETPRIV = shutil.which("setpriv")
 _DIES_WITH_US = (_SETPRIV, "--pdeathsig", "TERM", "--") if _SETPRIV else ()
 
 _START_TIMEOUT_S = 180.0
+_WARM_UP_TIMEOUT_S = 1800.0
+"""For a worker, which may compile its models: minutes for each."""
 _STOP_TIMEOUT_S = 30.0
 _RESTART_PAUSE_S = 1.0
 _S3_PORTS = tuple(f"{part}.port{kind}" for part in ("s3", "master", "volume", "filer", "admin") for kind in ("", ".grpc"))
@@ -260,14 +262,14 @@ class LocalStack:
                 self.parts[name].start()
         self._wait("api", lambda: _http_ok(f"{self.url}/readyz"))
         for number, port in enumerate(self.worker_metrics_ports, start=1):
-            self._wait(f"worker-{number}", partial(_is_ready, port))
+            self._wait(f"worker-{number}", partial(_is_ready, port), timeout_s=_WARM_UP_TIMEOUT_S)
 
     def _start(self, name: str, ready: Callable[[], bool]) -> None:
         self.parts[name].start()
         self._wait(name, ready)
 
-    def _wait(self, name: str, ready: Callable[[], bool]) -> None:
-        part, deadline = self.parts[name], time.monotonic() + _START_TIMEOUT_S
+    def _wait(self, name: str, ready: Callable[[], bool], *, timeout_s: float = _START_TIMEOUT_S) -> None:
+        part, deadline = self.parts[name], time.monotonic() + timeout_s
         while not ready():
             if part.exit_code() is not None or time.monotonic() > deadline:
                 raise StackError(f"{name} did not start (log: {part.log})\n{part.tail()}")

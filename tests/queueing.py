@@ -27,7 +27,7 @@ def spec_of(**changes: Any) -> JobSpec:
     return JobSpec(
         id=changes.pop("id", new_id("job")),
         tenant=changes.pop("tenant", "shop"),
-        model="backdrop",
+        model=changes.pop("model", "backdrop"),
         model_revision="1",
         request=job_request.validate_python({**request, "priority": priority}),
         inputs={"image": InputRef(key="k", format="png", width=1, height=1, bytes=1, sha256="0")},

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import redis
 import structlog
@@ -29,6 +30,14 @@ from core.queue import NO_QUEUE, TASK, Claimant, JobQueue
 _log = structlog.get_logger(__name__)
 _ASKING_S = 0.1
 """For a claim's way to Redis, beside the pause between two."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Jobs that a worker may still take, in all and of each model; of models without a number any."""
+
+    jobs: int = sys.maxsize
+    by_model: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,20 +108,20 @@ class Claims:
         with self._lock:
             return list(self._held.values())
 
-    def take(self, models: Sequence[str], *, spare_bulk: bool = False) -> Lease | None:
+    def take(self, models: Sequence[str], *, room: Room | None = None, spare_bulk: bool = False) -> Lease | None:
         """Claim, lease and begin the next job of ``models``; ``None`` if none waits. ``spare_bulk`` leaves bulk jobs.
 
-        Raises ``LeftToAnother`` where one waits for a worker that holds fewer.
+        Raises ``LeftToAnother`` where all that wait are for workers that hold fewer.
         """
-        while claimed := self._claim(models, spare_bulk=spare_bulk):
+        while claimed := self._claim(models, room or Room(), spare_bulk=spare_bulk):
             (queue, job_id) = claimed[0]
             lease = self._adopt(queue, job_id)
             if lease is not None:
                 return lease
         return None
 
-    def _claim(self, models: Sequence[str], *, spare_bulk: bool) -> list[tuple[str, str]]:
-        claimant = Claimant(self.name, len(self.held()), self._asks_again_s)
+    def _claim(self, models: Sequence[str], room: Room, *, spare_bulk: bool) -> list[tuple[str, str]]:
+        claimant = Claimant(self.name, len(self.held()), self._asks_again_s, room.jobs, room.by_model)
         overdue_s, running_jobs = self._overdue_s, self._running_jobs
         return self._queue.claim(models, 1, overdue_s=overdue_s, running_jobs=running_jobs, spare_bulk=spare_bulk, claimant=claimant)
 

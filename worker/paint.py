@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -34,7 +35,7 @@ from core.queue import LeftToAnother
 from core.settings import Settings
 from core.storage import Storage, output_prefix
 from worker import intake, outputs
-from worker.claims import Claims, Lease
+from worker.claims import Claims, Lease, Room
 from worker.engines.base import Engine, Pixels
 from worker.images.subject import Segmenter
 from worker.metrics import WorkerMetrics
@@ -145,9 +146,10 @@ class PaintWorker:
 
     def _claim_loop(self) -> None:
         while not self._stopping:
-            models = self._models_with_room()
+            room = self._room()
+            models = list(room.by_model)
             try:
-                lease = self._claims.take(models, spare_bulk=self._full_of_bulk()) if models else None
+                lease = self._claims.take(models, room=room, spare_bulk=self._full_of_bulk()) if models else None
             except LeftToAnother:
                 time.sleep(self._settings.worker.poll_s / 10)
                 continue
@@ -177,13 +179,14 @@ class PaintWorker:
             bulk = sum(work.spec.request.priority is Priority.BULK for work in self._works.values())
         return bulk >= max(self._settings.worker.slots - 1, 1)
 
-    def _models_with_room(self) -> list[str]:
+    def _room(self) -> Room:
+        """What may be claimed, with the models for which there is room."""
         with self._lock:
-            held = [work.spec.model for work in self._works.values()]
-        if len(held) >= self._settings.worker.slots:
-            return []
+            held = Counter(work.spec.model for work in self._works.values())
+        left = self._settings.worker.slots - held.total()
         rows = {name: self._engines[name].max_rows if name in self._engines else POOL for name in self._cards}
-        return [name for name in self._cards if held.count(name) < rows[name] + LOOK_AHEAD]
+        rooms = {name: min(rows[name] + LOOK_AHEAD - held[name], left) for name in self._cards}
+        return Room(left, {name: room for name, room in rooms.items() if room > 0})
 
     def _take_in(self, lease: Lease) -> Work:
         work = Work(lease)

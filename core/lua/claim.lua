@@ -3,18 +3,23 @@
 -- ago, and its jobs in the order in which they came. A tenant of which workers hold as many jobs as they may is passed over.
 -- One claim in four goes to the oldest head that has waited too long, whatever its priority, so that nothing starves and an old backlog does
 -- not undo the priorities. Job ids are ULIDs, so that older ids are smaller and their first ten letters are their time.
--- A worker leaves a job to one that holds fewer and has asked for this queue too within its own pause between two claims, so that a burst is
--- spread over the workers that are idle. What they ask is kept out of the log and of replicas: it is worth nothing a second later.
+-- A worker leaves the jobs of a queue to one that holds fewer, has room for them, and has asked for this queue too within its own pause between
+-- two claims, so that a burst is spread over the workers that are idle. What they ask is kept out of the log and of replicas: it is worth
+-- nothing a second later.
 -- KEYS: for each priority in turn, the queue of each model:  q[p1,m1], q[p1,m2], ..., q[p2,m1], ...; then as many: their turns
 -- ARGV: n, models, overdue (ids below this have waited too long), jobs of a tenant that may be held (0: any number) where it has no number
---       of its own, the worker ('': none, which leaves nothing to others), jobs that it holds, milliseconds until it has asked again,
+--       of its own, the claimant as JSON ({name ('': none, which leaves nothing to others), held, asks_again_ms, room, rooms: of each model}),
 --       then for each queue the beginning of its lines' names
--- Returns {queue key, id, queue key, id, ...}; false where a job waits and is left to another worker
+-- Returns {queue key, id, queue key, id, ...}; false where jobs wait and all are left to other workers
 local n, models, overdue, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-local worker, held, asks_again_ms = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
-local LINES, ASKING = 7, 'outfill:asking'
+local claimant = cjson.decode(ARGV[5])
+local LINES, ASKING = 5, 'outfill:asking'
 local queues = #KEYS / 2
-local taken, room = {}, {}
+local taken, room, others = {}, {}, {}
+
+local function held()
+  return claimant.held + #taken / 2
+end
 
 local function unlogged(...)
   redis.set_repl(redis.REPL_NONE)
@@ -22,10 +27,16 @@ local function unlogged(...)
   redis.set_repl(redis.REPL_ALL)
 end
 
+local function model_of(i)
+  return (i - 1) % models + 1
+end
+
 local function ask()
   local asked = {}
-  for i = 1, queues do asked[i] = KEYS[i] end
-  unlogged('HSET', ASKING, worker, cjson.encode({held + #taken / 2, clock_ms() + asks_again_ms, asked}))
+  for i = 1, claimant.room > 0 and queues or 0 do
+    if claimant.rooms[model_of(i)] > 0 then table.insert(asked, KEYS[i]) end
+  end
+  unlogged('HSET', ASKING, claimant.name, cjson.encode({held(), clock_ms() + claimant.asks_again_ms, asked}))
 end
 
 local function has_asked_of_late(other, entry, queue)
@@ -34,20 +45,23 @@ local function has_asked_of_late(other, entry, queue)
     unlogged('HDEL', ASKING, other)
     return false
   end
-  if its_held >= held + #taken / 2 then return false end
+  if its_held >= held() then return false end
   for _, its_queue in ipairs(asked) do
     if its_queue == queue then return true end
   end
   return false
 end
 
-local function is_for_another(queue)
-  if worker == '' or held + #taken / 2 == 0 then return false end
-  local entries = redis.call('HGETALL', ASKING)
-  for i = 1, #entries, 2 do
-    if entries[i] ~= worker and has_asked_of_late(entries[i], entries[i + 1], queue) then return true end
+local function is_for_another(i)
+  if claimant.name == '' or held() == 0 then return false end
+  if others[i] == nil then
+    others[i] = false
+    local entries = redis.call('HGETALL', ASKING)
+    for n = 1, #entries, 2 do
+      if entries[n] ~= claimant.name and has_asked_of_late(entries[n], entries[n + 1], KEYS[i]) then others[i] = true end
+    end
   end
-  return false
+  return others[i]
 end
 
 local function has_room(tenant)
@@ -58,7 +72,7 @@ local function has_room(tenant)
   return room[tenant] > 0
 end
 
-local function head_of(i)
+local function first_of(i)
   local first = 0
   while true do
     local tenants = redis.call('ZRANGE', KEYS[queues + i], first, first + 15)
@@ -71,6 +85,17 @@ local function head_of(i)
     end
     first = first + 16
   end
+end
+
+local left = false
+
+local function head_of(i)
+  local head, tenant = first_of(i)
+  if head and is_for_another(i) then
+    left = true
+    return nil
+  end
+  return head, tenant
 end
 
 while #taken < 2 * n do
@@ -90,10 +115,6 @@ while #taken < 2 * n do
   end
   if not best then break end
   local queue, line = KEYS[best], ARGV[LINES + best] .. best_tenant
-  if is_for_another(queue) then
-    ask()
-    return #taken > 0 and taken
-  end
   redis.call('ZREM', line, best_id)
   if redis.call('EXISTS', line) == 1 then
     redis.call('ZADD', KEYS[queues + best], redis.call('INCR', 'outfill:places'), best_tenant)
@@ -105,9 +126,11 @@ while #taken < 2 * n do
     redis.call('RPUSH', queue .. ':intermediate', best_id)
     redis.call('SADD', 'outfill:running:' .. best_tenant, best_id)
     room[best_tenant] = room[best_tenant] - 1
+    claimant.room, claimant.rooms[model_of(best)] = claimant.room - 1, claimant.rooms[model_of(best)] - 1
+    others = {}
     table.insert(taken, queue)
     table.insert(taken, best_id)
   end
 end
-if worker ~= '' then ask() end
-return taken
+if claimant.name ~= '' then ask() end
+return (#taken > 0 or not left) and taken

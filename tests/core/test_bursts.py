@@ -10,7 +10,7 @@ from queueing import accept, spec_of, take
 
 from core.jobs import JobRecords
 from core.queue import Claimant, JobQueue, LeftToAnother
-from worker.claims import Claims, Lease
+from worker.claims import Claims, Lease, Room
 
 MODELS = ["backdrop"]
 
@@ -69,6 +69,31 @@ def test_a_job_is_not_left_to_a_worker_that_cannot_take_it(
         busy.take(MODELS)
     assert idle.take(**asks) is None
     assert isinstance(busy.take(MODELS), Lease)
+
+
+def test_what_is_left_to_another_holds_nothing_else_up(workers: list[Claims], records: JobRecords, queue: JobQueue) -> None:
+    """A busy worker that leaves the jobs of one model to an idle worker takes those of a model that only it serves."""
+    busy, idle = workers
+    accept(records, queue, spec_of())
+    take(busy)
+    assert idle.take(["backdrop"]) is None
+    left, other = accept(records, queue, spec_of()), accept(records, queue, spec_of(model="other"))
+    lease = busy.take(["backdrop", "other"])
+    assert lease is not None
+    assert lease.spec.id == other.id
+    assert take(idle).spec.id == left.id
+
+
+@pytest.mark.parametrize("room", [Room(1), Room(8, {"backdrop": 1})])
+def test_nothing_is_left_to_a_worker_that_is_full(workers: list[Claims], records: JobRecords, queue: JobQueue, room: Room) -> None:
+    """A worker that has just taken the last job for which it had room is not waited for."""
+    busy, small = workers
+    burst(records, queue, 4)
+    take(busy)
+    assert isinstance(small.take(MODELS, room=room), Lease)
+    take(busy)
+    assert (len(busy.held()), len(small.held())) == (2, 1)
+    take(busy)
 
 
 def test_what_workers_ask_is_not_logged(workers: list[Claims], own_redis: redis.Redis) -> None:

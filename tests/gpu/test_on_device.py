@@ -13,6 +13,7 @@ from api_schemas.requests import Priority
 from gpu.rig import Rig
 from scripts.stock import run_stock
 from worker.engines.base import OutOfMemory, Slot
+from worker.engines.device import read_device
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.kernels import attention_kernels
 from worker.engines.diffusion.residency import warm_up
@@ -149,6 +150,8 @@ def make_room_for_few(rig: Rig, engine: DiffusionEngine, cap: Any) -> None:
 
 def test_what_is_not_there_is_refused(rig: Rig) -> None:
     """float16 is for GPUs; a GPU with a number that no GPU has is refused by name."""
+    with pytest.raises(TuningRefused, match="OUTFILL_WORKER__DEVICE=cuda:99"):
+        read_device("cuda:99", Wishes(compile="off"))
     if not rig.on_gpu:
         with pytest.raises(TuningRefused, match="OUTFILL_WORKER__DTYPE=float16"):
             rig.tuning("sd15", Wishes(dtype="float16"))

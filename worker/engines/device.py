@@ -25,8 +25,7 @@ def read_device(device: str, wishes: Wishes | None = None) -> DeviceFacts:
         there = f"torch {torch.__version__} sees no such device, only the CPU and {count} CUDA devices"
         raise TuningRefused(f"OUTFILL_WORKER__DEVICE={device}: {there}")
     facts = _tried(DeviceFacts("cuda", "", 0, 0), device, wishes or Wishes())  # before this process has a context: some GPUs take one alone
-    if parsed.index is None:  # the functions below want a number
-        parsed = torch.device("cuda", torch.cuda.current_device())
+    parsed = _numbered(parsed)
     return replace(
         facts,
         name=torch.cuda.get_device_name(parsed),
@@ -39,16 +38,23 @@ def read_device(device: str, wishes: Wishes | None = None) -> DeviceFacts:
 
 def use_device(device: str) -> None:
     """Make a CUDA device the current one of this thread: streams, events and Triton's kernels that name none belong to it."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.set_device(device)
+    parsed = torch.device(device)
+    if parsed.type == "cuda":
+        torch.cuda.set_device(_numbered(parsed))
 
 
 def free_bytes(device: str | torch.device) -> int:
     """Return the bytes of a CUDA device that this process can still take, the cache of torch's allocator included."""
+    device = _numbered(torch.device(device))
     free, total = torch.cuda.mem_get_info(device)
     reserved = torch.cuda.memory_reserved(device)
     allowed = total * torch.cuda.get_per_process_memory_fraction(device) - reserved
     return min(free, int(allowed)) + reserved - torch.cuda.memory_allocated(device)
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """``cuda`` as the current device: not all of torch's functions take one without a number."""
+    return device if device.index is not None else torch.device("cuda", torch.cuda.current_device())
 
 
 def _read_cpu() -> DeviceFacts:

@@ -48,7 +48,8 @@ def _trial(name: str, device: str) -> str | None:
         return f"the trial took longer than {TIMEOUT_S:.0f} s"
     if done.returncode == 0:
         return None
-    return done.stdout.strip() or f"the trial ended with status {done.returncode}"
+    last = "".join(f": {line[:300]}" for line in done.stderr.strip().splitlines()[-1:])
+    return done.stdout.strip() or f"the trial ended with status {done.returncode}{last}"
 
 
 def _compile(device: str) -> None:

@@ -10,9 +10,9 @@ import structlog
 
 from api_schemas.models import EngineKind, ModelCard
 from worker.engines.base import Engine
-from worker.engines.diffusion.card import UnsupportedPipelineError, card_for
+from worker.engines.diffusion.card import UnsupportedPipelineError, card_for, loras_bytes
 from worker.engines.weights import store_directories
-from worker.tuning import Tuning, Wishes, choose_all
+from worker.tuning import Tuning, TuningRefused, Wishes, choose_all
 
 _log = structlog.get_logger(__name__)
 
@@ -23,6 +23,15 @@ class EngineOptions:
 
     device: str = "cpu"
     wishes: Wishes = field(default_factory=Wishes)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device that models share."""
+
+    device: str
+    kept_bytes: int
+    """Memory of it that is left for the LoRAs of all of them."""
 
 
 def build_engine(card: ModelCard, *, path: Path | None = None, options: EngineOptions | None = None) -> Engine:
@@ -40,8 +49,10 @@ def build_engines(models: Sequence[tuple[ModelCard, Path | None]], options: Engi
     for card, _ in models:
         if card.engine not in FACTORIES:
             raise ValueError(f"{card.id}: models of kind {card.engine} have no engine")
-    tunings = _tune({card.id: path for card, path in models if card.engine is EngineKind.DIFFUSION and path is not None}, options)
-    return {card.id: FACTORIES[card.engine](card, path, options.device, tunings.get(card.id)) for card, path in models}
+    directories = {card.id: path for card, path in models if card.engine is EngineKind.DIFFUSION and path is not None}
+    tunings = _tune(directories, options)
+    place = Place(options.device, sum(map(loras_bytes, directories.values())))
+    return {card.id: FACTORIES[card.engine](card, path, place, tunings.get(card.id)) for card, path in models}
 
 
 def _tune(directories: Mapping[str, Path], options: EngineOptions) -> dict[str, Tuning]:
@@ -75,28 +86,34 @@ def discover(directories: Mapping[str, Path], store: Path | None = None) -> list
     return cards
 
 
-def _exemplar(_card: ModelCard, _path: Path | None, _device: str, _tuning: Tuning | None) -> Engine:
+def _exemplar(_card: ModelCard, _path: Path | None, _place: Place, _tuning: Tuning | None) -> Engine:
     from worker.engines.exemplar import ExemplarEngine
 
     return ExemplarEngine()
 
 
-def _backdrop(_card: ModelCard, _path: Path | None, _device: str, _tuning: Tuning | None) -> Engine:
+def _backdrop(_card: ModelCard, _path: Path | None, _place: Place, _tuning: Tuning | None) -> Engine:
     from worker.engines.backdrop import BackdropEngine
 
     return BackdropEngine()
 
 
-def _diffusion(card: ModelCard, path: Path | None, device: str, tuning: Tuning | None) -> Engine:
+def _diffusion(card: ModelCard, path: Path | None, place: Place, tuning: Tuning | None) -> Engine:
     from worker.engines.diffusion.engine import DiffusionEngine
+    from worker.engines.out_of_memory import is_out_of_memory
 
     if path is None or tuning is None:
         raise ValueError(f"{card.id}: a diffusion model needs its directory and a tuning")
-    return DiffusionEngine.load(path, card, device=device, tuning=tuning)
+    try:
+        return DiffusionEngine.load(path, card, device=place.device, kept_bytes=place.kept_bytes, tuning=tuning)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise TuningRefused(f"{card.id}: {place.device} has no room for its weights: {error}") from error
+        raise
 
 
-Factory = Callable[[ModelCard, Path | None, str, Tuning | None], Engine]
-"""Takes a card, the model's directory, a device, and the tuning of those that have one."""
+Factory = Callable[[ModelCard, Path | None, Place, Tuning | None], Engine]
+"""Takes a card, the model's directory, a place on a device, and the tuning of those that have one."""
 FACTORIES: dict[EngineKind, Factory] = {
     EngineKind.EXEMPLAR: _exemplar,
     EngineKind.BACKDROP: _backdrop,

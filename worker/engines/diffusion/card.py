@@ -39,6 +39,8 @@ SCHEDULERS = {
     "DDPMScheduler",
 }
 """Whose files describe a noise schedule that every sampler here can take. Others (EDM, flow matching, consistency) mean another one."""
+RESIDENT_LORAS = 8
+"""Adapters of one model that stay in memory."""
 
 
 class UnsupportedPipelineError(ValueError):
@@ -114,10 +116,10 @@ def lora_file(path: Path, name: str) -> Path:
     return path / "loras" / f"{name}.safetensors"
 
 
-def largest_loras_bytes(path: Path, count: int) -> int:
-    """Return the size of the ``count`` largest LoRA files of the model directory ``path`` together."""
+def loras_bytes(path: Path) -> int:
+    """Return what the LoRAs of the model directory ``path`` may take of memory: the sizes of the ``RESIDENT_LORAS`` largest files."""
     sizes = sorted((file.stat().st_size for file in (path / "loras").glob("*.safetensors")), reverse=True)
-    return sum(sizes[:count])
+    return sum(sizes[:RESIDENT_LORAS])
 
 
 def weights_digest(path: Path) -> str:

@@ -26,10 +26,10 @@ from api_schemas.errors import EngineFailed
 from api_schemas.models import ModelCard
 from worker.engines.base import DeviceBroken, OutOfMemory, PaintRequest, Pixels, Sampling, Slot, WarmUp
 from worker.engines.device import use_device
-from worker.engines.diffusion.card import largest_loras_bytes, lora_file
+from worker.engines.diffusion.card import lora_file
 from worker.engines.diffusion.fastest_attention import measure_attention
 from worker.engines.diffusion.kernels import attention_kernels, ready_profiler
-from worker.engines.diffusion.lora import CAPACITY, LoraAdapters
+from worker.engines.diffusion.lora import LoraAdapters
 from worker.engines.diffusion.parts import Parts, load_parts
 from worker.engines.diffusion.pictures import ImageEncoder, decode_latents, image_tensor, mask_latents, mask_tensor
 from worker.engines.diffusion.previews import Projection
@@ -53,14 +53,14 @@ class DiffusionEngine:
         parts: Parts,
         *,
         lora_files: Callable[[str], Path],
-        lora_bytes: int = 0,
+        kept_bytes: int = 0,
         tuning: Tuning,
         device: str,
         backend: str | Callable[..., Any] = "inductor",
     ) -> None:
         """Arrange ``parts`` as ``tuning`` says; ``load`` reads them from a directory.
 
-        ``lora_bytes`` of the device's memory are kept for adapters; ``backend`` is what compiles.
+        ``kept_bytes`` of the device's memory are left for adapters, those of its other models too; ``backend`` is what compiles.
         """
         use_device(device)
         ready_profiler()
@@ -77,8 +77,8 @@ class DiffusionEngine:
         self._inpaints = parts.unet.config.in_channels > parts.vae.config.latent_channels
         self._prompts = PromptEncoder(self._parts)
         self._loras = LoraAdapters(parts.unet, parts.text_encoders, lora_files)
-        self._lora_bytes = lora_bytes
-        self._projection = Projection.fit(self._encoder)
+        self._kept_bytes = kept_bytes
+        self._projection: Projection | None = None
 
     @classmethod
     def load(cls, path: Path, card: ModelCard, *, device: str = "cpu", tuning: Tuning = PLAIN, **options: Any) -> Self:
@@ -87,8 +87,7 @@ class DiffusionEngine:
         There is no safety checker. Raises ``OSError`` where a file is missing; ``card_for`` is what explains an unsupported directory.
         """
         parts = load_parts(path, dtype=tuning.dtype, vae_dtype=tuning.vae_dtype)
-        lora_bytes = largest_loras_bytes(path, CAPACITY)
-        return cls(card, parts, lora_files=partial(lora_file, path), lora_bytes=lora_bytes, tuning=tuning, device=device, **options)
+        return cls(card, parts, lora_files=partial(lora_file, path), tuning=tuning, device=device, **options)
 
     @property
     def calls(self) -> Counter[str]:
@@ -106,10 +105,12 @@ class DiffusionEngine:
         call = blank_call(self._unet, side, side, tokens=tokens)
         with self._device_memory():
             by_shape = self._choose_attention(side, tokens) if self.tuning.attention == "fastest" else {}
-            measured = warm_up(call, self._device, kept_bytes=self._lora_bytes)
+            measured = warm_up(call, self._device, kept_bytes=self._kept_bytes)
             self.budget, self.max_rows = float(measured.rows), max(measured.rows // 2, 1)
             with torch.inference_mode():
                 kernels = attention_kernels(partial(call, 2))
+                self._project()
+            self._empty_cache()  # of what the largest call took: libraries that do not ask torch make their handles later
         found = WarmUp(
             kernels=kernels, kernels_by_shape=by_shape, compiled=self._unet.is_compiled, compile_failure=self._unet.compile_failure
         )
@@ -203,7 +204,14 @@ class DiffusionEngine:
         slot = cast(DiffusionSlot, slot)
         with self._device_memory(), torch.inference_mode():
             # Some samplers' latents grow with their noise; the UNet's input is of one scale.
-            return self._projection.picture(slot.latents if slot.done else slot.sampler.scale_model_input(slot.latents, slot.timestep))
+            latents = slot.latents if slot.done else slot.sampler.scale_model_input(slot.latents, slot.timestep)
+            return self._project().picture(latents)
+
+    def _project(self) -> Projection:
+        """The map for previews; fitted in the engine's own thread, as all work on the device."""
+        if self._projection is None:
+            self._projection = Projection.fit(self._encoder)
+        return self._projection
 
     @contextmanager
     def _device_memory(self) -> Iterator[None]:
@@ -216,9 +224,16 @@ class DiffusionEngine:
                     raise DeviceBroken(message) from error
                 raise
             traceback.clear_frames(error.__traceback__)  # they hold what took the room
-            if self._unet.device.type == "cuda":
-                torch.cuda.empty_cache()
+            self._empty_cache()
             raise OutOfMemory(message) from None
+
+    def _empty_cache(self) -> None:
+        if self._unet.device.type != "cuda":
+            return
+        try:
+            torch.cuda.empty_cache()
+        except torch.AcceleratorError as error:  # a broken device may first look like a full one
+            raise DeviceBroken(str(error)) from error
 
     def _check_size(self, request: PaintRequest) -> None:
         height, width = request.mask.shape

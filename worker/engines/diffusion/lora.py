@@ -18,6 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 
 from api_schemas.errors import EngineFailed
+from worker.engines.diffusion.card import RESIDENT_LORAS
 from worker.engines.out_of_memory import is_out_of_memory
 
 # It reports the weights of the adapters that are there already as "newly initialized", which they are not; ``_load`` counts for itself.
@@ -28,8 +29,6 @@ regroup: Callable[[Any], None] = group_offloading._maybe_remove_and_reapply_grou
 """Where groups of a module's layers are offloaded, they must know of new ones; else it does nothing."""
 LoraUses = tuple[tuple[str, float], ...]
 """Names and weights, sorted by name; no name twice."""
-CAPACITY = 8
-"""Adapters of one model that stay in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,7 @@ class LoraAdapters:
     some 10 µs, and a compiled graph does not know them.
     """
 
-    def __init__(self, unet: Any, text_encoders: Mapping[str, Any], file: Callable[[str], Path], *, capacity: int = CAPACITY) -> None:
+    def __init__(self, unet: Any, text_encoders: Mapping[str, Any], file: Callable[[str], Path], *, capacity: int = RESIDENT_LORAS) -> None:
         """``text_encoders`` are by the prefix that their weights have in a file; ``file`` is where the weights of a name lie.
 
         ``capacity`` adapters stay in memory, and no fewer than one call to ``activate`` asks for.

@@ -20,6 +20,8 @@ from worker.tuning import Tuning, TuningRefused
 _log = structlog.get_logger(__name__)
 GRAPHS = 64
 """Graphs of one UNet that torch may keep; it gives up on the ninth unless told otherwise."""
+_NO_GRAPH = "fail_on_recompile"
+"""Part of the error by which torch says that no graph fits a call."""
 
 
 class UnetCall:
@@ -42,6 +44,8 @@ class UnetCall:
         self._backend = backend
         self._compiled: Callable[..., Any] | None = None
         self._warmed: set[tuple[int, ...]] = set()
+        self._failed: set[tuple[int, ...]] = set()
+        """Shapes for which compiling failed."""
 
     @property
     def device(self) -> torch.device:
@@ -78,10 +82,10 @@ class UnetCall:
         """
         if return_dict:
             raise ValueError("return_dict: only tuples are returned")
-        if self._compiled is not None and not adapted and _shape(sample) in self._warmed:
-            self.calls["compiled"] += 1
-            with torch.compiler.set_stance("eager_on_recompile"):
-                return self._call_padded(self._compiled, sample, timestep, inputs)
+        if not adapted and _shape(sample) in self._warmed:
+            predicted = self._call_compiled(sample, timestep, inputs)
+            if predicted is not None:
+                return predicted
         self.calls["eager"] += 1
         with self._weights_may_move(), self._attention(), computed_once(self._common_start, repeated):
             return (self.module(sample, timestep, return_dict=False, **inputs)[0],)
@@ -92,7 +96,7 @@ class UnetCall:
         Where compiling fails, this shape runs as it is, and so do all others if none was compiled before; raises ``TuningRefused`` if
         the tuning must compile.
         """
-        if self._tuning.compile and (self._warmed or self.compile_failure is None):
+        if self._may_compile(_shape(sample)):
             try:
                 return self._compile(sample, timestep, inputs)
             except torch.AcceleratorError:  # the device is broken
@@ -100,23 +104,46 @@ class UnetCall:
             except Exception as error:
                 if self._warmed and is_out_of_memory(error):
                     raise
-                self._do_without(error)
+                self._do_without(_shape(sample), error)
         return self(sample, timestep, **inputs)
+
+    def _may_compile(self, shape: tuple[int, ...]) -> bool:
+        """Whether the tuning compiles and this shape has not failed; where the very first shape did, none is tried."""
+        return self._tuning.compile and shape not in self._failed and bool(self._warmed or not self._failed)
 
     def _compile(self, sample: torch.Tensor, timestep: torch.Tensor, inputs: Mapping[str, Any]) -> tuple[torch.Tensor]:
         if self._compiled is None:  # not before it is needed: the compiler's own import may fail
             self._compiled = torch.compile(self.module, backend=self._backend, dynamic=False)
-        with torch._dynamo.config.patch(recompile_limit=GRAPHS):  # noqa: SLF001 - has no public name
+        # Neither has a public name. Cached graphs of autograd are keyed without the attention kernel, which stands outside the graph: one of an
+        # earlier start would bring its own along.
+        with torch._dynamo.config.patch(recompile_limit=GRAPHS), torch._functorch.config.patch(enable_autograd_cache=False):  # noqa: SLF001
             predicted = self._call_padded(self._compiled, sample, timestep, inputs)
         self._warmed.add(_shape(sample))
         return predicted
 
-    def _do_without(self, error: Exception) -> None:
+    def _call_compiled(self, sample: torch.Tensor, timestep: torch.Tensor, inputs: Mapping[str, Any]) -> tuple[torch.Tensor] | None:
+        """Call a graph that is there; ``None`` where none serves any more, which is said once."""
+        if self._compiled is None:
+            return None
+        try:
+            with torch.compiler.set_stance("fail_on_recompile"):
+                predicted = self._call_padded(self._compiled, sample, timestep, inputs)
+        except RuntimeError as error:
+            if _NO_GRAPH not in str(error):
+                raise
+            _log.warning("compiled_graph_lost", shape=_shape(sample), instead="this shape runs uncompiled")
+            self._warmed.discard(_shape(sample))
+            return None
+        self.calls["compiled"] += 1
+        return predicted
+
+    def _do_without(self, shape: tuple[int, ...], error: Exception) -> None:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
         if self._tuning.must_compile:
             raise TuningRefused(f"OUTFILL_WORKER__COMPILE=on: compiling failed: {reason}") from error
         _log.warning("compile_failed", reason=reason, compiled=sorted(self._warmed))
         self.compile_failure = reason
+        self._failed.add(shape)
 
     @contextmanager
     def _weights_may_move(self) -> Iterator[None]:
