@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from core.settings import Worker
-from worker.engines.device import read_device, use_device
+from worker.engines.device import free_bytes, read_device, use_device
 from worker.tuning import GIB, DeviceFacts, ModelFacts, Tuning, TuningRefused, Wishes, choose, choose_all, peak_bytes
 
 SD15 = ModelFacts(unet_bytes=1_719_070_728, vae_bytes=167_307_726, text_encoder_bytes=(246_120_960,), latent_area=64 * 64)
@@ -191,14 +191,15 @@ def test_this_device_is_read() -> None:
         read_device("cuda:99")
 
 
-def test_a_cuda_device_without_a_number_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``cuda`` is read as ``cuda:1`` is: torch gives the memory fraction of numbered devices only."""
+@pytest.fixture
+def numbered_only(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """Torch with two CUDA devices, of which the second is current, and whose functions want a number, as some of torch's do."""
     asked: list[torch.device] = []
 
     def numbered(answer: Any) -> Any:
-        def ask(device: torch.device) -> Any:
-            asked.append(device)
-            if device.index is None:
+        def ask(device: Any) -> Any:
+            asked.append(torch.device(device))
+            if asked[-1].index is None:
                 raise ValueError(f"Expected a torch.device with a specified index or an integer, but got:{device}")
             return answer
 
@@ -212,23 +213,28 @@ def test_a_cuda_device_without_a_number_is_the_current_one(monkeypatch: pytest.M
         "memory_allocated": GIB // 2,
         "get_device_name": "a card",
         "get_device_capability": (8, 6),
+        "set_device": None,
     }
     for name, value in plain.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     for name, answer in by_device.items():
         monkeypatch.setattr(torch.cuda, name, numbered(answer))
+    return asked
+
+
+def test_a_cuda_device_without_a_number_is_the_current_one(numbered_only: list[torch.device]) -> None:
+    """``cuda`` is read as ``cuda:1`` is; what lies in torch's own cache is free, as far as this process may go."""
     facts = read_device("cuda", Wishes(compile="off"))
-    assert set(asked) == {torch.device("cuda:1")}
     assert (facts.total_bytes, facts.free_bytes, facts.capability) == (8 * GIB, 7 * GIB // 2, (8, 6))
+    assert free_bytes("cuda") == facts.free_bytes
+    assert set(numbered_only) == {torch.device("cuda:1")}
 
 
-def test_a_numbered_device_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread that works on ``cuda:1`` makes streams and events there; a CPU has no such state."""
-    chosen: list[str] = []
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    for device in ("cpu", "cuda:1"):
-        use_device(device)
-    assert chosen == ["cuda:1"]
+@pytest.mark.parametrize(("device", "chosen"), [("cpu", []), ("cuda", [1]), ("cuda:0", [0])])
+def test_a_thread_works_on_the_device_that_it_is_given(numbered_only: list[torch.device], device: str, chosen: list[int]) -> None:
+    """The device becomes the thread's current one, with or without a number; a CPU has no such state."""
+    use_device(device)
+    assert [each.index for each in numbered_only] == chosen
 
 
 def test_deciding_needs_no_torch() -> None:

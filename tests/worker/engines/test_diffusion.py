@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ from worker.engines.diffusion.prompts import PromptEmbeds, PromptEncoder
 from worker.engines.diffusion.residency import model_facts
 from worker.engines.diffusion.samplers import build_sampler, strength_timesteps
 from worker.engines.registry import EngineOptions, build_engine, build_engines, discover
-from worker.tuning import GIB, PLAIN, RESERVE_BYTES, DeviceFacts, choose, peak_bytes
+from worker.tuning import GIB, PLAIN, RESERVE_BYTES, DeviceFacts, TuningRefused, choose, peak_bytes
 
 # The noise schedules of diffusers 0.42 turn a tensor into an array in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
@@ -411,6 +413,49 @@ def test_models_are_judged_together_before_one_is_loaded(tiny: Path, monkeypatch
     build_engines([(card_for(tiny, "a"), tiny)], EngineOptions("cuda"))
     build_engines([(card_for(tiny, "a"), tiny), (card_for(tiny, "b"), tiny)], EngineOptions("cuda"))
     assert loaded == ["none", "group", "group"]
+
+
+def test_room_is_kept_for_the_loras_of_all_models(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the models that share a device leaves room for the adapters of all, the eight largest files of each."""
+    directories = [Path(shutil.copytree(tiny, tmp_path / name)) for name in ("a", "b")]
+    for directory, sizes in zip(directories, ((100, *[10] * 8), (7,)), strict=True):
+        (directory / "loras").mkdir(exist_ok=True)
+        for number, size in enumerate(sizes):
+            (directory / "loras" / f"{number}.safetensors").write_bytes(bytes(size))
+    kept: list[int] = []
+    monkeypatch.setattr(DiffusionEngine, "load", lambda *_, **options: kept.append(options["kept_bytes"]))
+    build_engines([(card_for(tiny, directory.name), directory) for directory in directories])
+    assert kept == [177, 177]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED")])
+def test_weights_that_do_not_fit_are_refused_by_name(tiny: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError) -> None:
+    """A model for whose weights the device has no room ends the start with its name, as a setting that cannot be granted does."""
+
+    def load(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(DiffusionEngine, "load", load)
+    with pytest.raises(TuningRefused, match="tiny: cpu has no room for its weights"):
+        build_engine(card_for(tiny, "tiny"), path=tiny)
+
+
+def test_a_broken_device_is_not_taken_for_a_full_one(engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory seems to have run out, and giving the cache back shows that the device is broken, it is broken."""
+    on_a_gpu = SimpleNamespace(device=torch.device("cuda"))
+    slot = engine.prepare(request_for())
+
+    def breaks() -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def full(*_: Any, **__: Any) -> None:
+        monkeypatch.setattr(engine, "_unet", on_a_gpu)
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", breaks)
+    monkeypatch.setattr(engine, "_predict_noise", full)
+    with pytest.raises(DeviceBroken, match="illegal memory access"):
+        engine.step([slot])
 
 
 def test_the_registry_refuses_what_has_no_engine(tiny: Path) -> None:

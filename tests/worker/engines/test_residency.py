@@ -191,6 +191,15 @@ def test_many_shapes_may_be_warmed() -> None:
         assert backend.calls > calls
 
 
+def test_a_warm_up_leaves_room_for_what_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows that fit are those that fit beside the bytes that are kept back."""
+    gib = 2**30
+    monkeypatch.setattr(residency, "free_bytes", lambda _: 10 * gib)
+    monkeypatch.setattr(residency, "_measure", lambda _, rows, __: Measurement(rows, rows**0.5, rows * gib))
+    assert warm_up(lambda _: None, "cuda").rows == 8
+    assert warm_up(lambda _: None, "cuda", kept_bytes=5 * gib).rows == 4
+
+
 def test_only_tuples_are_returned(fresh: Callable[[str], Parts]) -> None:
     """What the call does not do it refuses."""
     resident = apply(fresh("sd15-inpaint"), PLAIN, "cpu")

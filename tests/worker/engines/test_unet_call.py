@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,10 +57,12 @@ class Backend:
 
     def __init__(self, *, graphs: int = 100, failure: Exception | None = None) -> None:
         self.left, self.failure = graphs, failure or OSError("failed to map segment from shared object")
+        self.asked = 0
         self.rows: list[int] = []
         """Of each call of a graph."""
 
     def __call__(self, graph: Any, _inputs: Any) -> Callable[..., Any]:
+        self.asked += 1
         if self.left == 0:
             raise self.failure
         self.left -= 1
@@ -110,12 +115,14 @@ def test_a_model_that_must_compile_refuses_to_run_without(parts: Parts) -> None:
 
 
 def test_what_was_compiled_before_a_failure_stays(parts: Parts) -> None:
-    """A bucket of rows that does not compile runs as it is; smaller ones go on compiled."""
+    """A bucket of rows that does not compile is not tried again and runs as it is; smaller ones go on compiled."""
     backend = Backend(graphs=1)
     unet = apply(parts, COMPILED, "cpu", backend=backend).unet
     call = blank_call(unet, 8, 8, tokens=77)
     call(2)
-    call(4)
+    for _ in range(3):
+        call(4)
+    assert backend.asked == 2
     assert unet.is_compiled
     assert unet.compile_failure is not None
     compiled = len(backend.rows)
@@ -123,6 +130,59 @@ def test_what_was_compiled_before_a_failure_stays(parts: Parts) -> None:
     assert len(backend.rows) == compiled + 1
     predict(unet, rows_of(unet, 4))
     assert len(backend.rows) == compiled + 1
+
+
+def test_a_graph_that_no_longer_serves_is_not_counted_as_one(parts: Parts) -> None:
+    """Where a guard fails the module runs as it is and unpadded, the log says so once, and the calls count as eager."""
+    backend = Backend()
+    seen: list[int] = []
+    unet = apply(parts, COMPILED, "cpu", backend=backend).unet
+    blank_call(unet, 8, 8, tokens=77)(4)
+    parts.unet.conv_in.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[0]))
+    parts.unet.requires_grad_(requires_grad=True)
+    inputs = rows_of(unet, 3)
+    with capture_logs() as logs:
+        for _ in range(2):
+            predict(unet, inputs)
+    assert seen == [3, 3]
+    assert [entry["event"] for entry in logs] == ["compiled_graph_lost"]
+    assert dict(unet.calls) == {"eager": 2}
+    assert len(backend.rows) == 1
+
+
+TWICE = """
+import sys, torch
+from types import SimpleNamespace
+from dataclasses import replace
+from worker.engines.diffusion.kernels import attention_kernels
+from worker.engines.diffusion.unet_call import UnetCall
+from worker.tuning import PLAIN
+
+class Attention(torch.nn.Module):
+    config, dtype, device, attn_processors = SimpleNamespace(addition_embed_type="text"), torch.float32, torch.device("cpu"), {}
+
+    def forward(self, sample, timestep, **_):
+        return (torch.nn.functional.scaled_dot_product_attention(sample, sample, sample) + timestep[0],)
+
+unet = UnetCall(Attention(), replace(PLAIN, compile=True, attention=sys.argv[1]))
+sample, timestep = torch.randn(2, 2, 16, 8), torch.zeros(2)
+unet.warm(sample, timestep)
+assert unet.is_compiled, unet.compile_failure
+print(",".join(attention_kernels(lambda: unet(sample, timestep))))
+"""
+
+
+def test_a_cache_brings_no_kernel_of_an_earlier_start(tmp_path: Path) -> None:
+    """A worker that is started with another attention kernel, over the cache of the last one, runs the one that it was told."""
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+
+    def kernels(attention: str) -> str:
+        command = [sys.executable, "-W", "ignore", "-c", TWICE, attention]
+        done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
+        return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+
+    assert "flash_for_cpu" not in kernels("math")
+    assert kernels("flash") == "flash_for_cpu"
 
 
 @pytest.mark.parametrize("graphs", [0, 1])
@@ -206,15 +266,16 @@ def test_the_common_start_is_computed_once_where_graphs_do_not_serve(parts: Part
 
 def test_an_engine_serves_loras_as_they_are_and_all_else_compiled(directory: Path) -> None:
     """Jobs before, with and after a LoRA, in one engine: only the steps with it run uncompiled."""
-    engine = DiffusionEngine.load(directory, card_for(directory, "tiny"), tuning=COMPILED, backend=Backend())
+    backend = Backend()
+    engine = DiffusionEngine.load(directory, card_for(directory, "tiny"), tuning=COMPILED, backend=backend)
     engine.warm_up()
-    modes: list[str] = []
+    served: list[tuple[Counter[str], int]] = []
     for loras in ((), (("ink", 1.0),), ()):
-        before = Counter(engine.calls)
+        before, backend.rows = Counter(engine.calls), []
         result_of(engine, request_for(replace(SAMPLING, loras=loras)))
-        (mode,) = engine.calls - before
-        modes.append(mode)
-    assert modes == ["compiled", "eager", "compiled"]
+        served.append((engine.calls - before, len(backend.rows)))
+    steps = SAMPLING.steps
+    assert served == [(Counter(compiled=steps), steps), (Counter(eager=steps), 0), (Counter(compiled=steps), steps)]
 
 
 # -- attention by measuring -------------------------------------------------------------------------------------------
