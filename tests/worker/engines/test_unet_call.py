@@ -146,7 +146,7 @@ def test_a_graph_that_no_longer_serves_is_not_counted_as_one(parts: Parts) -> No
             predict(unet, inputs)
     assert seen == [3, 3]
     assert [entry["event"] for entry in logs] == ["compiled_graph_lost"]
-    assert dict(unet.calls) == {"eager": 2}
+    assert dict(unet.calls) == {"compiled": 1, "eager": 2}
     assert len(backend.rows) == 1
 
 
@@ -261,7 +261,7 @@ def test_the_common_start_is_computed_once_where_graphs_do_not_serve(parts: Part
     compiled = len(backend.rows)
     predict(unet, rows_of(unet, 2), repeated=1)
     assert len(backend.rows) == compiled + 1
-    assert dict(unet.calls) == {"eager": 1, "compiled": 1}
+    assert dict(unet.calls) == {"eager": 1, "compiled": 2}
 
 
 def test_an_engine_serves_loras_as_they_are_and_all_else_compiled(directory: Path) -> None:

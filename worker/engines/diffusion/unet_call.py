@@ -118,6 +118,7 @@ class UnetCall:
         # earlier start would bring its own along.
         with torch._dynamo.config.patch(recompile_limit=GRAPHS), torch._functorch.config.patch(enable_autograd_cache=False):  # noqa: SLF001
             predicted = self._call_padded(self._compiled, sample, timestep, inputs)
+        self.calls["compiled"] += 1
         self._warmed.add(_shape(sample))
         return predicted
 
