@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from scripts.gpu_facts.answers import Answers
 from scripts.gpu_facts.bench import limited
 from scripts.gpu_facts.catalogue import ITEMS
 from scripts.gpu_facts.estimates import ESTIMATES
+from scripts.gpu_facts.findings import Deadline, Findings
 from scripts.gpu_facts.items.graphs import Recording
 from scripts.gpu_facts.items.regional import CompiledBlocks
 from scripts.gpu_facts.runner import Item, Runner
-from scripts.gpu_facts.stage import Stage, relative_error, unet_inputs
+from scripts.gpu_facts.stage import STOCK_ATTENTION, Stage, relative_error, unet_inputs
+from worker.engines.diffusion.fastest_attention import FastestAttention, FastestAttnProcessor
 
 # The noise schedules of diffusers 0.42 turn a tensor into an array in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
@@ -123,3 +126,37 @@ def test_pipelines_are_drawn_with_their_true_sizes(kind: str, parameters: int, s
     assert {parameter.dtype for model in models for parameter in model.parameters()} == {torch.float16}
     assert drawn.card.native_size == size
     assert len(drawn.parts.tokenizers) == len(drawn.parts.text_encoders)
+
+
+def with_exception(stage: Stage, kind: str) -> FastestAttnProcessor:
+    """Have the UNet of ``kind`` use a processor with a kernel of its own for one shape."""
+    processor = FastestAttnProcessor(FastestAttention(("flash",), {(64, 64, 8): "math"}))
+    stage.parts(kind).unet.set_attn_processor(processor)
+    return processor
+
+
+def test_the_stock_side_has_the_stock_attention(stage: Stage) -> None:
+    """While the stock pipeline is measured no processor of ours is in the UNet; afterwards they are there again."""
+    ours = with_exception(stage, "sd15-inpaint")
+    unet = stage.parts("sd15-inpaint").unet
+    with stage.stock_attention("sd15-inpaint"):
+        assert set(unet.attn_processors.values()) == {STOCK_ATTENTION}
+    assert set(unet.attn_processors.values()) == {ours}
+
+
+@pytest.mark.parametrize("kind", ["sd15-inpaint", "sdxl-inpaint"])
+def test_an_engine_does_not_inherit_attention(stage: Stage, kind: str) -> None:
+    """An engine over a UNet that another engine has used begins with the stock processors."""
+    with_exception(stage, kind)
+    stage.engine(kind)
+    assert set(stage.parts(kind).unet.attn_processors.values()) == {STOCK_ATTENTION}
+
+
+@pytest.mark.parametrize("item", ["attention", "graphs", "layouts"])
+def test_a_bare_unet_is_measured_with_the_stock_attention(stage: Stage, item: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items that call the UNet itself take the kernels off that an engine has put into it."""
+    module = import_module(f"scripts.gpu_facts.items.{item}")
+    monkeypatch.setattr(module, "FAMILIES", ("sd15",))
+    with_exception(stage, "sd15-inpaint")
+    module.run(stage, Findings(Deadline(60)))
+    assert set(stage.parts("sd15-inpaint").unet.attn_processors.values()) == {STOCK_ATTENTION}

@@ -20,6 +20,7 @@ NO_KERNEL = ("No available kernel", "No viable backend")
 def run(stage: Stage, findings: Findings) -> None:
     """Time one UNet call with each kernel alone, and in torch's own order."""
     for family in FAMILIES:
+        stage.take_attention_off(INPAINT[family])
         stage.arrange(INPAINT[family], channels_last=True)
         for rows in ROWS:
             for kernel in ("default", *KERNELS):

@@ -40,6 +40,7 @@ def run(stage: Stage, findings: Findings) -> None:
 
 def _regional(stage: Stage, findings: Findings, family: str) -> None:
     kind, name = INPAINT[family], f"{family}_regional"
+    stage.take_attention_off(kind)
     stage.arrange(kind, channels_last=True)
     parts, side = stage.parts(kind), stage.size(kind) // 8
     inputs = {rows: unet_inputs(parts, rows, side) for rows in ROWS}
