@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from scripts.gpu_facts.answers import Answers
 from scripts.gpu_facts.bench import limited
 from scripts.gpu_facts.catalogue import ITEMS
 from scripts.gpu_facts.estimates import ESTIMATES
-from scripts.gpu_facts.findings import Deadline, Findings
+from scripts.gpu_facts.findings import Deadline, DeadlineOver, Findings
+from scripts.gpu_facts.items import regional
 from scripts.gpu_facts.items.graphs import Recording
 from scripts.gpu_facts.items.regional import CompiledBlocks
 from scripts.gpu_facts.runner import Item, Runner
@@ -160,3 +162,37 @@ def test_a_bare_unet_is_measured_with_the_stock_attention(stage: Stage, item: st
     with_exception(stage, "sd15-inpaint")
     module.run(stage, Findings(Deadline(60)))
     assert set(stage.parts("sd15-inpaint").unet.attn_processors.values()) == {STOCK_ATTENTION}
+
+
+@pytest.mark.parametrize(("item", "parts"), [("regional", {"sd15_compiled_pictures"}), ("late_lora", {"sd15_compiled"})])
+def test_a_compiler_that_fails_is_a_fault(stage: Stage, item: str, parts: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where compiling fails there is no figure that is called compiled, and the fault has the compiler's words."""
+
+    def broken(_module: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        raise ValueError("ptxas was not found")
+
+    monkeypatch.setattr(Stage, "backend", staticmethod(broken))
+    module = import_module(f"scripts.gpu_facts.items.{item}")
+    if item == "regional":
+        monkeypatch.setattr(module, "FAMILIES", ("sd15",))
+    findings = Findings(Deadline(60))
+    module.run(stage, findings)
+    assert parts <= set(findings.faults)
+    assert all("ptxas was not found" in fault for fault in findings.faults.values())
+    assert [name for name in findings.figures if "compiled" in name or "regional" in name] == []
+
+
+def test_what_did_not_run_compiled_is_not_called_compiled(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine whose calls ran uncompiled although nothing failed gives no compiled figure, and a fault that counts them."""
+    monkeypatch.setattr(regional, "compile_call", lambda _engine: lambda rows: rows)
+    findings = Findings(Deadline(60))
+    with pytest.raises(RuntimeError, match="5 UNet calls ran uncompiled and 0 compiled"):
+        regional._pictures(stage, findings, "sd15")
+    assert findings.figures == {}
+
+
+def test_a_whole_unet_is_not_compiled_without_time_for_it() -> None:
+    """An item whose last compilation would not come back in time ends there, as one whose time is over."""
+    findings = Findings(Deadline(regional.WHOLE_S["sd15"] - 1))
+    with pytest.raises(DeadlineOver, match="s were left, and compiling the whole UNet of sd15 takes"):
+        regional._pictures(cast("Stage", SimpleNamespace(rehearsal=False)), findings, "sd15")
