@@ -20,6 +20,8 @@ from worker.engines.diffusion.fastest_attention import attention_shapes
 from worker.engines.probes import compile_obstacle, xformers_fault
 
 GIB = 2**30
+TRIAL_S = 30.0
+"""For one trial; a worker waits longer."""
 
 
 def run(stage: Stage, findings: Findings) -> None:
@@ -89,7 +91,7 @@ def _trials(stage: Stage, findings: Findings) -> None:
     """The trials by which a worker decides whether it compiles, and whether xformers is used, each in a process of its own."""
     stage.device.needs_cuda("Triton builds kernels for it")
     for name, trial in {"compile": compile_obstacle, "xformers": xformers_fault}.items():
-        reason = trial(stage.device.kind)
+        reason = trial(stage.device.kind, TRIAL_S)
         findings.add(f"{name}_works_bool", reason is None)
         findings.say(f"{name}_trial", reason or "it works")
 
