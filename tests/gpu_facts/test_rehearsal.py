@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,7 +17,7 @@ from scripts.gpu_facts.bench import limited
 from scripts.gpu_facts.catalogue import ITEMS
 from scripts.gpu_facts.estimates import ESTIMATES
 from scripts.gpu_facts.findings import Deadline, DeadlineOver, Findings
-from scripts.gpu_facts.items import regional
+from scripts.gpu_facts.items import memory, regional
 from scripts.gpu_facts.items.graphs import Recording
 from scripts.gpu_facts.items.regional import CompiledBlocks
 from scripts.gpu_facts.runner import Item, Runner
@@ -200,3 +201,31 @@ def test_a_whole_unet_is_not_compiled_without_time_for_it() -> None:
     findings = Findings(Deadline(regional.WHOLE_S["sd15"] - 1))
     with pytest.raises(DeadlineOver, match="s were left, and compiling the whole UNet of sd15 takes"):
         regional._pictures(cast("Stage", SimpleNamespace(rehearsal=False)), findings, "sd15")
+
+
+def test_words_of_errors_are_noted_after_each_tightness(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device is filled from loose to tight, as far as it can be: what was said until then is noted, and no fault."""
+    tried: list[float] = []
+    unet = stage.parts("sd15-inpaint").unet
+
+    def fail(_module: torch.nn.Module, _inputs: object) -> None:
+        raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB")
+
+    @contextmanager
+    def filled(gib: float) -> Iterator[None]:
+        tried.append(gib)
+        if gib < 0.2:
+            raise torch.OutOfMemoryError("for the ballast")
+        with unet.register_forward_pre_hook(fail):
+            yield
+
+    monkeypatch.setattr(stage.device, "needs_cuda", lambda _what: None)
+    monkeypatch.setattr(stage.device, "filled", filled)
+    findings = Findings(Deadline(60))
+    memory._words(stage, findings)
+    assert tried == [1.0, 0.3, 0.1]
+    assert findings.figures == {"out_of_memory_seen_count": 1, "out_of_memory_not_seen_count": 0}
+    assert findings.words == {
+        "words_0_seen": "Tried to allocate . GiB",
+        "not_so_tight": "the device could not be filled up to 0.1 GiB",
+    }
