@@ -229,3 +229,12 @@ def test_words_of_errors_are_noted_after_each_tightness(stage: Stage, monkeypatc
         "words_0_seen": "Tried to allocate . GiB",
         "not_so_tight": "the device could not be filled up to 0.1 GiB",
     }
+
+
+def test_the_stock_side_decodes_as_it_comes(stage: Stage) -> None:
+    """The stock pipeline's VAE is neither sliced nor tiled where an engine has sliced and tiled its own."""
+    engine = stage.engine("sd15-inpaint", vae_slicing=True, vae_tiling=True)
+    vae = stage.stock("sd15-inpaint").vae
+    assert (vae.use_slicing, vae.use_tiling) == (False, False)
+    assert (engine._vae.use_slicing, engine._vae.use_tiling) == (True, True)
+    stage.drop("sd15-inpaint")

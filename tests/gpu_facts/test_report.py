@@ -61,14 +61,14 @@ def test_figures_stand_beside_their_estimates(tmp_path: Path) -> None:
     text = document(read_runs(tmp_path))
     assert "| item | for | estimate | NVIDIA H100 80GB HBM3, 2026-12-01 |" in text
     cells = rows(text)
-    assert cells["1.5, 50 steps, as shipped (eager)", "H100"] == ["1.23 s"]
+    assert cells["1.5, 50 steps, uncompiled", "H100"] == ["1.23 s"]
     assert cells["1.5, 50 steps, the fastest of ours; the goal", "H100"] == ["0.71 s"]
     assert cells["attention by measurement, of a step of XL", "H100"] == ["10% (cudnn)"]
     assert cells["a CUDA graph of the eager UNet of 1.5, 2 rows", "H100"] == ["20.0 → 11.0 ms"]
     assert cells["compiled blocks under a graph, 1.5, 2 rows, of the device's time", "H100"] == ["25% less"]
     assert cells["what a LoRA leaves behind in XL", "H100"] == ["not measured"]
-    assert cells["XL, 30 steps, as shipped (eager)", "H100"] == ["not measured"]
-    assert cells["1.5, 50 steps, as shipped (eager)", "A100"] == ["not measured"]
+    assert cells["XL, 30 steps, uncompiled", "H100"] == ["not measured"]
+    assert cells["1.5, 50 steps, uncompiled", "A100"] == ["not measured"]
 
 
 def test_every_card_has_a_column(tmp_path: Path) -> None:
@@ -78,9 +78,9 @@ def test_every_card_has_a_column(tmp_path: Path) -> None:
     write(tmp_path / "h100.jsonl", H100, FIGURES)
     write(tmp_path / "h200.jsonl", {**H100, "card": "NVIDIA H200"}, {5: {"sd15_outfill_eager_picture_s": 0.8}})
     cells = rows(document(read_runs(tmp_path)))
-    assert cells["1.5, 50 steps, as shipped (eager)", "A100"] == ["1.70 s", "not measured", "not measured"]
-    assert cells["1.5, 50 steps, as shipped (eager)", "H100"] == ["not measured", "1.23 s", "0.80 s"]
-    assert cells["XL, 30 steps, as shipped (eager)", "H100"] == ["4.00 s", "not measured", "not measured"]
+    assert cells["1.5, 50 steps, uncompiled", "A100"] == ["1.70 s", "not measured", "not measured"]
+    assert cells["1.5, 50 steps, uncompiled", "H100"] == ["not measured", "1.23 s", "0.80 s"]
+    assert cells["XL, 30 steps, uncompiled", "H100"] == ["4.00 s", "not measured", "not measured"]
 
 
 def test_an_item_without_figures_says_why(tmp_path: Path) -> None:
