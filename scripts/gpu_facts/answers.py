@@ -49,7 +49,7 @@ class Answers:
 
     def has_answer(self, item: int) -> bool:
         """False too for an item that was cut short."""
-        return self.by_item.get(item, {}).get("answer", CUT) != CUT
+        return item in self.by_item and bool(self.by_item[item]["answer"] != CUT)
 
     def begin(self, item: int, name: str) -> bool:
         """Note that ``item`` begins. False, and answered as failed, where it has begun as often as it may."""

@@ -15,6 +15,7 @@ from scripts import true_size
 from scripts.gpu_facts.answers import Answers
 from scripts.gpu_facts.bench import limited
 from scripts.gpu_facts.catalogue import ITEMS
+from scripts.gpu_facts.compiled import compile_call
 from scripts.gpu_facts.estimates import ESTIMATES
 from scripts.gpu_facts.findings import Deadline, DeadlineOver, Findings
 from scripts.gpu_facts.items import memory, regional
@@ -238,3 +239,13 @@ def test_the_stock_side_decodes_as_it_comes(stage: Stage) -> None:
     assert (vae.use_slicing, vae.use_tiling) == (False, False)
     assert (engine._vae.use_slicing, engine._vae.use_tiling) == (True, True)
     stage.drop("sd15-inpaint")
+
+
+def test_what_compiles_has_chosen_its_attention(stage: Stage) -> None:
+    """An engine that is compiled for one number of rows has measured its kernels first, as its warm-up does."""
+    engine = stage.engine("sd15-inpaint", compile=True, must_compile=True)
+    compile_call(engine)
+    fastest = stage.unet_call(engine)._fastest
+    assert fastest is not None
+    assert fastest.by_shape
+    assert not engine._unet.is_compiled

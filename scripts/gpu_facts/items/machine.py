@@ -66,10 +66,10 @@ def _sdpa_choice(stage: Stage, findings: Findings, family: str) -> None:
     with torch.inference_mode():
         for shape in attention_shapes(lambda: parts.unet(**inputs, return_dict=False)):
             query, key = (
-                torch.empty(shape.rows, tokens, shape.heads, shape.width, device=parts.unet.device, dtype=parts.unet.dtype)
+                parts.unet.conv_in.weight.new_empty(shape.rows, tokens, shape.heads, shape.width).transpose(1, 2)
                 for tokens in (shape.queries, shape.keys)
             )
-            taken = torch._fused_sdp_choice(*(each.transpose(1, 2) for each in (query, key, key)))  # noqa: SLF001 - has no public name
+            taken = torch._fused_sdp_choice(query, key, key)  # noqa: SLF001 - has no public name
             chosen[f"{shape.queries}x{shape.keys}x{shape.width}"] = _kernel(taken)
     findings.say(f"{family}_sdpa_choice", "; ".join(f"{shape} {kernel}" for shape, kernel in chosen.items()))
 
