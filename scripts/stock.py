@@ -29,11 +29,18 @@ def load_stock(directory: Path, *, device: str = "cpu", dtype: torch.dtype = tor
 
 
 def stock_of(parts: Parts) -> Any:
-    """The stock pipeline of the same modules. The VAE is a copy in the UNet's precision: the pipelines cast theirs to and fro."""
+    """The stock pipeline of the same modules.
+
+    The VAE is a copy in the UNet's precision, as the pipelines cast theirs to and fro, and neither sliced nor tiled, as an engine has the
+    original.
+    """
     pipeline_class: Any = StableDiffusionXLInpaintPipeline if "text_encoder_2" in parts.text_encoders else StableDiffusionInpaintPipeline
     suffixes = ("", "_2")
     modules = {f"tokenizer{suffix}": tokenizer for suffix, tokenizer in zip(suffixes, parts.tokenizers, strict=False)}
-    modules |= {**parts.text_encoders, "unet": parts.unet, "vae": copy.deepcopy(parts.vae).to(dtype=parts.unet.dtype)}
+    vae = copy.deepcopy(parts.vae).to(dtype=parts.unet.dtype)
+    vae.disable_slicing()
+    vae.disable_tiling()
+    modules |= {**parts.text_encoders, "unet": parts.unet, "vae": vae}
     modules["scheduler"] = CLASSES[Scheduler.DDIM][0].from_config(parts.sampler_config)
     if "text_encoder_2" in parts.text_encoders:
         modules["force_zeros_for_empty_prompt"] = parts.zeros_for_empty_prompt

@@ -1,7 +1,8 @@
 """The file of a run: one JSON object a line, written and flushed as it comes.
 
 The first line is the header. An item has a line when it begins (``"answer": "begun"``) and one when it is answered; the second is what
-counts. An item that began twice and was never answered has ended its process twice, and is not begun again.
+counts. An item that began twice and was never answered has ended its process twice, and is not begun again. One that the budget of a run
+cut short (``"answer": "cut"``) keeps what it has found until another run has done it again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-BEGUN = "begun"
+BEGUN, CUT = "begun", "cut"
 MOST_BEGINNINGS = 2
 SAME = ("card", "torch", "commit", "rehearsal")
 """Names that a file's header and the run that goes on with it must have in common."""
@@ -25,7 +26,7 @@ class AnswersError(ValueError):
 
 
 class Answers:
-    """The answers in one file. Thread-safe: the first answer of an item is the one that stands."""
+    """The answers in one file. Thread-safe: the first answer of an item that is not ``CUT`` is the one that stands."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,6 +47,10 @@ class Answers:
             if ours != theirs:
                 raise AnswersError(f"{self.path}: its {name} is {theirs!r} and this run's {ours!r}; name another file with --out")
 
+    def has_answer(self, item: int) -> bool:
+        """False too for an item that was cut short."""
+        return item in self.by_item and bool(self.by_item[item]["answer"] != CUT)
+
     def begin(self, item: int, name: str) -> bool:
         """Note that ``item`` begins. False, and answered as failed, where it has begun as often as it may."""
         if self._beginnings[item] >= MOST_BEGINNINGS:
@@ -58,10 +63,11 @@ class Answers:
     def answer(self, item: int, name: str, answer: str, details: Mapping[str, Any]) -> bool:
         """Write the answer of ``item``; false where it has one already."""
         with self._lock:
-            if item in self.by_item:
+            if self.has_answer(item):
                 return False
-            self.by_item[item] = {"item": item, "name": name, "answer": answer, **details}
-            self._write(self.by_item[item])
+            line = {"item": item, "name": name, "answer": answer, **details}
+            self._take(line)
+            self._write(line)
             return True
 
     def _take(self, line: Mapping[str, Any]) -> None:
@@ -69,8 +75,9 @@ class Answers:
             self.header = line["header"]
         elif line["answer"] == BEGUN:
             self._beginnings[line["item"]] += 1
-        else:
-            self.by_item.setdefault(line["item"], dict(line))
+        elif not self.has_answer(line["item"]):
+            self.by_item[line["item"]] = dict(line)
+            self._beginnings[line["item"]] = 0  # its process has not ended in it
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

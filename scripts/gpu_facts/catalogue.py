@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from scripts.gpu_facts.stage import Stage
 
 HALVES = {1: range(1, 8), 2: range(8, 14)}
-"""Of about five minutes each; the weights are drawn again for the second."""
+"""Of about six minutes each; the weights are drawn again for the second."""
 
 
 def _run(module: str) -> Callable[[Stage, Findings], None]:
@@ -24,16 +24,16 @@ def _run(module: str) -> Callable[[Stage, Findings], None]:
 
 
 ITEMS: tuple[Item[Stage], ...] = (
-    Item(1, "the machine", 20, "whether Triton can build here, and which attention torch prefers", _run("machine")),
+    Item(1, "the machine", 60, "whether Triton can build here, and which attention torch prefers", _run("machine")),
     Item(2, "parity with the stock pipelines", 60, "whether the engine computes the same on CUDA", _run("parity")),
     Item(3, "attention kernels", 40, "which attention is fastest, by shape", _run("attention")),
     Item(4, "one step, profiled", 30, "what launches, waits and samplers cost a step", _run("one_step")),
     Item(5, "whole pictures", 90, "the seconds of a picture, against the stock pipelines", _run("pictures")),
     Item(6, "a plain CUDA graph of the UNet", 40, "whether to replay steps rather than launch them", _run("graphs")),
     Item(7, "channels last, cuDNN's search", 20, "the order of weights without compiling", _run("layouts")),
-    Item(8, "VAE, text and prepare", 30, "the VAE's precision, and what leaves the engine's thread", _run("vae_text")),
+    Item(8, "VAE, text and prepare", 30, "the VAE's precision by its time, and what leaves the engine's thread", _run("vae_text")),
     Item(9, "first calls", 15, "which thread warms up, and with which shapes", _run("first_calls")),
-    Item(10, "compiling block by block", 110, "how to compile, and whether to", _run("regional")),
+    Item(10, "compiling by blocks, and whole", 200, "how to compile, and whether to", _run("regional")),
     Item(11, "short memory", 60, "halving, offloading and what a second model sees", _run("memory")),
     Item(12, "a LoRA that comes late", 25, "what a LoRA leaves behind", _run("late_lora")),
     Item(13, "the worker's parts together", 50, "how busy the engine is kept, and what threads beside it cost", _run("service")),

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-from scripts.gpu_facts.device import Profile, Replay, longest
+from scripts.gpu_facts.device import Profile, Replay
 from scripts.gpu_facts.findings import Refused
 
 
@@ -38,7 +38,7 @@ class CpuDevice:
         averages = list(profiler.key_averages())
         times = {each.key: each.self_cpu_time_total / 1e3 for each in averages}
         copies = sum(each.count for each in averages if each.key == "aten::copy_")
-        return Profile(wall_ms, sum(times.values()), sum(each.count for each in averages), copies, 0, longest(times))
+        return Profile(wall_ms, sum(times.values()), sum(each.count for each in averages), copies, 0, times)
 
     def record(self, call: Callable[[], object], pool: Any = None) -> Replay:  # noqa: ARG002 - the same call as for CUDA
         """A recording that calls again."""

@@ -23,9 +23,9 @@ class Profile:
     kernels: int
     copies: int
     waits: int
-    """Calls that wait for the device: those in the call, less the one that ends it."""
-    longest: Mapping[str, float]
-    """The names of the kernels that took longest, in ms."""
+    """Calls that wait for the device, without the profiler's own."""
+    times: Mapping[str, float]
+    """By the name of the kernel, in ms."""
 
 
 class Replay(Protocol):

@@ -20,7 +20,8 @@ HEAD = """\
 Written by `python -m scripts.gpu_facts report` from the files in docs/gpu-facts, which `python -m scripts.gpu_facts` writes on a machine with
 a GPU; not by hand. What has no file is not measured. Estimates were made before any run, from counts of operators and published figures.
 A card without estimates of its own stands beside those for an H100. Both sides have Stable Diffusion of true size with random weights, in
-float16: 1.5 at 512×512, XL at 1024×1024, with guidance.
+float16: 1.5 at 512×512, XL at 1024×1024, with guidance. The VAE is random too: its figures are of its time, and decide nothing about whether
+the numbers of a real one stay in the range of a precision.
 """
 
 

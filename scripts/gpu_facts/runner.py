@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from scripts.gpu_facts.answers import Answers
+from scripts.gpu_facts.answers import CUT, Answers
 from scripts.gpu_facts.findings import Deadline, DeadlineOver, Findings, Refused, is_fatal, said
 
 S = TypeVar("S")
@@ -18,8 +18,6 @@ GO_ON = 75
 """Exit status: this process could not be used any further; the next one goes on with the next item."""
 GRACE_S = 10.0
 """Beyond its deadline that an item gets to come out of a call, before its process is ended."""
-LEAST_S = 5.0
-"""With less of the budget left no item is begun."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Item(Generic[S]):
     number: int
     name: str
     seconds: float
-    """Expected."""
+    """Expected. With less of the budget left it is not begun."""
     decides: str
     run: Callable[[S, Findings], None]
 
@@ -73,26 +71,26 @@ class Runner(Generic[T]):
     def run(self, items: Sequence[Item[T]]) -> int:
         """Run those that have no answer yet; the exit status: 0, or ``GO_ON`` where another process must run the rest."""
         for item in items:
-            if item.number in self._answers.by_item:
+            if self._answers.has_answer(item.number):
                 continue
-            if self._budget is not None and self._budget.left_s < LEAST_S:
-                print(f"item {item.number} is not begun: the budget of {self._budget.seconds:.0f} s is over", flush=True)
-                return 0
+            if self._budget is not None and self._budget.left_s < item.seconds:
+                left_s = max(self._budget.left_s, 0.0)
+                print(f"item {item.number} is not begun: {left_s:.0f} s of the budget are left, it takes {item.seconds:.0f}", flush=True)
+                continue
             if self._answers.begin(item.number, item.name) and not self._run(item):
                 return GO_ON
         return 0
 
     def _run(self, item: Item[T]) -> bool:
         """Run one item and answer for it; false where the device cannot be used any more."""
-        left_s = self._budget.left_s if self._budget is not None else item.deadline_s
-        findings = Findings(Deadline(min(item.deadline_s, left_s), self._clock))
+        findings = Findings(self._deadline(item))
         print(f"item {item.number}, {item.name}: up to {findings.deadline.seconds:.0f} s", flush=True)
         usable = True
         with self._watched(item, findings):
             try:
                 item.run(self._stage, findings)
             except DeadlineOver as over:
-                self._answer(item, findings, "deadline", str(over))
+                self._answer(item, findings, _stopped(item, findings), str(over))
             except Refused as refusal:
                 self._answer(item, findings, "refused", str(refusal))
             except ModuleNotFoundError as missing:
@@ -105,6 +103,11 @@ class Runner(Generic[T]):
             else:
                 self._answer(item, findings, *_verdict(findings))
         return usable and self._released()
+
+    def _deadline(self, item: Item[T]) -> Deadline:
+        """Its own, or what is left of the budget."""
+        left_s = self._budget.left_s if self._budget is not None else item.deadline_s
+        return Deadline(min(item.deadline_s, left_s), self._clock)
 
     def _released(self) -> bool:
         """False where the device does not let go of what the item left behind."""
@@ -127,7 +130,7 @@ class Runner(Generic[T]):
 
         def watch() -> None:
             if not over.wait(findings.deadline.seconds + self._grace_s):
-                self._answer(item, findings, "deadline", "it did not come back, and its process was ended")
+                self._answer(item, findings, _stopped(item, findings), "it did not come back, and its process was ended")
                 self._end(GO_ON)
 
         thread = threading.Thread(target=watch, name=f"watchdog of item {item.number}", daemon=True)
@@ -137,6 +140,11 @@ class Runner(Generic[T]):
         finally:
             over.set()
             thread.join()
+
+
+def _stopped(item: Item[T], findings: Findings) -> str:
+    """The answer of an item whose time was over: ``CUT`` where that was the budget's."""
+    return CUT if findings.deadline.seconds < item.deadline_s else "deadline"
 
 
 def _verdict(findings: Findings) -> tuple[str, str | None]:

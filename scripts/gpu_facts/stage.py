@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 
 from api_schemas.models import ModelCard
 from api_schemas.requests import Scheduler
@@ -23,13 +24,14 @@ from worker.engines.base import Engine, PaintRequest, Pixels, Sampling, Slot
 from worker.engines.device import read_device
 from worker.engines.diffusion.card import card_for
 from worker.engines.diffusion.engine import DiffusionEngine
-from worker.engines.diffusion.fastest_attention import FastestAttnProcessor
 from worker.engines.diffusion.parts import Parts, load_parts
 from worker.engines.diffusion.unet_call import UnetCall
 from worker.tuning import DeviceFacts, Dtype, ModelFacts, Tuning, Wishes, choose
 
 FAMILIES = ("sd15", "sdxl")
 INPAINT = {"sd15": "sd15-inpaint", "sdxl": "sdxl-inpaint"}
+STOCK_ATTENTION = AttnProcessor2_0()  # type: ignore[no-untyped-call]
+"""One for all, as compiled graphs are guarded by it."""
 
 
 class Stage:
@@ -79,13 +81,17 @@ class Stage:
         return read_device(self.device.kind, Wishes(compile="off"))
 
     @property
-    def backend(self) -> str:
+    def backend(self) -> str | Callable[..., Any]:
         """The compiler's backend. In a rehearsal graphs are run as they are, which is quick."""
         return "eager" if self.rehearsal else "inductor"
 
     def engine(self, kind: str, **changes: Any) -> DiffusionEngine:
-        """Ours, over the shared modules, tuned by the worker but for ``changes``. Arranges them as its tuning says."""
-        tuning = replace(self.tuning(kind), **changes)
+        """Ours, over the shared modules, tuned by the worker but for ``changes``. Arranges them as its tuning says.
+
+        It begins without the attention that an earlier engine put into the UNet. A rehearsal measures kernels too.
+        """
+        tuning = replace(self.tuning(kind), **({"attention": "fastest"} if self.rehearsal else {}) | changes)
+        self.take_attention_off(kind)
         return DiffusionEngine(
             self.card(kind),
             self.parts(kind),
@@ -113,17 +119,18 @@ class Stage:
 
     @contextmanager
     def stock_attention(self, kind: str) -> Iterator[None]:
-        """Give the UNet the stock processors, where an engine that was warmed up has put its own into it."""
+        """Give the UNet the stock processors, and then again those that an engine has put into it."""
         unet = self.parts(kind).unet
         processors = dict(unet.attn_processors)
-        if not any(isinstance(processor, FastestAttnProcessor) for processor in processors.values()):
-            yield
-            return
-        unet.set_default_attn_processor()
+        self.take_attention_off(kind)
         try:
             yield
         finally:
             unet.set_attn_processor(processors)
+
+    def take_attention_off(self, kind: str) -> None:
+        """Give the UNet the stock processors, which engines over it have replaced by their own."""
+        self.parts(kind).unet.set_attn_processor(STOCK_ATTENTION)
 
     def arrange(self, kind: str, *, channels_last: bool) -> None:
         """Put the UNet's weights into one order or the other, in place: each side is measured in the order that it is used in."""

@@ -11,6 +11,7 @@ from painting import relative_error, result_of
 
 from api_schemas.requests import Priority
 from gpu.rig import Rig
+from scripts.gpu_facts.compiled import compile_call
 from scripts.stock import run_stock
 from worker.engines.base import OutOfMemory, Slot
 from worker.engines.device import read_device
@@ -71,10 +72,11 @@ def test_a_compiled_engine_paints_the_same(rig: Rig, family: str) -> None:
     """Compiled for the native shape, the engine's latents are those that it has without."""
     plain = result_of(rig.engine(family, rig.tuning(family, replace(rig.wishes, compile="off"))), rig.request(family))
     engine = rig.engine(family, rig.tuning(family, replace(rig.wishes, compile="on")))
-    height, width = (side // engine._encoder.factor for side in rig.request(family).mask.shape)
-    measured = warm_up(blank_call(engine._unet, height, width, tokens=77), rig.device, most_rows=2)
+    measured = warm_up(compile_call(engine), rig.device, most_rows=2)
     assert [entry.rows for entry in measured.table] == [1, 2]
     assert relative_error(result_of(engine, rig.request(family)).float(), plain.float()) <= BOUND[rig.device]
+    assert engine.calls["compiled"] > 0
+    assert engine.calls["eager"] == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -16,6 +16,7 @@ from scripts.gpu_facts.__main__ import main
 from scripts.gpu_facts.answers import Answers, AnswersError
 from scripts.gpu_facts.catalogue import HALVES, ITEMS, chosen
 from scripts.gpu_facts.findings import Deadline, Findings, Refused
+from scripts.gpu_facts.items.regional import WHOLE_S
 from scripts.gpu_facts.runner import GO_ON, Item, Runner
 from scripts.gpu_facts.supervisor import supervise
 
@@ -211,15 +212,35 @@ def test_a_device_that_lets_go_of_nothing_is_left_to_another_process(path: Path,
 
 
 def test_nothing_is_begun_once_the_budget_is_over(path: Path, clock: Clock) -> None:
-    """An item gets no more time than the run has left, and one that would get next to none is not begun."""
+    """An item gets no more time than the run has left; one that is expected to take more is not begun, and a shorter one after it is."""
 
     def slow(_stage: Bare, findings: Findings) -> None:
         assert findings.deadline.seconds == 18
-        clock.advance(14)
+        clock.advance(10)
         findings.add("step_ms", 1.0)
 
-    status, found = run(path, clock, item_of(1, slow, seconds=100), item_of(2, adds()), budget_s=18)
-    assert (status, sorted(found), found[1]["answer"]) == (0, [1], "measured")
+    items = item_of(1, slow, seconds=18), item_of(2, adds(), seconds=9), item_of(3, adds(), seconds=8)
+    status, found = run(path, clock, *items, budget_s=18)
+    assert (status, sorted(found), found[1]["answer"]) == (0, [1, 3], "measured")
+
+
+def test_what_the_budget_cut_short_is_done_again(path: Path, clock: Clock) -> None:
+    """An item that had less than its own deadline and ran over keeps its figures as cut, however often, until a run has time for it."""
+
+    def slow(_stage: Bare, findings: Findings) -> None:
+        findings.add("first_ms", clock.now)
+        clock.advance(12)
+        findings.add("second_ms", clock.now)
+        findings.add("third_ms", clock.now)
+
+    for _ in range(3):
+        _, found = run(path, clock, item_of(1, slow), budget_s=11)
+        assert found[1]["answer"] == "cut"
+        assert set(found[1]["figures"]) == {"first_ms", "second_ms"}
+    _, found = run(path, clock, item_of(1, slow))
+    assert (found[1]["answer"], set(found[1]["figures"])) == ("measured", {"first_ms", "second_ms", "third_ms"})
+    _, again = run(path, clock, item_of(1, raises(AssertionError("again"))))
+    assert again == found
 
 
 def test_a_rehearsal_claims_no_figure(path: Path, clock: Clock) -> None:
@@ -253,12 +274,20 @@ def test_a_figure_says_its_unit(clock: Clock) -> None:
     assert findings.details(rehearsal=False)["figures"] == {"step_ms": None}
 
 
+def test_all_of_an_item_fits_into_its_deadline() -> None:
+    """Whole UNets are compiled last in their item, and it has time for them after all before has taken twice what was expected."""
+    (item,) = chosen(None, "10")
+    before_s = item.seconds - sum(WHOLE_S.values())
+    assert before_s >= 30
+    assert item.deadline_s - 2 * before_s - WHOLE_S["sd15"] >= WHOLE_S["sdxl"]
+
+
 def test_the_halves_are_all_items_in_order() -> None:
-    """Two halves of about five minutes make up the thirteen items, each once."""
+    """Two halves of about six minutes make up the thirteen items, each once."""
     halves = [[item.number for item in chosen(half, None)] for half in HALVES]
     assert halves == [list(range(1, 8)), list(range(8, 14))]
     assert [item.number for item in chosen(None, None)] == list(range(1, 14))
-    assert all(sum(item.seconds for item in chosen(half, None)) <= 300 for half in HALVES)
+    assert [sum(item.seconds for item in chosen(half, None)) for half in HALVES] == [340, 380]
     assert [item.number for item in chosen(None, "6, 3")] == [3, 6]
 
 

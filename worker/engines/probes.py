@@ -1,6 +1,6 @@
 """Trials of what is installed: a kernel is compiled, xformers is called, each in a process of its own.
 
-    python -m worker.engines.probes compile | xformers DEVICE
+    python -m worker.engines.probes compile | xformers DEVICE [PARENT]
 
 A package that is found may still not load, and one that does not load may end its process: what counts is that one call came back.
 """
@@ -8,6 +8,8 @@ A package that is found may still not load, and one that does not load may end i
 from __future__ import annotations
 
 import ctypes
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -17,20 +19,21 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 TIMEOUT_S = 180.0
 """For one trial, with the import of torch and an empty cache."""
+_PR_SET_PDEATHSIG = 1
 XFORMERS_LIBRARIES: Mapping[str, str] = {"nvidia-cuda-runtime-cu12": "nvidia/cuda_runtime/lib/libcudart.so.12"}
 """Files of distributions that xformers' own library is linked to. It has no RUNPATH, so that the linker finds only what is loaded already."""
 
 
 @cache
-def compile_obstacle(device: str) -> str | None:
+def compile_obstacle(device: str, timeout_s: float = TIMEOUT_S) -> str | None:
     """Say why ``torch.compile`` builds no kernel for ``device`` here; ``None`` where one was built and its result is right."""
-    return _trial("compile", device)
+    return _trial("compile", device, timeout_s)
 
 
 @cache
-def xformers_fault(device: str) -> str | None:
+def xformers_fault(device: str, timeout_s: float = TIMEOUT_S) -> str | None:
     """Say why xformers' attention does not run on ``device``; ``None`` where one call's result is right."""
-    return _trial("xformers", device)
+    return _trial("xformers", device, timeout_s)
 
 
 def load_xformers_libraries() -> None:
@@ -40,12 +43,12 @@ def load_xformers_libraries() -> None:
             ctypes.CDLL(str(distribution(name).locate_file(file)))
 
 
-def _trial(name: str, device: str) -> str | None:
-    command = [sys.executable, "-m", "worker.engines.probes", name, device]
+def _trial(name: str, device: str, timeout_s: float) -> str | None:
+    command = [sys.executable, "-m", "worker.engines.probes", name, device, str(os.getpid())]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)  # noqa: S603 - our own module
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)  # noqa: S603 - our own module
     except subprocess.TimeoutExpired:
-        return f"the trial took longer than {TIMEOUT_S:.0f} s"
+        return f"the trial took longer than {timeout_s:.0f} s"
     if done.returncode == 0:
         return None
     last = "".join(f": {line[:300]}" for line in done.stderr.strip().splitlines()[-1:])
@@ -86,8 +89,18 @@ def _check(found: object, expected: object, *, tolerance: float = 1e-6) -> None:
 TRIALS: Mapping[str, Callable[[str], None]] = {"compile": _compile, "xformers": _xformers}
 
 
-def main(name: str, device: str) -> int:
-    """Run one trial; 1, and the reason on standard output, where it fails."""
+def _die_with(parent: int) -> None:
+    """Have Linux end this process when the one that asked ends, or its thread."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended meanwhile
+            sys.exit(1)
+
+
+def main(name: str, device: str, parent: str = "") -> int:
+    """Run one trial; 1, and the reason on standard output, where it fails. It ends with the process ``parent``."""
+    if parent:
+        _die_with(int(parent))
     try:
         TRIALS[name](device)
     except Exception as error:

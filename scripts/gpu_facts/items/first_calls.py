@@ -23,6 +23,7 @@ def run(stage: Stage, findings: Findings) -> None:
 
 def _family(stage: Stage, findings: Findings, family: str) -> None:
     kind = INPAINT[family]
+    stage.take_attention_off(kind)
     stage.arrange(kind, channels_last=True)
     parts, side = stage.parts(kind), stage.size(kind) // 8
 

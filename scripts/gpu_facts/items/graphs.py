@@ -55,6 +55,7 @@ class Recording:
 def run(stage: Stage, findings: Findings) -> None:
     """The recordings of one family share a pool, the largest first, as they would in the engine."""
     for family in FAMILIES:
+        stage.take_attention_off(INPAINT[family])
         stage.arrange(INPAINT[family], channels_last=True)
         pool = stage.device.pool()
         kept = []

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import nullcontext
 from functools import partial
 
-import torch
-
+from scripts.gpu_facts.compiled import compile_call, only_compiled
 from scripts.gpu_facts.device import seconds_of
 from scripts.gpu_facts.findings import Findings
 from scripts.gpu_facts.stage import INPAINT, Stage, Stepping
 from worker.engines.base import PaintRequest
 from worker.engines.diffusion.engine import DiffusionEngine
-from worker.engines.diffusion.unet_call import blank_call
 
 STEPS, WARM, TIMED = 25, 2, 7
 LORAS = ("early", "late")
@@ -29,10 +28,8 @@ def run(stage: Stage, findings: Findings) -> None:
 
 
 def _compiled(stage: Stage, kind: str) -> DiffusionEngine:
-    engine = stage.engine(kind, compile=True)
-    tokens = stage.parts(kind).tokenizers[0].model_max_length
-    with torch.inference_mode():
-        blank_call(stage.unet_call(engine), stage.size(kind) // 8, stage.size(kind) // 8, tokens=tokens)(2)
+    engine = stage.engine(kind, compile=True, must_compile=True)
+    compile_call(engine)(2)
     return engine
 
 
@@ -42,12 +39,16 @@ def _late(stage: Stage, findings: Findings, family: str, mode: str, engine: Diff
         stage.write_lora(kind, lora, seed=seed)
     requests = {lora: stage.request(kind, steps=STEPS, loras=((lora, 0.8),)) for lora in LORAS}
     plain = stage.request(kind, steps=STEPS)
-    before_ms = _step_ms(stage, engine, plain)
+    with only_compiled(engine) if mode == "compiled" else nullcontext():
+        before_ms = _step_ms(stage, engine, plain)
     findings.add(f"{name}_step_before_ms", before_ms)
     findings.add(f"{name}_first_use_s", seconds_of(stage.device, lambda: engine.prepare(requests[LORAS[0]])))
     findings.add(f"{name}_step_with_ms", _step_ms(stage, engine, requests[LORAS[0]]))
     findings.add(f"{name}_switch_ms", _switch_ms(stage, engine, [requests[lora] for lora in LORAS]))
+    compiled = engine.calls["compiled"]
     after_ms = _step_ms(stage, engine, plain)
+    if mode == "compiled":
+        findings.add(f"{name}_after_runs_compiled_bool", engine.calls["compiled"] > compiled)
     findings.add(f"{name}_step_after_ms", after_ms)
     findings.add(f"{name}_after_over_before_ratio", after_ms / before_ms)
 

@@ -18,6 +18,7 @@ ORDERS = {"channels_last": True, "contiguous": False}
 def run(stage: Stage, findings: Findings) -> None:
     """One UNet call in each of the four ways."""
     for family in FAMILIES:
+        stage.take_attention_off(INPAINT[family])
         for searching in (False, True):
             for order in ORDERS:
                 with findings.part(f"{family}_{order}_{'searched' if searching else 'unsearched'}"):

@@ -12,19 +12,21 @@ from typing import Any
 
 import torch
 
+from scripts.gpu_facts.compiled import compile_call, only_compiled
 from scripts.gpu_facts.device import median_ms, seconds_of
-from scripts.gpu_facts.findings import Findings, Refused
+from scripts.gpu_facts.findings import DeadlineOver, Findings
 from scripts.gpu_facts.items.graphs import Recording
 from scripts.gpu_facts.items.pictures import alternate, ours, theirs
 from scripts.gpu_facts.stage import FAMILIES, INPAINT, Stage, relative_error, unet_inputs
 from worker.engines.base import PaintRequest
+from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.kernels import attention_context
-from worker.engines.diffusion.unet_call import GRAPHS, blank_call
+from worker.engines.diffusion.unet_call import GRAPHS
 
 WHOLE_S = {"sd15": 60, "sdxl": 110}
-"""Without so much time left, compiling a whole UNet is not begun: it would not come back in time."""
+"""Expected for compiling a whole UNet and for the pictures after it; with less time left it is not begun."""
 BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")
-ROWS = (2, 6, 16)
+ROWS = {"sd15": (2, 6, 16), "sdxl": (2, 16)}
 
 
 def run(stage: Stage, findings: Findings) -> None:
@@ -40,17 +42,19 @@ def run(stage: Stage, findings: Findings) -> None:
 
 def _regional(stage: Stage, findings: Findings, family: str) -> None:
     kind, name = INPAINT[family], f"{family}_regional"
+    stage.take_attention_off(kind)
     stage.arrange(kind, channels_last=True)
     parts, side = stage.parts(kind), stage.size(kind) // 8
-    inputs = {rows: unet_inputs(parts, rows, side) for rows in ROWS}
+    inputs = {rows: unet_inputs(parts, rows, side) for rows in ROWS[family]}
+    first = ROWS[family][0]
     with torch.inference_mode():
-        plain = _call(parts.unet, inputs[ROWS[0]])()
+        plain = _call(parts.unet, inputs[first])()
         with CompiledBlocks(parts.unet, BLOCKS, backend=stage.backend):
-            for rows in ROWS:
+            for rows in ROWS[family]:
                 call = _call(parts.unet, inputs[rows])
                 findings.add(f"{name}_rows_{rows}_first_call_s", seconds_of(stage.device, call))
                 findings.add(f"{name}_rows_{rows}_ms", median_ms(stage.device, call))
-                if rows == ROWS[0]:
+                if rows == first:
                     findings.add(f"{name}_error", relative_error(call(), plain))
                 recording = Recording(stage, parts.unet, inputs[rows], None)
                 findings.add(f"{name}_rows_{rows}_replay_ms", median_ms(stage.device, recording.replay))
@@ -99,22 +103,35 @@ def _with_dynamic_rows(compiled: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _pictures(stage: Stage, findings: Findings, family: str) -> None:
-    """Ours compiled as the worker compiles, for one guided picture; the stock pipeline's transformer blocks, as diffusers documents."""
+    """Ours compiled as the worker compiles, for one guided picture; the stock pipeline's transformer blocks, as diffusers documents.
+
+    Raises ``DeadlineOver`` where too little time is left: then the item has not answered all that it asks.
+    """
     kind, left_s = INPAINT[family], findings.deadline.left_s
     if left_s < WHOLE_S[family] and not stage.rehearsal:
-        raise Refused(f"only {left_s:.0f} s are left, and compiling the whole UNet takes {WHOLE_S[family]}")
-    engine, stock = stage.engine(kind, compile=True), stage.stock(kind)
-    side, tokens = stage.size(kind) // 8, stage.parts(kind).tokenizers[0].model_max_length
-    with torch.inference_mode():
-        warm = partial(blank_call(stage.unet_call(engine), side, side, tokens=tokens), 2)
-        findings.add(f"{family}_compiled_whole_first_call_s", seconds_of(stage.device, warm))
-        times = [seconds_of(stage.device, warm) for _ in range(5)]
-        findings.add(f"{family}_compiled_whole_rows_2_ms", statistics.median(times) * 1e3)
-
+        raise DeadlineOver(f"{left_s:.0f} s were left, and compiling the whole UNet of {family} takes {WHOLE_S[family]}")
+    engine, stock = stage.engine(kind, compile=True, must_compile=True), stage.stock(kind)
+    _whole(stage, findings, family, engine)
     blocks = CompiledBlocks(stock.unet, BLOCKS[:1], backend=stage.backend, dynamic=False)
+
+    def compiled_ours(request: PaintRequest) -> None:
+        with only_compiled(engine):
+            ours(engine, request)
 
     def compiled_stock(request: PaintRequest) -> None:
         with blocks:
             theirs(stock, request)
 
-    alternate(stage, findings, family, "compiled", partial(ours, engine), compiled_stock, same_order=True)
+    alternate(stage, findings, family, "compiled", compiled_ours, compiled_stock, same_order=True)
+
+
+def _whole(stage: Stage, findings: Findings, family: str, engine: DiffusionEngine) -> None:
+    """Compile for one guided picture, and time what was compiled. No figure is noted before it has run compiled."""
+    compiling = compile_call(engine)
+    first_s = seconds_of(stage.device, partial(compiling, 2))
+    kind = INPAINT[family]
+    inputs = {"added_cond_kwargs": None, **unet_inputs(stage.parts(kind), 2, stage.size(kind) // 8)}
+    with only_compiled(engine):
+        times = [seconds_of(stage.device, partial(stage.unet_call(engine), **inputs)) for _ in range(5)]
+    findings.add(f"{family}_compiled_whole_first_call_s", first_s)
+    findings.add(f"{family}_compiled_whole_rows_2_ms", statistics.median(times) * 1e3)

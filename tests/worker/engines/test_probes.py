@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +48,39 @@ def test_a_trial_that_dies_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that ends the process when it is loaded ends that of the trial."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert probes.xformers_fault("cpu") == "the trial ended with status 1"
+
+
+def test_a_trial_takes_no_longer_than_it_may() -> None:
+    """A trial that is not through in time is ended, and the seconds are the reason."""
+    assert probes.compile_obstacle("cpu", 0.01) == "the trial took longer than 0 s"
+
+
+ASKS = """
+import os, subprocess, sys
+trial = "import os; from worker.engines import probes; probes._die_with(%d); print(os.getpid(), flush=True); import time; time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", trial % os.getpid()], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+print(child.stdout.readline(), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_trial_ends_with_the_process_that_asked() -> None:
+    """A trial whose parent ends without a word does not go on."""
+    asked = subprocess.run([sys.executable, "-c", ASKS], capture_output=True, text=True, check=True)
+    number = int(asked.stdout)
+    deadline = time.monotonic() + 20
+    while _runs(number) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert not _runs(number)
+
+
+def _runs(number: int) -> bool:
+    """False too for a process that has ended and was not waited for."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_xformers_that_does_not_import_is_the_reason() -> None:
