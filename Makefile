@@ -78,7 +78,7 @@ bench-engine: setup
 bench-studio: setup
 	$(BIN)/python -W ignore -m scripts.bench_studio
 
-# What a GPU says, against the stock diffusers pipelines, with weights of true size, in about ten minutes: build/bench/gpu.json and, line
+# What a GPU says, against the stock diffusers pipelines, with weights of true size, in about twelve minutes: build/bench/gpu.json and, line
 # by line as it comes, build/bench/gpu-facts.jsonl. Without a GPU: a rehearsal. scripts/gpu_facts/README.md tells of rented machines.
 bench-gpu: setup
 	$(BIN)/python -W ignore -m scripts.gpu_facts bench
