@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# torch: the CPU build of the pinned version. CPU machines need no CUDA wheels; see CONTRIBUTING.md for GPU machines.
+# torch at the pinned version. Where pip brings a CUDA build and a CPU build is wanted: make setup TORCH='torch==2.13.0 --index-url …'.
+# GPU machines: CONTRIBUTING.md.
 TORCH ?= torch==2.13.0
 
 .PHONY: setup demo up check format test test-gpu chaos fuzz bench bench-path bench-queue bench-burst bench-accept bench-engine bench-quality bench-studio bench-codecs bench-gpu load studio clean

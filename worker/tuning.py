@@ -99,6 +99,8 @@ class Tuning:
     compile: bool
     must_compile: bool
     """A compilation that fails ends the start; else the model runs uncompiled."""
+    compile_fault: str | None
+    """The reason why nothing can be compiled on a device where it would be; ``None`` also where it was not to be."""
     vae_slicing: bool
     vae_tiling: bool
     offload: Offload
@@ -113,6 +115,7 @@ PLAIN = Tuning(
     attention="sdpa",
     compile=False,
     must_compile=False,
+    compile_fault=None,
     vae_slicing=False,
     vae_tiling=False,
     offload="none",
@@ -169,6 +172,7 @@ def choose_all(device: DeviceFacts, models: Mapping[str, ModelFacts], wishes: Wi
             attention=attention,
             compile=compiled,
             must_compile=wishes.compile == "on",
+            compile_fault=None if wishes.compile == "off" or device.kind == "cpu" else device.compile_obstacle,
             vae_slicing=slicing,
             vae_tiling=placement.tiling,
             offload=placement.offload,
@@ -179,6 +183,7 @@ def choose_all(device: DeviceFacts, models: Mapping[str, ModelFacts], wishes: Wi
                 "attention": why_attention,
                 "compile": why_compile,
                 "must_compile": f"OUTFILL_WORKER__COMPILE={wishes.compile}",
+                "compile_fault": "as a trial found",
                 "vae_slicing": why_slicing,
                 "vae_tiling": _asked(wishes.vae_tiling, why_placed),
                 "offload": _asked(wishes.offload, why_placed),

@@ -45,7 +45,7 @@ def card(gib: float, *, capability: tuple[int, int] = (8, 6), **facts: Any) -> D
         (card(6), SDXL, {"offload": "group", "compile": False}),
         (card(4), SD15, {"offload": "none"}),
         (card(16, capability=(7, 5)), SD15, {"dtype": "float16", "attention": "fastest"}),
-        (card(80, compile_obstacle="no compiler"), SD15, {"compile": False}),
+        (card(80, compile_obstacle="no compiler"), SD15, {"compile": False, "compile_fault": "no compiler"}),
         (card(11, capability=(6, 1)), SD15, {"compile": False}),
     ],
 )
@@ -69,6 +69,7 @@ def test_what_is_chosen_where_nothing_is_wished(device: DeviceFacts, model: Mode
         (card(8), Wishes(vae_tiling="off"), {"offload": "group", "vae_tiling": False}),
         (card(6), Wishes(offload="none"), {"offload": "none", "vae_tiling": True}),
         (card(80), Wishes(compile="off"), {"compile": False}),
+        (card(80, compile_obstacle="no compiler"), Wishes(compile="off"), {"compile": False, "compile_fault": None}),
         (card(80), Wishes(), {"compile": True, "must_compile": False}),
         (NEW_CPU, Wishes(dtype="float32"), {"dtype": "float32", "attention": "sdpa"}),
         (OLD_CPU, Wishes(dtype="bfloat16"), {"dtype": "bfloat16", "attention": "chunked"}),

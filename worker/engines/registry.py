@@ -64,6 +64,8 @@ def _tune(directories: Mapping[str, Path], options: EngineOptions) -> dict[str, 
     device = read_device(options.device, options.wishes)
     if device.xformers_fault:
         _log.warning("xformers_does_not_run", reason=device.xformers_fault, instead="the fastest of torch's kernels")
+    if device.kind == "cuda" and device.compile_obstacle:
+        _log.warning("compile_failed", reason=device.compile_obstacle, instead="models run uncompiled")
     tunings = choose_all(device, {model: model_facts(path) for model, path in directories.items()}, options.wishes)
     for model, tuning in tunings.items():
         _log.info("model_tuned", model=model, device=options.device, tuning=asdict(tuning))

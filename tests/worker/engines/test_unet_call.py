@@ -380,6 +380,13 @@ def test_exceptions_are_compiled_in(parts: Parts) -> None:
     assert torch.allclose(predict(unet, inputs), predict(parts.unet, inputs), atol=1e-5)
 
 
+def test_a_trial_that_failed_is_a_failure_of_the_model(directory: Path) -> None:
+    """A model that is not even tried to be compiled, as a trial had failed, is exported as one that failed to."""
+    tuning = replace(PLAIN, compile_fault="the trial ended with status 1")
+    found = DiffusionEngine.load(directory, card_for(directory, "tiny"), tuning=tuning).warm_up()
+    assert (found.compiled, found.compile_failure) == (False, "the trial ended with status 1")
+
+
 def test_a_warm_up_tells_what_it_found(directory: Path) -> None:
     """The kernel of each shape, those that ran, and whether the model is compiled are exported for each model."""
     tuning = replace(COMPILED, attention="fastest")

@@ -112,7 +112,10 @@ class DiffusionEngine:
                 self._project()
             self._empty_cache()  # of what the largest call took: libraries that do not ask torch make their handles later
         found = WarmUp(
-            kernels=kernels, kernels_by_shape=by_shape, compiled=self._unet.is_compiled, compile_failure=self._unet.compile_failure
+            kernels=kernels,
+            kernels_by_shape=by_shape,
+            compiled=self._unet.is_compiled,
+            compile_failure=self._unet.compile_failure or self.tuning.compile_fault,
         )
         table = [asdict(row) for row in measured.table]
         _log.info("model_warm", model=self.card.id, rows=measured.rows, measured=table, **asdict(found))
