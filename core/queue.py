@@ -105,6 +105,14 @@ class LeftToAnother(Exception):
 
 
 @dataclass(frozen=True)
+class Room:
+    """Jobs that a worker may still take, in all and of each model; of models without a number any."""
+
+    jobs: int = sys.maxsize
+    by_model: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Claimant:
     """The worker that asks for jobs, as it is compared with the others that ask."""
 
@@ -113,15 +121,14 @@ class Claimant:
     """Jobs that it holds."""
     asks_again_s: float
     """The time within which an idle worker has asked again; one that has not is no longer waited for."""
-    room: int = sys.maxsize
-    """Jobs that it may still take."""
-    rooms: Mapping[str, int] = field(default_factory=dict)
-    """Jobs of a model that it may still take; of models without a number any."""
+    room: Room = Room()
 
     def asks(self, models: Sequence[str]) -> str:
         """Return what the claim script is told, for claims of ``models``."""
-        told = {"name": self.worker, "held": self.held, "asks_again_ms": int(1000 * self.asks_again_s), "room": self.room}
-        return json.dumps(told | {"rooms": [self.rooms.get(model, self.room) for model in models]})
+        rooms = [self.room.by_model.get(model, self.room.jobs) for model in models]
+        asks_again_ms = int(1000 * self.asks_again_s)
+        told = {"name": self.worker, "held": self.held, "asks_again_ms": asks_again_ms, "room": self.room.jobs, "rooms": rooms}
+        return json.dumps(told)
 
 
 class JobQueue:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import redis
 
 from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
+from api_schemas.models import BACKDROP
 from api_schemas.requests import job_request
+from core.catalogue import Catalogue
 from core.jobs import JobRecords
 from core.queue import JobQueue, leases_key
+from core.settings import Settings
+from core.storage import Storage
 from worker.claims import Claims, Lease
+from worker.engines.backdrop import BackdropEngine
+from worker.images.subject import Segmenter
+from worker.metrics import WorkerMetrics
+from worker.paint import PaintWorker
 
 
 def spec_of(**changes: Any) -> JobSpec:
@@ -54,3 +64,27 @@ def take(claims: Claims) -> Lease:
 def let_lapse(connection: redis.Redis, lease: Lease) -> None:
     """Make a lease look as if its worker had been silent for a minute."""
     connection.zadd(leases_key(lease.spec.queue), {lease.member: time.time() - 60})
+
+
+def backdrop_worker(
+    connection: redis.Redis,
+    settings: Settings,
+    storage: Storage,
+    *,
+    catalogue: Catalogue | None = None,
+    metrics: WorkerMetrics | None = None,
+) -> PaintWorker:
+    """A paint worker for the test's own process, which paints backdrops."""
+    records, queue = JobRecords(connection, retention_s=60), JobQueue(connection)
+    return PaintWorker(
+        settings,
+        cards={"backdrop": BACKDROP},
+        engines={"backdrop": BackdropEngine()},
+        segmenter=Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx"),
+        claims=Claims(connection, records, queue, lease_s=30, overdue_s=60),
+        records=records,
+        storage=storage,
+        catalogue=catalogue or Catalogue(connection),
+        metrics=metrics or WorkerMetrics(),
+        runtime={"backdrop": {}},
+    )

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import redis
 import structlog
@@ -25,19 +24,11 @@ from ulid import ULID
 
 from api_schemas.jobs import JobSpec
 from core.jobs import JobRecords
-from core.queue import NO_QUEUE, TASK, Claimant, JobQueue
+from core.queue import NO_QUEUE, TASK, Claimant, JobQueue, Room
 
 _log = structlog.get_logger(__name__)
 _ASKING_S = 0.1
 """For a claim's way to Redis, beside the pause between two."""
-
-
-@dataclass(frozen=True)
-class Room:
-    """Jobs that a worker may still take, in all and of each model; of models without a number any."""
-
-    jobs: int = sys.maxsize
-    by_model: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +112,7 @@ class Claims:
         return None
 
     def _claim(self, models: Sequence[str], room: Room, *, spare_bulk: bool) -> list[tuple[str, str]]:
-        claimant = Claimant(self.name, len(self.held()), self._asks_again_s, room.jobs, room.by_model)
+        claimant = Claimant(self.name, len(self.held()), self._asks_again_s, room)
         overdue_s, running_jobs = self._overdue_s, self._running_jobs
         return self._queue.claim(models, 1, overdue_s=overdue_s, running_jobs=running_jobs, spare_bulk=spare_bulk, claimant=claimant)
 

@@ -31,11 +31,11 @@ from api_schemas.models import ModelCard
 from api_schemas.requests import Priority
 from core.catalogue import Catalogue
 from core.jobs import JobRecords, Outcome
-from core.queue import LeftToAnother
+from core.queue import LeftToAnother, Room
 from core.settings import Settings
 from core.storage import Storage, output_prefix
 from worker import intake, outputs
-from worker.claims import Claims, Lease, Room
+from worker.claims import Claims, Lease
 from worker.engines.base import Engine, Pixels
 from worker.images.subject import Segmenter
 from worker.metrics import WorkerMetrics

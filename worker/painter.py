@@ -59,7 +59,7 @@ class Painter:
         self._previewed = previewed
         self._metrics = metrics
         self._scheduler: Scheduler[Slot] = Scheduler({name: engine.budget for name, engine in engines.items()})
-        self._is_warm = threading.Event()
+        self._settled = threading.Event()
         self._warm_up_error: Exception | None = None
         self._waiting: deque[Work] = deque()
         self._crowded: Work | None = None
@@ -84,7 +84,7 @@ class Painter:
 
     def is_warm(self, *, wait_s: float = 0.0) -> bool:
         """Return whether jobs may come, after at most ``wait_s``. Raises the error of a warm-up that failed."""
-        done = self._is_warm.wait(wait_s)
+        done = self._settled.wait(wait_s)
         if self._warm_up_error is not None:
             raise self._warm_up_error
         return done
@@ -92,7 +92,7 @@ class Painter:
     @property
     def is_settled(self) -> bool:
         """Whether the warm-up is over, well or not: from then on ``stop`` is heeded within a turn."""
-        return self._is_warm.is_set()
+        return self._settled.is_set()
 
     def stalled_s(self) -> float:
         """How long the current call of an engine has taken."""
@@ -106,9 +106,9 @@ class Painter:
             self._warm_up()
         except Exception as error:
             self._warm_up_error = error
-            self._is_warm.set()
+            self._settled.set()
             return
-        self._is_warm.set()
+        self._settled.set()
         while not self._stopped:
             self._turn()
 

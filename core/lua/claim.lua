@@ -15,7 +15,8 @@ local n, models, overdue, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3],
 local claimant = cjson.decode(ARGV[5])
 local LINES, ASKING = 5, 'outfill:asking'
 local queues = #KEYS / 2
-local taken, room, others = {}, {}, {}
+local taken, room = {}, {}
+local others -- what others ask, once it was read
 
 local function held()
   return claimant.held + #taken / 2
@@ -39,29 +40,25 @@ local function ask()
   unlogged('HSET', ASKING, claimant.name, cjson.encode({held(), clock_ms() + claimant.asks_again_ms, asked}))
 end
 
-local function has_asked_of_late(other, entry, queue)
-  local its_held, until_ms, asked = unpack(cjson.decode(entry))
-  if until_ms < clock_ms() then
-    unlogged('HDEL', ASKING, other)
-    return false
+-- The queues for which workers ask that hold fewer.
+local function asked_by_idler()
+  local found = {}
+  if claimant.name == '' or held() == 0 then return found end
+  local entries, now = redis.call('HGETALL', ASKING), clock_ms()
+  for n = 1, #entries, 2 do
+    local its_held, until_ms, asked = unpack(cjson.decode(entries[n + 1]))
+    if until_ms < now then
+      unlogged('HDEL', ASKING, entries[n])
+    elseif entries[n] ~= claimant.name and its_held < held() then
+      for _, queue in ipairs(asked) do found[queue] = true end
+    end
   end
-  if its_held >= held() then return false end
-  for _, its_queue in ipairs(asked) do
-    if its_queue == queue then return true end
-  end
-  return false
+  return found
 end
 
 local function is_for_another(i)
-  if claimant.name == '' or held() == 0 then return false end
-  if others[i] == nil then
-    others[i] = false
-    local entries = redis.call('HGETALL', ASKING)
-    for n = 1, #entries, 2 do
-      if entries[n] ~= claimant.name and has_asked_of_late(entries[n], entries[n + 1], KEYS[i]) then others[i] = true end
-    end
-  end
-  return others[i]
+  others = others or asked_by_idler()
+  return others[KEYS[i]]
 end
 
 local function has_room(tenant)
@@ -127,7 +124,7 @@ while #taken < 2 * n do
     redis.call('SADD', 'outfill:running:' .. best_tenant, best_id)
     room[best_tenant] = room[best_tenant] - 1
     claimant.room, claimant.rooms[model_of(best)] = claimant.room - 1, claimant.rooms[model_of(best)] - 1
-    others = {}
+    others = nil -- as it holds more now
     table.insert(taken, queue)
     table.insert(taken, best_id)
   end

@@ -78,7 +78,7 @@ class Stage:
 
     def device_facts(self) -> DeviceFacts:
         """The device as the worker would read it now."""
-        return read_device(self.device.kind, Wishes(compile="off"))
+        return read_device(self.device.kind)
 
     @property
     def backend(self) -> str | Callable[..., Any]:

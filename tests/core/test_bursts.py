@@ -9,8 +9,8 @@ import redis
 from queueing import accept, spec_of, take
 
 from core.jobs import JobRecords
-from core.queue import Claimant, JobQueue, LeftToAnother
-from worker.claims import Claims, Lease, Room
+from core.queue import Claimant, JobQueue, LeftToAnother, Room
+from worker.claims import Claims, Lease
 
 MODELS = ["backdrop"]
 

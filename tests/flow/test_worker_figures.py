@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import redis
 from conftest import eventually
-from queueing import accept, spec_of
+from queueing import accept, backdrop_worker, spec_of
 
 from api_schemas.jobs import InputRef, JobSpec, JobStatus, utc_now
-from api_schemas.models import BACKDROP
-from core.catalogue import Catalogue
 from core.jobs import JobRecords
 from core.queue import JobQueue
 from core.settings import Settings
 from core.storage import Storage
-from worker.claims import Claims
-from worker.engines.backdrop import BackdropEngine
-from worker.images.subject import Segmenter
 from worker.metrics import WorkerMetrics
-from worker.paint import PaintWorker
 
 AGE_S = 100.0
 
@@ -33,18 +25,7 @@ AGE_S = 100.0
 def metrics(own_redis: redis.Redis, records: JobRecords, settings: Settings, storage: Storage) -> Iterator[WorkerMetrics]:
     """The metrics of a worker that runs in this process."""
     figures = WorkerMetrics()
-    running = PaintWorker(
-        settings,
-        cards={"backdrop": BACKDROP},
-        engines={"backdrop": BackdropEngine()},
-        segmenter=Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx"),
-        claims=Claims(own_redis, records, JobQueue(own_redis), lease_s=30, overdue_s=60),
-        records=records,
-        storage=storage,
-        catalogue=Catalogue(own_redis),
-        metrics=figures,
-        runtime={"backdrop": {}},
-    )
+    running = backdrop_worker(own_redis, settings, storage, metrics=figures)
     thread = threading.Thread(target=running.run)
     thread.start()
     yield figures

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from pathlib import Path
 
 import redis
 from conftest import eventually
+from queueing import backdrop_worker
 
-from api_schemas.models import BACKDROP
 from core.catalogue import Catalogue
 from core.jobs import JobRecords
-from core.queue import JobQueue
 from core.settings import Settings
 from core.storage import Storage
-from worker.claims import Claims
-from worker.engines.backdrop import BackdropEngine
-from worker.images.subject import Segmenter
-from worker.metrics import WorkerMetrics
-from worker.paint import PaintWorker
 
 
 class Forgetful(Catalogue):
@@ -34,18 +26,7 @@ def test_a_worker_that_is_stopped_while_redis_is_away_ends_in_peace(
 ) -> None:
     """Nothing is lost by it: what it announced lapses. It must not look like a crash."""
     catalogue = Forgetful(own_redis)
-    running = PaintWorker(
-        settings,
-        cards={"backdrop": BACKDROP},
-        engines={"backdrop": BackdropEngine()},
-        segmenter=Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx"),
-        claims=Claims(own_redis, records, JobQueue(own_redis), lease_s=30, overdue_s=60),
-        records=records,
-        storage=storage,
-        catalogue=catalogue,
-        metrics=WorkerMetrics(),
-        runtime={"backdrop": {}},
-    )
+    running = backdrop_worker(own_redis, settings, storage, catalogue=catalogue)
     failed: list[BaseException] = []
 
     def run() -> None:

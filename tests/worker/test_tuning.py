@@ -231,6 +231,12 @@ def test_a_cuda_device_without_a_number_is_the_current_one(numbered_only: list[t
     assert set(numbered_only) == {torch.device("cuda:1")}
 
 
+def test_a_gpu_is_read_without_trials_where_nobody_wishes(numbered_only: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
+    """To ask for the facts of a GPU, as Studio's training does, starts no compiler."""
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a trial was made"))
+    assert read_device("cuda").compile_obstacle is None
+
+
 @pytest.mark.parametrize(("device", "chosen"), [("cpu", []), ("cuda", [1]), ("cuda:0", [0])])
 def test_a_thread_works_on_the_device_that_it_is_given(numbered_only: list[torch.device], device: str, chosen: list[int]) -> None:
     """The device becomes the thread's current one, with or without a number; a CPU has no such state."""

@@ -13,18 +13,18 @@ from worker.tuning import FAST_BFLOAT16, DeviceFacts, TuningRefused, Wishes
 
 
 def read_device(device: str, wishes: Wishes | None = None) -> DeviceFacts:
-    """Return the facts of ``cpu``, ``cuda`` or ``cuda:1``; those that ``wishes`` depend on are tried, in a process of their own.
+    """Return the facts of ``cpu``, ``cuda`` or ``cuda:1``; those that ``wishes`` depend on are tried, in processes of their own.
 
     Raises ``TuningRefused`` for a device that is not there.
     """
     parsed = torch.device(device)
     if parsed.type == "cpu":
-        return _tried(_read_cpu(), device, wishes or Wishes())
+        return _tried(_read_cpu(), device, wishes)
     count = torch.cuda.device_count()
     if parsed.type != "cuda" or not torch.cuda.is_available() or (parsed.index or 0) >= count:
         there = f"torch {torch.__version__} sees no such device, only the CPU and {count} CUDA devices"
         raise TuningRefused(f"OUTFILL_WORKER__DEVICE={device}: {there}")
-    facts = _tried(DeviceFacts("cuda", "", 0, 0), device, wishes or Wishes())  # before this process has a context: some GPUs take one alone
+    facts = _tried(DeviceFacts("cuda", "", 0, 0), device, wishes)  # before this process has a context: some GPUs take one alone
     parsed = _numbered(parsed)
     return replace(
         facts,
@@ -64,8 +64,9 @@ def _read_cpu() -> DeviceFacts:
     return DeviceFacts("cpu", str(capabilities.get("cpu_name", "CPU")), total, free, torch.get_num_threads(), cpu_flags=flags)
 
 
-def _tried(facts: DeviceFacts, device: str, wishes: Wishes) -> DeviceFacts:
+def _tried(facts: DeviceFacts, device: str, wishes: Wishes | None) -> DeviceFacts:
     """Add the facts that take seconds to find out, where a wish asks for them. On a CPU nothing compiles unless it is told to."""
+    wishes = wishes or Wishes(compile="off")
     compiles = wishes.compile == "on" or (wishes.compile == "auto" and facts.kind == "cuda")
     has_xformers = importlib.util.find_spec("xformers") is not None
     tries_xformers = wishes.attention == "xformers" and has_xformers and facts.kind == "cuda"
