@@ -117,7 +117,7 @@ class Border:
         if not there.any():
             return None
         around = np.median(lab_out[there], axis=0)
-        return delta_e_2000(around, around + np.median(lab_in[there] - lab_out[there], axis=0))
+        return float(delta_e_2000(around, around + np.median(lab_in[there] - lab_out[there], axis=0)))
 
     def _tiles(self) -> tuple[npt.NDArray[np.int64], int]:
         """The tile of each point near the line in one grid, then in another that is half a tile off, and how many there are.
@@ -190,8 +190,8 @@ def _by_tile(
     return counts, sums / np.maximum(counts, 1)[:, None]
 
 
-def to_lab(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """From sRGB ``uint8 (…, 3)`` to CIELAB under D65, ``float32``: L in 0..100."""
+def to_lab(pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """From sRGB ``(…, 3)`` in levels to CIELAB under D65, ``float32``: L in 0..100."""
     return np.asarray(cv2.cvtColor(pixels.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB), np.float32)
 
 
@@ -201,25 +201,20 @@ def from_lab(lab: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     return np.asarray(np.rint(np.clip(rgb, 0, 1) * 255), np.uint8)
 
 
-def delta_e_2000(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
-    """CIEDE2000 between two CIELAB colours, after Sharma, Wu and Dalal, "The CIEDE2000 Color-Difference Formula" (2005)."""
-    (l1, a1, b1), (l2, a2, b2) = (np.asarray(lab, np.float64) for lab in (first, second))
+def delta_e_2000(first: npt.ArrayLike, second: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """CIEDE2000 between CIELAB colours ``(…, 3)``, after Sharma, Wu and Dalal, "The CIEDE2000 Color-Difference Formula" (2005): ``(…)``."""
+    (l1, a1, b1), (l2, a2, b2) = (np.moveaxis(np.asarray(lab, np.float64), -1, 0) for lab in (first, second))
     mean_chroma = (np.hypot(a1, b1) + np.hypot(a2, b2)) / 2
     stretch = 1.5 - 0.5 * np.sqrt(mean_chroma**7 / (mean_chroma**7 + 25.0**7))
     c1, c2 = np.hypot(a1 * stretch, b1), np.hypot(a2 * stretch, b2)
-    h1, h2 = (np.degrees(np.arctan2(b, a * stretch)) % 360 if b or a else 0.0 for a, b in ((a1, b1), (a2, b2)))
-    turn = h2 - h1
-    if c1 * c2 == 0:
-        turn = 0.0
-    elif turn > 180:
-        turn -= 360
-    elif turn < -180:
-        turn += 360
+    h1, h2 = (np.degrees(np.arctan2(b, a * stretch)) % 360 for a, b in ((a1, b1), (a2, b2)))  # 0 where there is no hue
+    coloured = c1 * c2 != 0
+    turn = np.where(coloured, (h2 - h1 + 180) % 360 - 180, 0.0)
+    turn = np.where(coloured & (h2 - h1 == 180), 180.0, turn)  # the formula keeps +180 where the two are opposite
     lightness, chroma, hue = l2 - l1, c2 - c1, 2 * np.sqrt(c1 * c2) * np.sin(np.radians(turn / 2))
     mean_l, c = (l1 + l2) / 2, (c1 + c2) / 2
-    h = h1 + h2
-    if c1 * c2:
-        h = h / 2 if abs(h1 - h2) <= 180 else (h + 360) / 2 if h < 360 else (h - 360) / 2
+    both, apart = h1 + h2, np.abs(h1 - h2) > 180
+    h = np.where(coloured, both / 2 + np.where(apart, np.where(both < 360, 180.0, -180.0), 0.0), both)
     t = (
         1
         - 0.17 * np.cos(np.radians(h - 30))
@@ -231,7 +226,7 @@ def delta_e_2000(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     s_c, s_h = 1 + 0.045 * c, 1 + 0.015 * c * t
     rotation = -2 * np.sqrt(c**7 / (c**7 + 25.0**7)) * np.sin(np.radians(60 * np.exp(-(((h - 275) / 25) ** 2))))
     terms = (lightness / s_l) ** 2 + (chroma / s_c) ** 2 + (hue / s_h) ** 2 + rotation * (chroma / s_c) * (hue / s_h)
-    return float(np.sqrt(max(0.0, terms)))
+    return np.sqrt(np.maximum(0.0, terms))
 
 
 def _gradient(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]:

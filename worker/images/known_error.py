@@ -1,0 +1,226 @@
+"""Harmonising by known error: a fill is corrected by how its painter rendered the pixels that are kept, and by nothing else.
+
+A model repaints all of the picture that it is shown, the kept pixels too, and there the truth is known. The difference on them is the
+model's error: a shift of colours all over (a decoder's tint, a gain, a gamma), and an error that varies slowly along the border. Both are
+estimated and taken back inside. The difference *across* the border is no such error: a dark wall beside a light one may be the wish, so
+nothing here looks at it, and a painter whose kept pixels are exact comes out as it painted, bit for bit.
+
+1. **Cells.** Both pictures are averaged over cells of ``_CELL`` pixels: textures that moved a little are equal again.
+2. **A shift of colours.** Twelve small changes are known of decoders: three offsets in CIELAB, and for each channel of sRGB an offset, a gain
+   and a gamma. Their sizes are found by Bayesian linear regression (Bishop, "Pattern Recognition and Machine Learning", 2006, section 3.3)
+   under a Gaussian prior of what decoders do, so that what the cells cannot tell stays 0: a ring of one grey says nothing about a gain, and
+   a teal fill in white surroundings is not moved by a guess. Cells where the model painted something else are outliers, and count ever less
+   (iteratively reweighted least squares with the weights of Geman and McClure).
+3. **A local field.** The rest on the cells beside the edit, averaged along the border, is carried inwards and fades over ``_FADE`` pixels.
+   Its share is the share of variance by which neighbours foretell each cell: noise foretells nothing and is left alone.
+
+Half of the cells, in a checkerboard of blocks, is estimated from; the other half grades. The grade is thus no measure that was optimised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from worker.images.measures import delta_e_2000, to_lab
+from worker.images.membrane import membrane
+
+_Pixels = npt.NDArray[np.uint8]
+_Float = npt.NDArray[np.float32]
+_Bool = npt.NDArray[np.bool_]
+
+_CELL = 4
+"""Pixels a side of the cells that are compared: half of a latent's, a texture's displacement."""
+_REACH = 96
+"""Pixels around the edit whose cells count: further off a model's error need not be the same."""
+_LEAST = 24
+"""Cells below which nothing is known."""
+_BLOCK = 2
+"""Cells a side of the checkerboard by which estimating and grading are kept apart."""
+_PRIOR_LAB, _PRIOR_OFFSET, _PRIOR_CURVE = 8.0, 6.0, 0.08
+"""Standard deviations of what decoders do: units of CIELAB, levels, and shares (gain and gamma)."""
+_NOISE = 2.0
+"""Levels by which a cell is off at least, whatever the fit: textures are never painted alike."""
+_APART = 4.0
+"""Cells that say the same thing twice: neighbours are not independent."""
+_ROUNDS = 8
+_PASSES = 2
+"""The second takes what is not linear in the first."""
+_MOST = 40.0
+"""Levels that a correction changes at most: a model that is further off painted something else."""
+_FADE = 24.0
+"""Pixels into the edit over which the local field fades to 1/e: three latents."""
+_ALONG = 3.0
+"""Cells along the border over which it is averaged."""
+_UNSEEN = 0.5
+"""Levels of correction that nobody sees: below them the fill is returned as it came."""
+
+
+@dataclass(frozen=True, eq=False)
+class KnownError:
+    """The findings on one fill."""
+
+    fill: _Pixels
+    """``uint8 (h, w, 3)``: as painted, or corrected."""
+    painted: float | None = None
+    """ΔE2000 by which the painter rendered kept pixels off, the median of the cells; ``None`` where none was repainted or too few are kept."""
+    left: float | None = None
+    """The same after the correction, on cells that it was not estimated from."""
+    cells: int = 0
+    """How many cells say so."""
+
+
+def correct(fill: _Pixels, shown: _Pixels, kept: _Bool) -> KnownError:
+    """``fill`` without the error that it has on ``kept (h, w)`` pixels of ``shown``, the picture its painter saw.
+
+    ``fill`` and ``shown`` are ``uint8 (h, w, 3)`` at the painter's own size. A fill that is ``shown`` on all kept pixels is returned itself.
+    """
+    if not kept.any() or kept.all() or np.array_equal(fill[kept], shown[kept]):
+        return KnownError(fill)
+    cells = _Cells.of(fill, shown, kept)
+    if np.count_nonzero(cells.near) < 2 * _LEAST:
+        return KnownError(fill)
+    shift = _Shift.fitted(cells.painted[cells.told], cells.true[cells.told], cells.weight[cells.told])
+    moved = shift.of(cells.painted)
+    field = _local_field(cells, moved)
+    corrected = _added(shift, field, fill, kept)
+    graded = cells.near & ~cells.told
+    painted, left = (_median_difference(values[graded], cells.true[graded]) for values in (cells.painted, moved + field * cells.near[..., None]))
+    return KnownError(corrected, painted, left, int(np.count_nonzero(graded)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """Mean colours of small squares of both pictures, ``(rows, columns, …)``."""
+
+    painted: _Float
+    true: _Float
+    near: _Bool
+    """Wholly kept, and near enough to the edit."""
+    told: _Bool
+    """The half of them from which is estimated."""
+    weight: _Float
+    """Less, the further from the edit."""
+
+    @classmethod
+    def of(cls, fill: _Pixels, shown: _Pixels, kept: _Bool) -> _Cells:
+        height, width = kept.shape
+        short = -height % _CELL, -width % _CELL
+        size = (width + short[1]) // _CELL, (height + short[0]) // _CELL
+        edges = 0, short[0], 0, short[1]
+        painted, true = (
+            np.asarray(
+                cv2.resize(cv2.copyMakeBorder(each.astype(np.float32), *edges, cv2.BORDER_REPLICATE), size, interpolation=cv2.INTER_AREA)
+            )
+            for each in (fill, shown)
+        )
+        whole = cv2.copyMakeBorder(kept.astype(np.float32), *edges, cv2.BORDER_CONSTANT, value=0)
+        wholly = np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA) > 0.999)
+        away = cv2.distanceTransform(wholly.astype(np.uint8), cv2.DIST_L2, 3) * _CELL
+        near = wholly & (away <= _REACH)
+        rows, columns = np.indices(near.shape) // _BLOCK
+        return cls(painted, true, near, near & ((rows + columns) % 2 == 0), np.asarray(1 / (1 + away / _FADE), np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class _Shift:
+    """Small changes of colour, one after another."""
+
+    sizes: tuple[npt.NDArray[np.float64], ...] = ()
+
+    @classmethod
+    def fitted(cls, painted: _Float, true: _Float, weight: _Float) -> _Shift:
+        """The changes that bring colours ``painted (n, 3)`` to ``true (n, 3)``, as far as these tell."""
+        shift = cls()
+        for _ in range(_PASSES):
+            moved = shift.of(painted)
+            shift = cls((*shift.sizes, _regression(_changes(moved), true - moved, weight)))
+        return shift
+
+    def of(self, colours: _Float) -> _Float:
+        """``colours (…, 3)`` in levels, changed."""
+        out = colours
+        for sizes in self.sizes:
+            out = out + np.clip(_changes(out) @ sizes.astype(np.float32), -_MOST, _MOST)
+        return np.asarray(out, np.float32)
+
+
+def _changes(colours: _Float) -> _Float:
+    """How each small change moves each channel of ``colours (…, 3)``: ``(…, 3, 12)``, in levels for one standard deviation of the change."""
+    out = np.zeros((*colours.shape, 12), np.float32)
+    inside = np.clip(colours, 4, 251)
+    lab = to_lab(np.ascontiguousarray(inside.reshape(1, -1, 3)))
+    # The way back is clipped to sRGB: each colour is stepped to where there is room.
+    steps = np.where(lab > np.float32([50, 0, 0]), np.float32(-1), np.float32(1))
+    for axis in range(3):
+        there = lab.copy()
+        there[..., axis] += steps[..., axis]
+        moved = np.asarray(cv2.cvtColor(there, cv2.COLOR_LAB2RGB), np.float32) * np.float32(255)
+        slope = (moved - inside.reshape(1, -1, 3)) * steps[..., axis : axis + 1]
+        out[..., axis] = (slope * np.float32(_PRIOR_LAB)).reshape(colours.shape)
+    for channel in range(3):
+        value = inside[..., channel]
+        out[..., channel, 3 + channel] = _PRIOR_OFFSET
+        out[..., channel, 6 + channel] = _PRIOR_CURVE * value
+        out[..., channel, 9 + channel] = _PRIOR_CURVE * value * np.log(value / np.float32(255))
+    return out
+
+
+def _regression(changes: _Float, off: _Float, weight: _Float) -> npt.NDArray[np.float64]:
+    """The sizes of ``changes (n, 3, 12)`` that explain ``off (n, 3)``, in standard deviations: the posterior's mean, ``(12,)``."""
+    sizes = np.zeros(changes.shape[-1])
+    for _ in range(_ROUNDS):
+        rest = np.linalg.norm(off - changes @ sizes, axis=-1)
+        scale = max(_NOISE, float(np.median(rest)))
+        counts = weight / (1 + (rest / (2 * scale)) ** 2) ** 2
+        scaled = changes * (counts / (_APART * scale**2))[:, None, None]
+        precision = np.einsum("ncj,nck->jk", scaled, changes, dtype=np.float64) + np.eye(sizes.size)
+        sizes = np.linalg.solve(precision, np.einsum("ncj,nc->j", scaled, off, dtype=np.float64))
+    return sizes
+
+
+def _local_field(cells: _Cells, moved: _Float) -> _Float:
+    """What ``moved (rows, columns, 3)`` is still off the truth around each cell, as far as neighbours foretell it; carried into the edit."""
+    rest = cells.true - moved
+    off = np.linalg.norm(rest[cells.told], axis=-1)
+    scale = 2 * max(_NOISE, float(np.median(off)))
+    counts = cells.told * cells.weight / (1 + (np.linalg.norm(rest, axis=-1) / scale) ** 2) ** 2
+    total, weight = (np.asarray(cv2.GaussianBlur(each, (0, 0), _ALONG), np.float32) for each in (rest * counts[..., None], counts))
+    mean = total / np.maximum(weight, 1e-4)[..., None]
+    # The share of the Gaussian that a cell gives to itself is left out where it is foretold.
+    own = counts * _OWN
+    foretold = (total - rest * own[..., None]) / np.maximum(weight - own, 1e-4)[..., None]
+    sure = cells.told & (weight - own > _OWN)
+    if np.count_nonzero(sure) < _LEAST:
+        return np.zeros_like(rest)
+    before, after = ((np.square(each) * counts[..., None])[sure].sum() for each in (rest, rest - foretold))
+    share = max(0.0, 1 - float(after) / max(float(before), 1e-6))
+    known = (cells.near & (weight > _OWN)).astype(np.float32)
+    return np.asarray(share * membrane(mean * known[..., None], known), np.float32)
+
+
+_OWN = 1 / (2 * np.pi * _ALONG**2)
+"""The weight of a Gaussian's middle."""
+
+
+def _added(shift: _Shift, field: _Float, fill: _Pixels, kept: _Bool) -> _Pixels:
+    """``fill`` with the shift taken back and the field added, or ``fill`` itself where nobody would see it."""
+    height, width = kept.shape
+    size = field.shape[1] * _CELL, field.shape[0] * _CELL
+    carried = np.asarray(cv2.resize(field, size, interpolation=cv2.INTER_LINEAR), np.float32)[:height, :width]
+    depth = cv2.distanceTransform((~kept).astype(np.uint8), cv2.DIST_L2, 5)
+    before = fill.astype(np.float32)
+    change = shift.of(before) - before + carried * np.exp(-depth / np.float32(_FADE))[..., None]
+    change = np.clip(change, -_MOST, _MOST)
+    if float(np.abs(change[~kept]).max()) < _UNSEEN:
+        return fill
+    return np.asarray(np.clip(np.rint(before + change), 0, 255), np.uint8)
+
+
+def _median_difference(painted: _Float, true: _Float) -> float:
+    """ΔE2000 between two lists of colours ``(n, 3)`` in levels, in the median."""
+    first, second = (to_lab(np.clip(each, 0, 255)[None])[0] for each in (painted, true))
+    return float(np.median(delta_e_2000(first, second)))
