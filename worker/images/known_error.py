@@ -88,7 +88,9 @@ def correct(fill: _Pixels, shown: _Pixels, kept: _Bool) -> KnownError:
     field = _local_field(cells, moved)
     corrected = _added(shift, field, fill, kept)
     graded = cells.near & ~cells.told
-    painted, left = (_median_difference(values[graded], cells.true[graded]) for values in (cells.painted, moved + field * cells.near[..., None]))
+    painted, left = (
+        _median_difference(values[graded], cells.true[graded]) for values in (cells.painted, moved + field * cells.near[..., None])
+    )
     return KnownError(corrected, painted, left, int(np.count_nonzero(graded)))
 
 

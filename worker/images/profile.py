@@ -1,0 +1,189 @@
+"""The profile of an edit's border: mean colours by distance from it, place by place along it.
+
+From a profile are read faults that new content does not have. A **rim** is lighter or darker than *both* sides, the photo further out and the
+fill further in, at the same distance all along the border: a line of the old background, a halo, a contour that a blend left. A **step** is a
+difference of the two sides in the shape of the paste, beyond the slope that both share; a fault only where the photo is to go on.
+
+Places are tiles of the border: a thing that ends at it moves some of them, and their median little. Findings are reduced by one standard
+error of that median: in gravel nobody sees eight levels, and on a wall everybody does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from worker.images.mask import Box, bounding_box
+
+_REACH = 28
+"""Pixels on each side of the border that are looked at."""
+_TILE = 24
+"""Side in pixels of a place: at each distance it holds some two dozen pixels."""
+_LEAST = 8
+"""Pixels of a tile at one distance below which it is not asked."""
+_PLACES = 6
+"""Tiles below which nothing is said."""
+_WIDTHS = (2, 3, 4, 6, 9)
+"""Widths in pixels of the rims that are looked for; a wider one is a thing of its own."""
+_STARTS = range(-6, 7)
+"""Distances in pixels from the border, negative outside, at which a rim may begin."""
+_SIDE = 4
+"""Pixels on each side of a rim that it is compared with."""
+_GAP = 1
+"""Pixels between these and the rim, where its edge is soft."""
+_PIECE = 512
+_RAMP, _WIDEST = 64, 9
+"""Pixels: of a soft edge that are looked at, and the widest fade on each side of a border that still is a line to the eye."""
+
+
+_BINS = 2 * _REACH
+_FITTED, _SEEN = 6, 0.75
+"""Pixels on each side of a fading border from which a step is read, and the share of them that a place must show."""
+_DOUBT = 1.0
+"""Standard errors that are taken off a finding."""
+
+_Pixels = npt.NDArray[np.uint8]
+_Mask = npt.NDArray[np.uint8]
+_Sums = npt.NDArray[np.float64]
+"""``(places, _BINS, 5)``: three channels, the alpha and a count."""
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Sums of colours at each whole distance from the border, for each place along it."""
+
+    sums: _Sums
+    fade: int
+    """Pixels on each side of the border within which neither side is seen alone."""
+
+    @classmethod
+    def of(cls, pixels: _Pixels, alpha: _Mask, clear: npt.NDArray[np.bool_] | None = None) -> Profile | None:
+        """The profile of ``pixels (H, W, 3)`` along the border of ``alpha (H, W)``, how much of the fill is pasted.
+
+        The border is where half of the fill is seen. Pixels that are ``clear (H, W)`` are left out. ``None`` without a border, and where the
+        edit fades so widely that it has none.
+        """
+        box, most = bounding_box(alpha), int(alpha.max())
+        if box is None:
+            return None
+        box, found, fade = box.padded(_REACH, alpha.shape), [], 0
+        for top in range(box.top, box.bottom, _PIECE):
+            for left in range(box.left, box.right, _PIECE):
+                piece = Box(left, top, min(box.right, left + _PIECE), min(box.bottom, top + _PIECE))
+                part = _piece(pixels, alpha, clear, most, piece)
+                if part is not None:
+                    found.append(part[:2])
+                    fade = max(fade, part[2])
+        if not found or fade > _WIDEST:
+            return None
+        numbers, place = np.unique(np.concatenate([each[0] for each in found]), return_inverse=True)
+        sums = np.zeros((numbers.size, _BINS, 5))
+        np.add.at(sums, place, np.concatenate([each[1] for each in found]))
+        return cls(sums, fade)
+
+    def rim(self) -> float | None:
+        """Levels by which a line along the border is off both of its sides, in the channel where it is most; ``None`` where too little is known.
+
+        A line that is lighter in some places and darker in others is not told from the picture's own.
+        """
+        lines = [line for width in _WIDTHS for start in _STARTS if (line := self._line(start, width)) is not None]
+        return max((line.off() for line in lines), default=None)
+
+    def step(self) -> float | None:
+        """Levels by which the fill is off all along the border, by the shape of the paste; ``None`` where too little is known.
+
+        At each place ``colour = a + b × distance + step × alpha`` is fitted to the pixels near the border: a slope that both sides share is the
+        photo's own. Of the median of the places, in the channel where it is most, that is taken which their spread leaves certain.
+        """
+        reach = self.fade + _FITTED
+        bins = slice(max(0, _REACH - reach), _REACH + reach)
+        near = self.sums[:, bins]
+        counts = near[..., 4]
+        there = (counts >= _LEAST).mean(axis=1) > _SEEN
+        if np.count_nonzero(there) < _PLACES:
+            return None
+        near, counts = near[there], counts[there]
+        weight = np.sqrt(np.where(counts >= _LEAST, counts, 0))
+        means = near[..., :4] / np.maximum(counts, 1)[..., None]
+        distance = np.broadcast_to(np.arange(near.shape[1]) - near.shape[1] / 2, counts.shape)
+        shape = np.stack([np.ones_like(distance), distance, means[..., 3] / 255], axis=-1) * weight[..., None]
+        solved = np.linalg.pinv(shape, rcond=1e-3) @ (means[..., :3] * weight[..., None])
+        return float(_certain(solved[:, 2]).max())
+
+    def _line(self, start: int, width: int) -> _Line | None:
+        """The pixels from ``start`` on against both sides; ``None`` where too few places show it."""
+        middle = self._mean(start, start + width)
+        outer = self._mean(start - _GAP - _SIDE, start - _GAP)
+        inner = self._mean(start + width + _GAP, start + width + _GAP + _SIDE)
+        known = ~np.isnan(middle + outer + inner).any(axis=1)
+        return _Line((middle - outer)[known], (middle - inner)[known]) if np.count_nonzero(known) >= _PLACES else None
+
+    def _mean(self, start: int, stop: int) -> npt.NDArray[np.float64]:
+        """The mean colour of each place at distances ``start`` up to ``stop``, ``(places, 3)``; NaN where it has too few pixels."""
+        total = self.sums[:, max(0, start + _REACH) : max(0, stop + _REACH)].sum(axis=1)
+        count = np.where(total[:, 4:] >= _LEAST, total[:, 4:], np.nan)
+        return np.asarray(total[:, :3] / count)
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """How far a line is off its two sides at each place, ``(places, 3)``."""
+
+    outer: npt.NDArray[np.float64]
+    inner: npt.NDArray[np.float64]
+
+    def off(self) -> float:
+        """Levels by which it is off both sides to one side, in the channel where it is most."""
+        same = np.median(self.outer, axis=0) * np.median(self.inner, axis=0) > 0
+        return float(np.where(same, np.minimum(_certain(self.outer), _certain(self.inner)), 0).max())
+
+
+def _certain(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The medians of ``values (places, channels)``, absolute, less ``_DOUBT`` standard errors of a median."""
+    middle = np.median(values, axis=0)
+    spread = 1.4826 * np.median(np.abs(values - middle), axis=0)
+    return np.maximum(0, np.abs(middle) - _DOUBT * 1.2533 * spread / np.sqrt(len(values)))
+
+
+def _piece(
+    pixels: _Pixels, alpha: _Mask, clear: npt.NDArray[np.bool_] | None, most: int, box: Box
+) -> tuple[npt.NDArray[np.int64], _Sums, int] | None:
+    """The numbers of the places of which ``box`` shows something, their sums, and how widely the edit fades there, pixels."""
+    view = box.padded(_REACH + 1, alpha.shape)
+    pasted = alpha[view.slices]
+    edit = pasted >= (most + 1) // 2
+    if edit.all() or not edit.any():
+        return None
+    depth, across = _nearest(edit)
+    height, beyond = _nearest(~edit)
+    signed = np.where(edit, np.ceil(depth) - 1, -np.ceil(height)).astype(np.int64)  # the pixels beside the border are at 0 and -1
+    fades = (pasted > 0) & (pasted < most) & (np.abs(signed) <= _RAMP)
+    own = np.zeros_like(edit)
+    own[box.top - view.top : box.bottom - view.top, box.left - view.left : box.right - view.left] = True
+    chosen = own & (signed >= -_REACH) & (signed < _REACH)
+    if clear is not None:
+        chosen &= ~clear[view.slices]
+    if not chosen.any():
+        return None
+    rows, columns = (np.where(edit, one, other)[chosen] for one, other in zip(across, beyond, strict=True))
+    tiles = (rows + view.top) // _TILE * (alpha.shape[1] // _TILE + 1) + (columns + view.left) // _TILE
+    numbers, place = np.unique(tiles, return_inverse=True)
+    cell = place * _BINS + signed[chosen] + _REACH
+    values = pixels[view.slices][chosen]
+    size = numbers.size * _BINS
+    weights = (*values.T.astype(np.float64), pasted[chosen].astype(np.float64), np.ones(cell.size))
+    sums = [np.bincount(cell, weight, size) for weight in weights]
+    fade = int(np.percentile(np.abs(signed[fades]), 95)) + 1 if fades.any() else 0
+    return numbers, np.stack(sums, axis=1).reshape(numbers.size, _BINS, 5), fade
+
+
+def _nearest(part: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float32], tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """For each pixel of ``part`` its distance from the nearest other one, and that one's row and column."""
+    distance, labels = cv2.distanceTransformWithLabels(part.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    rows, columns = np.nonzero(~part)
+    places = np.zeros((2, int(labels.max()) + 1), np.int64)
+    places[:, labels[rows, columns]] = rows, columns
+    return np.asarray(distance, np.float32), (places[0][labels], places[1][labels])
