@@ -122,7 +122,7 @@ def _compare(outfill: Outfill, model: Path) -> tuple[dict[str, list[Measured]], 
     measured: dict[str, list[Measured]] = {column: [] for column in fills}
     rows = []
     for number, (name, picture) in enumerate(photos.load().items()):
-        mask = _mask(picture, number)
+        mask = photos.ellipse(picture, number)
         outlined = picture.copy()
         cv2.drawContours(outlined, cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], -1, (255, 0, 0), 3)
         cells = [_cell(outlined)]
@@ -185,16 +185,6 @@ def _measure(picture: Array, mask: Array, output: Array, seconds: float) -> Meas
         size_kept=same,
         seconds=seconds,
     )
-
-
-def _mask(picture: Array, number: int) -> Array:
-    """A turned ellipse of about a seventh of the photo, somewhere in its middle."""
-    rng = np.random.default_rng(number)
-    height, width = picture.shape[:2]
-    mask = np.zeros((height, width), np.uint8)
-    centre = tuple(int(rng.uniform(0.4, 0.6) * side) for side in (width, height))
-    cv2.ellipse(mask, centre, (width // 5, height // 5), float(rng.uniform(0, 180)), 0, 360, 255, -1)
-    return mask
 
 
 def _against_canvas(outfill: Outfill) -> float:
