@@ -168,9 +168,7 @@ class Rim:
     def height(self, scene: Scene, output: Array, percentile: float) -> float:
         """The levels by which the line is beyond both sides in ``output (H, W, 3)``, at a ``percentile`` of its pixels."""
         deep, first = depth(scene), _first(scene)
-        width = max(
-            float(self.width), max(region.crop.box.width / region.crop.size[0] for regions in scene.plan.passes for region in regions)
-        )
+        width = max(float(self.width), _coarsest(scene))
         on = (scene.plan.edit.alpha == 255) & (deep > first - 0.5) & (deep <= first - 0.5 + width)
         within = (deep > first + width + 1) & (deep <= first + width + 1 + _BESIDE_PX)
         outside = (deep == 0) & (_away(deep) <= _BESIDE_PX)
