@@ -18,6 +18,8 @@ import numpy.typing as npt
 from rich.console import Console
 
 from scripts import photos
+from scripts.figures import exit_status, figure_table
+from scripts.planted.figures import figures_of
 from scripts.planted.grades import Case, cases
 from scripts.planted.scenes import Kind
 from scripts.planted.table import table
@@ -26,7 +28,7 @@ Array = npt.NDArray[np.uint8]
 
 
 def main() -> int:
-    """Run, print, and keep every case in build/bench/planted.json."""
+    """Run, print, and keep every case in build/bench/planted.json; 1 if a limit does not hold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=int, default=None, help="only the first so many")
     parser.add_argument("--operations", default="", help="of these only, by the start of their names, separated by commas")
@@ -34,11 +36,13 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     options = parser.parse_args()
     found = run(list(photos.load().items())[: options.photos], options.operations, options.painters, options.jobs)
-    Console(width=150).print(table(found))
+    console, figures = Console(width=150), figures_of(found)
+    console.print(table(found))
+    console.print(figure_table(figures))
     target = Path("build/bench/planted.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps([asdict(case) for case in found], indent=1) + "\n")
-    return 0
+    return exit_status(figures)
 
 
 def run(pictures: Sequence[tuple[str, Array]], operations: str = "", painters: str = "", jobs: int = 1) -> list[Case]:

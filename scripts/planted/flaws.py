@@ -1,7 +1,6 @@
-"""The errors that planted painters make, and how much of one is in an output.
+"""The errors of a painter that show on kept pixels too: a shift of colours, grain, and stripes that tell nothing.
 
-A flaw turns what a painter meant into what it painted, at the model's size. What it is in the output is measured by itself, by the geometry that
-is known here, and by none of the report's figures: only what is there can be asked of the report.
+A flaw turns what a painter meant into what it painted, at the model's size.
 """
 
 from __future__ import annotations
@@ -11,21 +10,14 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from scripts.planted.geometry import Array, Bool, Float, away, depth
 from scripts.planted.scenes import Scene
 from worker.engines.base import PaintRequest
 from worker.images.crop import Region
 
-Array = npt.NDArray[np.uint8]
-Float = npt.NDArray[np.float32]
-Bool = npt.NDArray[np.bool_]
-_BESIDE_PX = 6
-"""Pixels of a photo on each side of a rim or a border with which it is compared."""
-_LEAST_RIM, _LEAST_STEP = 12.0, 8.0
-"""Levels from which an error counts as there."""
-_COARSEST = 3.0
-"""Pixels of the photo to one of the model's from which no rim of at most 6 px can be painted."""
+_AROUND_PX, _ROOM = 64, 0.95
+"""Kept pixels around an edit, and the share of them that must have room for stripes to be what they are said to be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,98 +119,6 @@ class Grain:
 
 
 @dataclass(frozen=True)
-class Rim:
-    """A line of ``width`` pixels of the photo along the whole border, where the fill is all that is seen, in a colour that neither side has.
-
-    It lies beyond both sides: lighter than the lighter one, darker than the darker one, or further in one channel. A line between the two would be
-    a soft transition, and no fault. ``levels`` are those beyond both local means; the harness raises them until at least 12 are left in what is
-    pasted, softened by the model's size. It counts as there where half of the border shows 12 in the output.
-    """
-
-    style: str
-    width: int
-    levels: float = _LEAST_RIM
-
-    @property
-    def name(self) -> str:
-        """Of the row."""
-        return "rimmed"
-
-    def applies(self, scene: Scene) -> bool:
-        """Where the model's pixels are small enough."""
-        return _coarsest(scene) <= _COARSEST
-
-    def spoil(self, shown: Shown, clean: Array) -> Array:
-        """``clean`` with the line."""
-        first = _first(shown.scene)
-        deep, width = shown.depth(), max(float(self.width), shown.scale)
-        line = shown.inside & (deep > first - 0.5) & (deep <= first - 0.5 + width)
-        outer, inner = self._sides(shown, clean, deep, first + width)
-        colour = np.maximum(outer, inner) + self.levels if self.style == "light" else np.minimum(outer, inner) - self.levels
-        if self.style.startswith("tint"):
-            channel = int(self.style[-1])
-            colour = (outer + inner) / 2
-            colour[..., channel] = np.maximum(outer, inner)[..., channel] + 2 * self.levels
-        return np.where(line[..., None], np.clip(np.rint(colour), 0, 255), clean).astype(np.uint8)
-
-    def present(self, scene: Scene, output: Array) -> bool:
-        """Whether half of the border shows it."""
-        return self.height(scene, output, 50) >= _LEAST_RIM
-
-    def height(self, scene: Scene, output: Array, percentile: float) -> float:
-        """The levels by which the line is beyond both sides in ``output (H, W, 3)``, at a ``percentile`` of its pixels."""
-        deep, first = depth(scene), _first(scene)
-        width = max(float(self.width), _coarsest(scene))
-        on = (scene.plan.edit.alpha == 255) & (deep > first - 0.5) & (deep <= first - 0.5 + width)
-        within = (deep > first + width + 1) & (deep <= first + width + 1 + _BESIDE_PX)
-        outside = (deep == 0) & (_away(deep) <= _BESIDE_PX)
-        line, inner, outer = (local_mean(output, part, 3.0) for part in (on, within, outside))
-        beyond = np.minimum(line - np.maximum(inner, outer), 999) if self.style != "dark" else np.minimum(inner, outer) - line
-        channels = [int(self.style[-1])] if self.style.startswith("tint") else [0, 1, 2]
-        return float(np.percentile(beyond[on][:, channels].mean(axis=1), percentile)) if on.any() else 0.0
-
-    def _sides(self, shown: Shown, clean: Array, deep: Float, end: float) -> tuple[Float, Float]:
-        """The local means just outside and just inside of the line, at the model's size."""
-        outside = ~shown.inside & (_away(deep) * shown.scale <= _BESIDE_PX + 2 * shown.scale)
-        within = shown.inside & (deep > end) & (deep <= end + _BESIDE_PX + shown.scale)
-        sigma = max(1.0, 3.0 / shown.scale)
-        return local_mean(shown.request.image, outside, sigma), local_mean(clean, within, sigma)
-
-
-@dataclass(frozen=True)
-class Step:
-    """The truth inside, off by ``levels`` in some channels: a step along the whole border of an edit that was to go on as before.
-
-    A correction may take it away. It counts as there where, in the first pixels that are all fill, the output is still 8 levels off the truth in
-    the median.
-    """
-
-    levels: tuple[float, float, float]
-
-    @property
-    def name(self) -> str:
-        """Of the row."""
-        return "stepped"
-
-    def applies(self, scene: Scene) -> bool:
-        """Where the photo has room for it."""
-        return self.present(scene, np.clip(scene.truth + np.array(self.levels), 0, 255).astype(np.uint8))
-
-    def spoil(self, shown: Shown, clean: Array) -> Array:
-        """``clean``, off inside only."""
-        off = np.clip(np.rint(clean + np.array(self.levels)), 0, 255)
-        return np.where(shown.inside[..., None], off, clean).astype(np.uint8)
-
-    def present(self, scene: Scene, output: Array) -> bool:
-        """Whether the step is still 8 levels high."""
-        deep = depth(scene)
-        beside = (scene.plan.edit.alpha == 255) & (deep <= _first(scene) + _BESIDE_PX)
-        signs = np.sign(self.levels)
-        off = (output[beside].astype(np.float32) - scene.truth[beside])[:, signs != 0] * signs[signs != 0]
-        return off.size > 0 and float(np.median(off.mean(axis=1))) >= _LEAST_STEP
-
-
-@dataclass(frozen=True)
 class Stripes:
     """Kept pixels repainted wrong, in stripes of 16 photo pixels that are ``levels`` too light and too dark in turn; the inside as it was meant.
 
@@ -234,58 +134,25 @@ class Stripes:
         return "stepped"
 
     def applies(self, scene: Scene) -> bool:
-        """Where the kept pixels have room in both directions."""
-        kept = scene.truth[scene.plan.edit.alpha == 0]
-        return float(((kept >= self.levels) & (kept <= 255 - self.levels)).mean()) >= 0.9
+        """Where a channel has room in both directions around the edit."""
+        return bool(self._channels(scene).any())
 
     def spoil(self, shown: Shown, clean: Array) -> Array:
-        """``clean`` with stripes on what is kept."""
+        """``clean`` with stripes on what is kept, in the channels that have room."""
         box, (width, height) = shown.region.crop.box, shown.region.crop.size
         rows, columns = (
             np.linspace(low, high, count) for low, high, count in ((box.top, box.bottom, height), (box.left, box.right, width))
         )
         angle = np.radians(30 + 37 * shown.scene.number)
         wave = np.sin(2 * np.pi * (rows[:, None] * np.sin(angle) + columns * np.cos(angle)) / 32)
-        off = np.where(wave >= 0, self.levels, -self.levels)[..., None]
+        off = np.where(wave >= 0, self.levels, -self.levels)[..., None] * self._channels(shown.scene)
         return np.where(shown.inside[..., None], clean, np.clip(clean + off, 0, 255)).astype(np.uint8)
+
+    def _channels(self, scene: Scene) -> Bool:
+        deep = depth(scene)
+        kept = scene.truth[(deep == 0) & (away(deep) <= _AROUND_PX)]
+        return np.asarray(((kept >= self.levels) & (kept <= 255 - self.levels)).mean(axis=0) >= _ROOM)
 
     def present(self, scene: Scene, output: Array) -> bool:
         """Always: it is in what was painted, and nothing of it can be in the output."""
         return output.shape == scene.truth.shape
-
-
-def depth(scene: Scene) -> Float:
-    """How far into the edit each pixel lies, ``float32 (H, W)``; the frame's border is no edge; 0 outside."""
-    edited = (scene.plan.edit.alpha > 0).astype(np.uint8)
-    return np.asarray(cv2.distanceTransform(edited, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
-
-
-def local_mean(values: Array, part: Bool, sigma: float) -> Float:
-    """The mean of ``values (h, w, 3)`` over what of ``part (h, w)`` is near, around each pixel; far from it that of all of it."""
-    weight = part.astype(np.float32)
-    if not part.any():
-        return values.astype(np.float32)
-    whole = values[part].mean(axis=0, dtype=np.float32)
-    total, seen = (1e-3 * whole).astype(np.float32), np.float32(1e-3)
-    for factor, share in ((1, 1.0), (3, 1e-1), (9, 1e-2)):
-        blurred = cv2.GaussianBlur(weight, (0, 0), sigma * factor)
-        total = total + share * cv2.GaussianBlur(values * weight[..., None], (0, 0), sigma * factor)
-        seen = seen + share * blurred
-    return np.asarray(total / seen[..., None], np.float32)
-
-
-def _coarsest(scene: Scene) -> float:
-    """The most pixels of the photo to one of the model's."""
-    return max(region.crop.box.width / region.crop.size[0] for regions in scene.plan.passes for region in regions)
-
-
-def _first(scene: Scene) -> float:
-    """The depth from which the fill is nearly all that is seen."""
-    edit = scene.plan.edit.alpha
-    fades = (edit > 0) & (edit < 255)
-    return float(max(1.0, np.floor(np.percentile(depth(scene)[fades], 95)))) if fades.any() else 1.0
-
-
-def _away(deep: Float) -> Float:
-    """The distance from the edit of what is outside of it."""
-    return np.asarray(cv2.distanceTransform((deep == 0).astype(np.uint8), cv2.DIST_L2, 5), np.float32)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from api_schemas.jobs import Report
 from api_schemas.requests import Level
-from scripts.planted.flaws import Rim, Shift, Shown
+from scripts.planted.borders import Rim
+from scripts.planted.flaws import Shift, Shown
 from scripts.planted.painters import Painter, painters
 from scripts.planted.scenes import Kind, Scene, examiner, scenes
 from worker.engines.base import PaintRequest

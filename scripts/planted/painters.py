@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from scripts.planted import fills
-from scripts.planted.flaws import Flaw, Grain, Rim, Shift, Shown, Step, Stripes
+from scripts.planted.borders import Rim, Step
+from scripts.planted.flaws import Flaw, Grain, Shift, Shown, Stripes
 from scripts.planted.scenes import Kind, Scene
 from worker.images.crop import take
 
@@ -35,7 +36,8 @@ SHIFTS = {
 }
 """Variants take turns by photo."""
 RIMS = [
-    Rim(style, width) for style, width in (("light", 2), ("dark", 3), ("tint0", 4), ("dark", 2), ("light", 4), ("tint2", 2), ("light", 3))
+    Rim(style, width)
+    for style, width in (("light", 2), ("dark", 3), ("tint0", 4), ("dark", 2), ("light", 5), ("tint2", 2), ("light", 3), ("dark", 6))
 ]
 _RIM_LEVELS = (12.0, 18.0, 30.0)
 STEPS = [Step((float(levels), float(levels), float(levels))) for levels in (9, -9, 14, -14, 20)] + [
