@@ -114,6 +114,16 @@ class Subject(_Frozen):
     growth: float = Field(description="Area that the product has gained, as a share of its own.")
 
 
+class ModelError(_Frozen):
+    """The error of a model on kept pixels, which it paints too before the photo's own are put back.
+
+    Medians of ΔE2000 over small squares beside the edit.
+    """
+
+    painted: float = Field(description="As painted. 1 is hardly seen; above 5 the model changes colours.")
+    corrected: float = Field(description="With the correction that the fill was given, on squares that the correction was not made from.")
+
+
 class Verdict(_Frozen):
     """What the measures say together. The limits are settings of the service."""
 
@@ -126,10 +136,24 @@ class Report(_Frozen):
 
     preserved: Preserved
     coverage: float = Field(description="Share of the output that the edit region covers, 0 to 1.")
+    model_error: ModelError | None = Field(
+        default=None,
+        description="How far the model was off on pixels that are kept, before and after correction. Null where a model paints none, or too few are kept.",
+    )
+    rim: float | None = Field(
+        default=None,
+        description="Levels (of 255) by which a line along the border of the edit is lighter or darker than both of its sides. Null where the border "
+        "is too short or fades too widely.",
+    )
+    step: float | None = Field(
+        default=None,
+        description="Levels (of 255) by which the fill is off along all of the border, beyond doubt. For edits that go on with the photo (`erase`, "
+        "`outpaint`); null for others, and as `rim` is.",
+    )
     seam: float | None = Field(
         default=None,
-        description="Gradient across the border of the edit over the gradient beside it: 1 is invisible. Null where the border is the product's own "
-        "edge, or too short.",
+        description="Gradient across the border of the edit over the gradient beside it: 1 is invisible. For edits that go on with the photo; null "
+        "for others, and where the border is too short.",
     )
     colour_shift: float | None = Field(
         default=None,

@@ -194,6 +194,12 @@ class Quality(_Section):
     seam_fail: float = Field(default=3.0, gt=1, description="`fail` from this `seam` on.")
     colour_shift_warn: float = Field(default=6.0, gt=0, description="`warn` from this `colour_shift` (ΔE2000) on.")
     colour_shift_fail: float = Field(default=15.0, gt=0, description="`fail` from this `colour_shift` on.")
+    rim_warn: float = Field(default=6.0, gt=0, description="`warn` from this `rim` (levels) on.")
+    rim_fail: float = Field(default=20.0, gt=0, description="`fail` from this `rim` on.")
+    step_warn: float = Field(default=2.5, gt=0, description="`warn` from this `step` (levels) on.")
+    step_fail: float = Field(default=16.0, gt=0, description="`fail` from this `step` on.")
+    model_error_warn: float = Field(default=4.0, gt=0, description="`warn` from this `model_error.corrected` (ΔE2000) on.")
+    model_error_fail: float = Field(default=15.0, gt=0, description="`fail` from this `model_error.corrected` on.")
     growth_warn: float = Field(default=0.05, gt=0, description="`warn` from this growth of the product on, as a share of its area.")
     growth_fail: float = Field(default=0.25, gt=0, description="`fail` from this growth on.")
 

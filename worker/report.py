@@ -8,12 +8,13 @@ import cv2
 import numpy as np
 
 from api_schemas.errors import EngineFailed, SubjectNotFound
-from api_schemas.jobs import Preserved, Report, Subject, Verdict
-from api_schemas.requests import JobRequest, Level, RemoveBackgroundRequest, ReplaceBackgroundRequest
+from api_schemas.jobs import ModelError, Preserved, Report, Subject, Verdict
+from api_schemas.requests import EraseRequest, JobRequest, Level, OutpaintRequest, RemoveBackgroundRequest, ReplaceBackgroundRequest
 from core.settings import Quality
 from worker.images.codec import Frame
 from worker.images.mask import coverage
 from worker.images.measures import Border
+from worker.images.profile import Profile
 from worker.images.subject import Segmenter
 from worker.intake import Edit
 
@@ -31,10 +32,13 @@ class Examiner:
         self._segmenter = segmenter
         self._limits = limits
 
-    def report(self, request: JobRequest, edit: Edit, output: Frame) -> Report:
-        """What can be measured on ``output`` of ``request``. Raises ``EngineFailed`` if a kept pixel changed: such a result must not leave."""
+    def report(self, request: JobRequest, edit: Edit, output: Frame, error: ModelError | None = None) -> Report:
+        """The measures of ``output`` of ``request``, painted by a model with ``error`` on kept pixels.
+
+        Raises ``EngineFailed`` if a kept pixel changed: such a result must not leave.
+        """
         preserved = prove(edit, output)
-        found = seam = shift = None
+        found = seam = shift = rim = step = None
         reasons: list[tuple[Level, str]] = []
         if isinstance(request, ReplaceBackgroundRequest):
             if request.background is None:  # a colour, a gradient or a picture adds nothing to the product
@@ -42,14 +46,24 @@ class Examiner:
                 growth = found.growth if found else None
                 reasons += [(Level.WARN, _NOT_FOUND)] if found is None else self._beyond("growth", growth)
         elif not isinstance(request, RemoveBackgroundRequest):
-            border = Border.of(edit.alpha, None if edit.frame.alpha is None else edit.frame.alpha < _SEEN)
-            if border is not None:
-                seam, shift = border.seam(output.pixels), border.colour_shift(output.pixels)
-            reasons += self._beyond("seam", seam) + self._beyond("colour_shift", shift)
+            clear = None if edit.frame.alpha is None else edit.frame.alpha < _SEEN
+            profile = Profile.of(output.pixels, edit.alpha, clear)
+            rim = profile.rim() if profile else None
+            if isinstance(request, EraseRequest | OutpaintRequest):  # the photo goes on: there a difference of the two sides is a fault
+                step = profile.step() if profile else None
+                border = Border.of(edit.alpha, clear)
+                if border is not None:
+                    seam, shift = border.seam(output.pixels), border.colour_shift(output.pixels)
+        measured = {"rim": rim, "step": step, "seam": seam, "colour_shift": shift, "model_error": error.corrected if error else None}
+        for name, value in measured.items():
+            reasons += self._beyond(name, value)
         level = max((level for level, _ in reasons), key=lambda level: level.rank, default=Level.PASS)
         return Report(
             preserved=preserved,
             coverage=coverage(edit.alpha),
+            model_error=error,
+            rim=rim,
+            step=step,
             seam=seam,
             colour_shift=shift,
             subject=found,

@@ -12,19 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from api_schemas.errors import ChecksNotMet
-from api_schemas.jobs import JobSpec, Report
+from api_schemas.jobs import JobSpec, ModelError, Report
 from api_schemas.requests import Checks, Level, RemoveBackgroundRequest, ReplaceBackgroundRequest
-from worker.engines.base import PaintRequest, Pixels
+from worker.engines.base import Backdrop, PaintRequest, Pixels
 from worker.images.backdrop import apply_shadow, contact_shadow
 from worker.images.blend import paste
 from worker.images.codec import Frame
-from worker.images.colour import settle
 from worker.images.crop import Region, restore
+from worker.images.known_error import KnownError, correct
 from worker.intake import Edit, Plan
 from worker.outputs import Rendered, encode_output
 
-Measure = Callable[[Edit, Frame], Report]
-_OPAQUE = 255
+Measure = Callable[[Edit, Frame, ModelError | None], Report]
+_LEVELS_OF_A_SEAM = 20.0
+"""Levels of a rim or a step that are as bad as a seam of 2, or a product of twice its size."""
 
 
 @dataclass(eq=False)
@@ -35,6 +36,8 @@ class _Picture:
     frame: Frame
     fill: Frame | None = None
     """The fill alone so far; kept only where layers were asked for."""
+    error: ModelError | None = None
+    """The largest of the model's errors so far in this attempt."""
     attempt: int = 1
     passed: int = 0
     """Passes that are done in this attempt."""
@@ -80,10 +83,10 @@ class Rounds:
 
     def take(self, painted: Sequence[Pixels]) -> None:
         """What the engine painted for ``requests``, in their order (nothing where there are none). ``requests`` is then the next round."""
-        pixels, passes = iter(painted), self._plan.passes
+        answers, passes = iter(zip(self.requests, painted, strict=True)), self._plan.passes
         for picture in self._unfinished:
             for region in self._regions(picture):
-                self._compose(picture, region, next(pixels))
+                self._compose(picture, region, *next(answers))
             picture.passed += 1
             if picture.passed < len(passes):
                 picture.frame = self._plan.next_canvas(picture.frame, picture.passed)
@@ -111,24 +114,20 @@ class Rounds:
         return None if self._first_seed is None else self._first_seed + picture.number + self._images * (picture.attempt - 1)
 
     def _begun(self, picture: _Picture) -> _Picture:
-        picture.frame, picture.passed = self._plan.edit.frame, 0
+        picture.frame, picture.passed, picture.error = self._plan.edit.frame, 0, None
         if self._spec.request.output.layers:
             shape = picture.frame.pixels.shape
             picture.fill = Frame(np.zeros(shape, np.uint8), np.zeros(shape[:2], np.uint8), picture.frame.icc)
         return picture
 
-    def _compose(self, picture: _Picture, region: Region, pixels: Pixels) -> None:
+    def _compose(self, picture: _Picture, region: Region, asked: PaintRequest, pixels: Pixels) -> None:
         request, window = self._spec.request, region.crop.box.slices
+        if not isinstance(asked.recipe, Backdrop):  # a backdrop is drawn behind the product, not around it: nothing kept is in it
+            known = correct(pixels, asked.image, asked.mask == 0)
+            pixels, picture.error = known.fill, _larger(picture.error, known)
         fill = restore(pixels, region.crop)
-        if isinstance(request, ReplaceBackgroundRequest):
-            if request.shadow is not None and request.background is None:
-                fill = apply_shadow(fill, contact_shadow(255 - self._plan.edit.alpha, request.shadow)[window])
-        else:
-            before, kept = picture.frame.pixels[window], self._plan.unknown(picture.passed, region.crop.box) == 0
-            if picture.frame.alpha is not None:  # what is seen through has no colours that the fill could be off
-                kept &= picture.frame.alpha[window] == _OPAQUE
-            # An extension is open on its far side: what is off at the old border would run all through it.
-            fill = settle(fill, before, kept, region.alpha, meet=not self._plan.known)
+        if isinstance(request, ReplaceBackgroundRequest) and request.shadow is not None and request.background is None:
+            fill = apply_shadow(fill, contact_shadow(255 - self._plan.edit.alpha, request.shadow)[window])
         picture.frame = paste(picture.frame, fill, region.alpha, region.crop.box)
         if picture.fill is not None and picture.fill.alpha is not None:
             there = region.alpha > 0
@@ -137,7 +136,7 @@ class Rounds:
 
     def _examine(self, picture: _Picture) -> None:
         edit = self._plan.edit
-        report = self._measure(edit, picture.frame)
+        report = self._measure(edit, picture.frame, picture.error)
         if picture.best is None or _badness(report) < _badness(picture.best.report):
             picture.best = encode_output(self._spec, edit, picture.frame, self._seed(picture), report, picture.fill)
         picture.best = picture.best.tried(picture.attempt)
@@ -149,7 +148,15 @@ class Rounds:
             picture.done, picture.fill, picture.frame = True, None, edit.source  # the bytes are kept, not the pixels
 
 
+def _larger(error: ModelError | None, known: KnownError) -> ModelError | None:
+    """``error``, or that of another region where more of it is left."""
+    if known.painted is None or known.left is None or (error is not None and error.corrected >= known.left):
+        return error
+    return ModelError(painted=known.painted, corrected=known.left)
+
+
 def _badness(report: Report) -> tuple[int, float]:
-    """Less is better: the verdict, and among equal ones what the product gained, or the seam."""
+    """Less is better: the verdict, and among equal ones what the product gained, the seam, and what the border shows."""
     growth = report.subject.growth if report.subject else 0.0
-    return report.verdict.level.rank, growth + abs((report.seam or 1.0) - 1.0)
+    levels = (report.rim or 0.0) + (report.step or 0.0)
+    return report.verdict.level.rank, growth + abs((report.seam or 1.0) - 1.0) + levels / _LEVELS_OF_A_SEAM
