@@ -11,8 +11,8 @@ nothing here looks at it, and a painter whose kept pixels are exact comes out as
    under a Gaussian prior of what decoders do, so that what the cells cannot tell stays 0: a ring of one grey says nothing about a gain, and
    a teal fill in white surroundings is not moved by a guess. Cells where the model painted something else are outliers, and count ever less
    (iteratively reweighted least squares with the weights of Geman and McClure).
-3. **A local field.** The rest on the cells beside the edit, averaged along the border, is carried inwards and fades over ``_FADE`` pixels.
-   Its share is the share of variance by which neighbours foretell each cell: noise foretells nothing and is left alone.
+3. **A local field.** The rest on the cells beside the edit is carried inwards as far as it foretells itself: by its correlation over the
+   same distance among kept cells. Noise foretells nothing and is left alone.
 
 Half of the cells, in a checkerboard of blocks, is estimated from; the other half grades. The grade is thus no measure that was optimised.
 """
@@ -42,19 +42,23 @@ _BLOCK = 2
 """Cells a side of the checkerboard by which estimating and grading are kept apart."""
 _PRIOR_LAB, _PRIOR_OFFSET, _PRIOR_CURVE = 8.0, 6.0, 0.08
 """Standard deviations of what decoders do: units of CIELAB, levels, and shares (gain and gamma)."""
-_NOISE = 2.0
-"""Levels by which a cell is off at least, whatever the fit: textures are never painted alike."""
-_APART = 4.0
-"""Cells that say the same thing twice: neighbours are not independent."""
+_NOISE = 1.0
+"""Levels by which such an average is off at least, whatever the fit: textures are never painted alike."""
+_SMOOTH, _APART = 2.5, 32.0
+"""Sigma in cells over which colours are averaged where a shift is estimated, and so the cells that say the same thing."""
 _ROUNDS = 8
 _PASSES = 2
 """The second takes what is not linear in the first."""
 _MOST = 40.0
 """Levels that a correction changes at most: a model that is further off painted something else."""
-_FADE = 24.0
-"""Pixels into the edit over which the local field fades to 1/e: three latents."""
-_ALONG = 3.0
-"""Cells along the border over which it is averaged."""
+_ALONG = 2.0
+"""Cells over which the local field is averaged."""
+_LAGS = 12
+"""Cells into the edit that the local field reaches at most, where it is that slow."""
+_LEAST_WEIGHT = 0.01
+"""Weight of the cells around a place below which the local field is not known there."""
+_FALLS = 24.0
+"""Pixels from the edit at which a cell counts half."""
 _UNSEEN = 0.5
 """Levels of correction that nobody sees: below them the fill is returned as it came."""
 
@@ -83,14 +87,13 @@ def correct(fill: _Pixels, shown: _Pixels, kept: _Bool) -> KnownError:
     cells = _Cells.of(fill, shown, kept)
     if np.count_nonzero(cells.near) < 2 * _LEAST:
         return KnownError(fill)
-    shift = _Shift.fitted(cells.painted[cells.told], cells.true[cells.told], cells.weight[cells.told])
+    shift = _Shift.fitted(*cells.smooth(), cells.weight[cells.told])
     moved = shift.of(cells.painted)
-    field = _local_field(cells, moved)
-    corrected = _added(shift, field, fill, kept)
+    field, known = _local_field(cells, moved)
+    corrected = _added(shift, field, known, fill, kept)
     graded = cells.near & ~cells.told
-    painted, left = (
-        _median_difference(values[graded], cells.true[graded]) for values in (cells.painted, moved + field * cells.near[..., None])
-    )
+    results = (cells.painted, moved + field * known[0])
+    painted, left = (_median_difference(colours[graded], cells.true[graded]) for colours in results)
     return KnownError(corrected, painted, left, int(np.count_nonzero(graded)))
 
 
@@ -124,7 +127,18 @@ class _Cells:
         away = cv2.distanceTransform(wholly.astype(np.uint8), cv2.DIST_L2, 3) * _CELL
         near = wholly & (away <= _REACH)
         rows, columns = np.indices(near.shape) // _BLOCK
-        return cls(painted, true, near, near & ((rows + columns) % 2 == 0), np.asarray(1 / (1 + away / _FADE), np.float32))
+        return cls(painted, true, near, near & ((rows + columns) % 2 == 0), np.asarray(1 / (1 + away / _FALLS), np.float32))
+
+    def smooth(self) -> tuple[_Float, _Float]:
+        """Both pictures averaged around each cell that tells, ``(n, 3)``.
+
+        A decoder's softness takes from light places and gives to dark ones, which finer cells would take for a gain.
+        """
+        told = self.told.astype(np.float32)
+        weight = np.maximum(cv2.GaussianBlur(told, (0, 0), _SMOOTH), 1e-6)[..., None]
+        means = (cv2.GaussianBlur(each * told[..., None], (0, 0), _SMOOTH) / weight for each in (self.painted, self.true))
+        painted, true = (np.asarray(each[self.told], np.float32) for each in means)
+        return painted, true
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,38 +198,45 @@ def _regression(changes: _Float, off: _Float, weight: _Float) -> npt.NDArray[np.
     return sizes
 
 
-def _local_field(cells: _Cells, moved: _Float) -> _Float:
-    """What ``moved (rows, columns, 3)`` is still off the truth around each cell, as far as neighbours foretell it; carried into the edit."""
+def _local_field(cells: _Cells, moved: _Float) -> tuple[_Float, _Float]:
+    """What ``moved (rows, columns, 3)`` is still off the truth around each cell, and how much of that is known at each distance from it.
+
+    Simple kriging with the residuals' own correlogram (Cressie, "Statistics for Spatial Data", 1993): the second is their correlation over a
+    distance of 1, 2, … cells, ``(_LAGS,)``. Noise has none, and an error that turns every few pixels is not carried far.
+    """
     rest = cells.true - moved
-    off = np.linalg.norm(rest[cells.told], axis=-1)
-    scale = 2 * max(_NOISE, float(np.median(off)))
-    counts = cells.told * cells.weight / (1 + (np.linalg.norm(rest, axis=-1) / scale) ** 2) ** 2
-    total, weight = (np.asarray(cv2.GaussianBlur(each, (0, 0), _ALONG), np.float32) for each in (rest * counts[..., None], counts))
+    scale = 2 * max(_NOISE, float(np.median(np.linalg.norm(rest[cells.near], axis=-1))))
+    counts = np.asarray(cells.near * cells.weight / (1 + (np.linalg.norm(rest, axis=-1) / scale) ** 2) ** 2, np.float32)
+    known = counts * cells.told
+    total, weight = (np.asarray(cv2.GaussianBlur(each, (0, 0), _ALONG), np.float32) for each in (rest * known[..., None], known))
     mean = total / np.maximum(weight, 1e-4)[..., None]
-    # The share of the Gaussian that a cell gives to itself is left out where it is foretold.
-    own = counts * _OWN
-    foretold = (total - rest * own[..., None]) / np.maximum(weight - own, 1e-4)[..., None]
-    sure = cells.told & (weight - own > _OWN)
-    if np.count_nonzero(sure) < _LEAST:
-        return np.zeros_like(rest)
-    before, after = ((np.square(each) * counts[..., None])[sure].sum() for each in (rest, rest - foretold))
-    share = max(0.0, 1 - float(after) / max(float(before), 1e-6))
-    known = (cells.near & (weight > _OWN)).astype(np.float32)
-    return np.asarray(share * membrane(mean * known[..., None], known), np.float32)
+    there = (cells.near & (weight > _LEAST_WEIGHT)).astype(np.float32)
+    return membrane(mean * there[..., None], there), _correlogram(rest, known)
 
 
-_OWN = 1 / (2 * np.pi * _ALONG**2)
-"""The weight of a Gaussian's middle."""
+def _correlogram(rest: _Float, counts: _Float) -> _Float:
+    """The correlation of ``rest (rows, columns, 3)`` with itself over 1 to ``_LAGS`` cells, falling, 0 to 1."""
+    found = np.zeros(_LAGS, np.float32)
+    for lag in range(1, _LAGS + 1):
+        products, squares = 0.0, 1e-6
+        for axis in (0, 1):
+            first, second = np.moveaxis(rest, axis, 0)[:-lag], np.moveaxis(rest, axis, 0)[lag:]
+            both = np.sqrt(np.moveaxis(counts, axis, 0)[:-lag] * np.moveaxis(counts, axis, 0)[lag:])[..., None]
+            products += float((both * first * second).sum())
+            squares += float((both * (np.square(first) + np.square(second))).sum()) / 2
+        found[lag - 1] = min(max(0.0, products / squares), found[lag - 2] if lag > 1 else 1.0)
+    return found
 
 
-def _added(shift: _Shift, field: _Float, fill: _Pixels, kept: _Bool) -> _Pixels:
-    """``fill`` with the shift taken back and the field added, or ``fill`` itself where nobody would see it."""
+def _added(shift: _Shift, field: _Float, known: _Float, fill: _Pixels, kept: _Bool) -> _Pixels:
+    """``fill`` with the shift taken back and as much of the field added as is known, or ``fill`` itself where nobody would see it."""
     height, width = kept.shape
     size = field.shape[1] * _CELL, field.shape[0] * _CELL
     carried = np.asarray(cv2.resize(field, size, interpolation=cv2.INTER_LINEAR), np.float32)[:height, :width]
     depth = cv2.distanceTransform((~kept).astype(np.uint8), cv2.DIST_L2, 5)
     before = fill.astype(np.float32)
-    change = shift.of(before) - before + carried * np.exp(-depth / np.float32(_FADE))[..., None]
+    share = np.interp(depth, np.arange(1, _LAGS + 2) * _CELL, [*known, 0]).astype(np.float32)
+    change = shift.of(before) - before + carried * share[..., None]
     change = np.clip(change, -_MOST, _MOST)
     if float(np.abs(change[~kept]).max()) < _UNSEEN:
         return fill
