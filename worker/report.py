@@ -40,20 +40,22 @@ class Examiner:
         preserved = prove(edit, output)
         found = seam = shift = rim = step = None
         reasons: list[tuple[Level, str]] = []
-        if isinstance(request, ReplaceBackgroundRequest):
-            if request.background is None:  # a colour, a gradient or a picture adds nothing to the product
-                found = self._subject(edit, output)
-                growth = found.growth if found else None
-                reasons += [(Level.WARN, _NOT_FOUND)] if found is None else self._beyond("growth", growth)
-        elif not isinstance(request, RemoveBackgroundRequest):
+        if not isinstance(request, RemoveBackgroundRequest):
             clear = None if edit.frame.alpha is None else edit.frame.alpha < _SEEN
             profile = Profile.of(output.pixels, edit.alpha, clear)
-            rim = profile.rim() if profile else None
+            if profile is not None:
+                rim = profile.rim(outside=not isinstance(request, ReplaceBackgroundRequest))
             if isinstance(request, EraseRequest | OutpaintRequest):  # the photo goes on: there a difference of the two sides is a fault
                 step = profile.step() if profile else None
                 border = Border.of(edit.alpha, clear)
                 if border is not None:
                     seam, shift = border.seam(output.pixels), border.colour_shift(output.pixels)
+        if (
+            isinstance(request, ReplaceBackgroundRequest) and request.background is None
+        ):  # a colour or a picture adds nothing to the product
+            found = self._subject(edit, output)
+            growth = found.growth if found else None
+            reasons += [(Level.WARN, _NOT_FOUND)] if found is None else self._beyond("growth", growth)
         measured = {"rim": rim, "step": step, "seam": seam, "colour_shift": shift, "model_error": error.corrected if error else None}
         for name, value in measured.items():
             reasons += self._beyond(name, value)

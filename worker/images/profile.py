@@ -84,12 +84,14 @@ class Profile:
         np.add.at(sums, place, np.concatenate([each[1] for each in found]))
         return cls(sums, fade)
 
-    def rim(self) -> float | None:
+    def rim(self, *, outside: bool = True) -> float | None:
         """Levels by which a line along the border is off both of its sides, in the channel where it is most; ``None`` where too little is known.
 
-        A line that is lighter in some places and darker in others is not told from the picture's own.
+        A line that is lighter in some places and darker in others is not told from the picture's own. ``outside`` of the edit, too: the remains of
+        a thing that the mask did not cover; not so where the border is a product's own contour, which may be one.
         """
-        lines = [line for width in _WIDTHS for start in _STARTS if (line := self._line(start, width)) is not None]
+        starts = [start for start in _STARTS if outside or start >= 0]
+        lines = [line for width in _WIDTHS for start in starts if (line := self._line(start, width)) is not None]
         return max((line.off() for line in lines), default=None)
 
     def step(self) -> float | None:
