@@ -198,8 +198,8 @@ class Quality(_Section):
     rim_fail: float = Field(default=20.0, gt=0, description="`fail` from this `rim` on.")
     step_warn: float = Field(default=2.5, gt=0, description="`warn` from this `step` (levels) on.")
     step_fail: float = Field(default=16.0, gt=0, description="`fail` from this `step` on.")
-    model_error_warn: float = Field(default=4.0, gt=0, description="`warn` from this `model_error.corrected` (ΔE2000) on.")
-    model_error_fail: float = Field(default=15.0, gt=0, description="`fail` from this `model_error.corrected` on.")
+    model_error_warn: float = Field(default=2.0, gt=0, description="`warn` from this `model_error.corrected` (ΔE2000) on.")
+    model_error_fail: float = Field(default=8.0, gt=0, description="`fail` from this `model_error.corrected` on.")
     growth_warn: float = Field(default=0.05, gt=0, description="`warn` from this growth of the product on, as a share of its area.")
     growth_fail: float = Field(default=0.25, gt=0, description="`fail` from this growth on.")
 

@@ -70,11 +70,9 @@ class KnownError:
     fill: _Pixels
     """``uint8 (h, w, 3)``: as painted, or corrected."""
     painted: float | None = None
-    """ΔE2000 by which the painter rendered kept pixels off, the median of the cells; ``None`` where none was repainted or too few are kept."""
+    """ΔE2000 by which the painter rendered kept pixels off, the median of 8-pixel squares; ``None`` where none was repainted or too few are kept."""
     left: float | None = None
-    """The same after the correction, on cells that it was not estimated from."""
-    cells: int = 0
-    """How many cells say so."""
+    """The same with the shift taken back, on squares that it was not estimated from. The local field is not counted: inside it is known less."""
 
 
 def correct(fill: _Pixels, shown: _Pixels, kept: _Bool) -> KnownError:
@@ -85,16 +83,14 @@ def correct(fill: _Pixels, shown: _Pixels, kept: _Bool) -> KnownError:
     if not kept.any() or kept.all() or np.array_equal(fill[kept], shown[kept]):
         return KnownError(fill)
     cells = _Cells.of(fill, shown, kept)
-    if np.count_nonzero(cells.near) < 2 * _LEAST:
+    if min(np.count_nonzero(cells.told), np.count_nonzero(cells.graded)) < _LEAST:
         return KnownError(fill)
     shift = _Shift.fitted(*cells.smooth(), cells.weight[cells.told])
     moved = shift.of(cells.painted)
     field, known = _local_field(cells, moved)
     corrected = _added(shift, field, known, fill, kept)
-    graded = cells.near & ~cells.told
-    results = (cells.painted, moved + field * known[0])
-    painted, left = (_median_difference(colours[graded], cells.true[graded]) for colours in results)
-    return KnownError(corrected, painted, left, int(np.count_nonzero(graded)))
+    painted, left = (_median_difference(colours, cells.true, cells.graded) for colours in (cells.painted, moved))
+    return KnownError(corrected, painted, left)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +105,11 @@ class _Cells:
     """The half of them from which is estimated."""
     weight: _Float
     """Less, the further from the edit."""
+
+    @property
+    def graded(self) -> _Bool:
+        """The other half."""
+        return self.near & ~self.told
 
     @classmethod
     def of(cls, fill: _Pixels, shown: _Pixels, kept: _Bool) -> _Cells:
@@ -243,7 +244,18 @@ def _added(shift: _Shift, field: _Float, known: _Float, fill: _Pixels, kept: _Bo
     return np.asarray(np.clip(np.rint(before + change), 0, 255), np.uint8)
 
 
-def _median_difference(painted: _Float, true: _Float) -> float:
-    """ΔE2000 between two lists of colours ``(n, 3)`` in levels, in the median."""
-    first, second = (to_lab(np.clip(each, 0, 255)[None])[0] for each in (painted, true))
+def _median_difference(painted: _Float, true: _Float, graded: _Bool) -> float | None:
+    """ΔE2000 between two pictures of cells in levels, in the median of the blocks that are wholly ``graded``; ``None`` where too few are.
+
+    Blocks, because texture is never painted alike: on finer squares gravel that is rendered well is as far off as a wall rendered badly.
+    """
+    rows, columns = (side // _BLOCK for side in graded.shape)
+
+    def blocks(values: _Float) -> _Float:
+        return values[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK, -1).mean(axis=(1, 3))
+
+    whole = blocks(graded.astype(np.float32))[..., 0] == 1
+    if np.count_nonzero(whole) < _LEAST // _BLOCK**2:
+        return None
+    first, second = (to_lab(np.clip(blocks(each)[whole], 0, 255)[None])[0] for each in (painted, true))
     return float(np.median(delta_e_2000(first, second)))

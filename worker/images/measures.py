@@ -195,12 +195,6 @@ def to_lab(pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> npt.NDArr
     return np.asarray(cv2.cvtColor(pixels.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB), np.float32)
 
 
-def from_lab(lab: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """The way back, clipped to what sRGB holds."""
-    rgb = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
-    return np.asarray(np.rint(np.clip(rgb, 0, 1) * 255), np.uint8)
-
-
 def delta_e_2000(first: npt.ArrayLike, second: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """CIEDE2000 between CIELAB colours ``(…, 3)``, after Sharma, Wu and Dalal, "The CIEDE2000 Color-Difference Formula" (2005): ``(…)``."""
     (l1, a1, b1), (l2, a2, b2) = (np.moveaxis(np.asarray(lab, np.float64), -1, 0) for lab in (first, second))
