@@ -26,8 +26,8 @@ def local_mean(values: Array, part: Bool, sigma: float) -> Float:
     weight = part.astype(np.float32)
     weighted = values * weight[..., None]
     total, seen = 1e-3 * values[part].mean(axis=0, dtype=np.float32), np.float32(1e-3)
-    # Two box blurs of 4σ spread about as a Gaussian does, at a cost that does not grow with σ.
-    for side, share in ((4 * sigma, 1.0), (12 * sigma, 0.1), (36 * sigma, 0.01)):
+    # Two box blurs of 2.5σ spread about as a Gaussian does, at a cost that does not grow with σ.
+    for side, share in ((2.5 * sigma, 1.0), (7.5 * sigma, 0.1), (22.5 * sigma, 0.01)):
         kernel = (round(side) | 1,) * 2
         total = total + share * cv2.blur(cv2.blur(weighted, kernel), kernel)
         seen = seen + share * cv2.blur(cv2.blur(weight, kernel), kernel)
