@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # GPU machines: CONTRIBUTING.md.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo up check format test test-gpu chaos fuzz bench bench-path bench-queue bench-burst bench-accept bench-engine bench-quality bench-studio bench-codecs bench-gpu load studio clean
+.PHONY: setup demo up check format test test-gpu chaos fuzz bench bench-path bench-queue bench-burst bench-accept bench-engine bench-quality bench-composing bench-studio bench-codecs bench-gpu load studio clean
 
 setup: $(VENV)/.installed
 
@@ -84,11 +84,15 @@ bench-studio: setup
 bench-gpu: setup
 	$(BIN)/python -W ignore -m scripts.gpu_facts bench
 
-# The same edits by Outfill, by the stock diffusers pipeline and by OpenCV, on real photos: a table and a contact sheet. MODEL is a
-# diffusers inpainting directory.
+# Planted painters, whose right answer and whose error are known, on real photos; then the same edits by Outfill, by the stock diffusers pipeline
+# and by OpenCV: tables and a contact sheet. MODEL is a diffusers inpainting directory; ARGS='--only planted' ends after the painters.
 MODEL ?= worker/embedded/studio
 bench-quality: setup
-	$(BIN)/python -W ignore -m scripts.bench_quality --model $(MODEL)
+	$(BIN)/python -W ignore -m scripts.bench_quality --model $(MODEL) $(ARGS)
+
+# How much longer than another commit this one composes: AGAINST is a worktree of the other.
+bench-composing: setup
+	$(BIN)/python -W ignore -m scripts.bench_composing --against $(AGAINST)
 
 # Files of 24 megapixels: what decoders and encoders cost.
 bench-codecs: setup

@@ -21,15 +21,16 @@ def depth(scene: Scene) -> Float:
 
 def local_mean(values: Array, part: Bool, sigma: float) -> Float:
     """The mean of ``values (h, w, 3)`` over what of ``part (h, w)`` is near, around each pixel; far from it that of all of it."""
-    weight = part.astype(np.float32)
     if not part.any():
         return values.astype(np.float32)
-    whole = values[part].mean(axis=0, dtype=np.float32)
-    total, seen = (1e-3 * whole).astype(np.float32), np.float32(1e-3)
-    for factor, share in ((1, 1.0), (3, 1e-1), (9, 1e-2)):
-        blurred = cv2.GaussianBlur(weight, (0, 0), sigma * factor)
-        total = total + share * cv2.GaussianBlur(values * weight[..., None], (0, 0), sigma * factor)
-        seen = seen + share * blurred
+    weight = part.astype(np.float32)
+    weighted = values * weight[..., None]
+    total, seen = 1e-3 * values[part].mean(axis=0, dtype=np.float32), np.float32(1e-3)
+    # Two box blurs of 2.5σ spread about as a Gaussian does, at a cost that does not grow with σ.
+    for side, share in ((2.5 * sigma, 1.0), (7.5 * sigma, 0.1), (22.5 * sigma, 0.01)):
+        kernel = (round(side) | 1,) * 2
+        total = total + share * cv2.blur(cv2.blur(weighted, kernel), kernel)
+        seen = seen + share * cv2.blur(cv2.blur(weight, kernel), kernel)
     return np.asarray(total / seen[..., None], np.float32)
 
 

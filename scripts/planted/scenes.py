@@ -74,13 +74,12 @@ class Kind:
         return (EXEMPLAR, LARGE, SMALL) if self.continues else (LARGE, SMALL)
 
 
-KINDS = (
-    Kind(Operation.INPAINT, PROMPT, (4, 4)),
-    Kind(Operation.REPLACE_BACKGROUND, PROMPT, (0, 0)),
-    Kind(Operation.OUTPAINT, PROMPT),
-    Kind(Operation.ERASE, None, (8, 6)),
-    Kind(Operation.OUTPAINT, None),
-)
+INPAINT = Kind(Operation.INPAINT, PROMPT, (4, 4))
+BACKGROUND = Kind(Operation.REPLACE_BACKGROUND, PROMPT, (0, 0))
+EXTENSION = Kind(Operation.OUTPAINT, PROMPT)
+ERASE = Kind(Operation.ERASE, None, (8, 6))
+CONTINUATION = Kind(Operation.OUTPAINT, None)
+KINDS = (INPAINT, BACKGROUND, EXTENSION, ERASE, CONTINUATION)
 
 
 @dataclass(frozen=True, eq=False)
