@@ -80,6 +80,27 @@ class WorkerMetrics:
             registry=registry,
             buckets=(0.25, 0.5, 1, 2, 3, 5, 8, 15, 30),
         )
+        self.rim = Histogram(
+            "outfill_rim_levels",
+            "Levels by which a line along the border of an edit is off both of its sides.",
+            ["operation", "model"],
+            registry=registry,
+            buckets=(1, 2, 4, 6, 10, 20, 40),
+        )
+        self.step = Histogram(
+            "outfill_step_levels",
+            "Levels by which a fill that goes on with its photo is off along all of the border.",
+            ["operation", "model"],
+            registry=registry,
+            buckets=(1, 2.5, 5, 10, 16, 30, 60),
+        )
+        self.model_error = Histogram(
+            "outfill_model_error_delta_e",
+            "ΔE2000 by which a model is off on kept pixels, once its shift of colours is taken back.",
+            ["operation", "model"],
+            registry=registry,
+            buckets=(0.25, 0.5, 1, 2, 3, 5, 8, 15),
+        )
         self.growth = Histogram(
             "outfill_subject_growth_ratio",
             "Area that the product gained, as a share of its own.",

@@ -29,7 +29,7 @@ Model = Callable[[PaintRequest], Array]
 CARD = ModelCard(
     id="scripted",
     engine=EngineKind.DIFFUSION,
-    operations=(Operation.INPAINT, Operation.OUTPAINT, Operation.REPLACE_BACKGROUND),
+    operations=(Operation.INPAINT, Operation.ERASE, Operation.OUTPAINT, Operation.REPLACE_BACKGROUND),
     description="",
     licence=Licence(id="unknown"),
     revision="1",
@@ -49,6 +49,8 @@ def photo(name: str, size: tuple[int, int] | None = None) -> Array:
 
 def begin(request: dict[str, Any], inputs: dict[str, bytes], card: ModelCard = CARD) -> tuple[Plan, Rounds]:
     fields = {"image": "image", "seed": 1, **(SAMPLING if card is CARD else {}), **request}
+    if request["operation"] == "erase":
+        fields.pop("prompt", None)
     spec, plan = plan_of(fields, card, inputs)
     return plan, rounds_of(spec, plan)
 
@@ -72,10 +74,10 @@ def truthful(request: PaintRequest) -> Array:
 
 def second_cup(request: PaintRequest) -> Array:
     """With seed 1 the product goes on beside itself; with any other seed the backdrop is plain."""
-    backdrop = np.full_like(request.image, (190, 200, 210))
+    kept = (request.mask == 0)[..., None]
+    backdrop = np.where(kept, request.image, np.array((190, 200, 210), np.uint8))
     if request.seed == 1:
         width = request.image.shape[1] // 2
-        kept = (request.mask == 0)[..., None]
         for shift in (-width // 2, width // 2):
             backdrop = np.where(np.roll(kept, shift, axis=1), np.roll(request.image, shift, axis=1), backdrop)
     return backdrop
@@ -119,7 +121,7 @@ def test_the_best_of_bad_attempts_is_kept_or_fails_the_job() -> None:
     grey, mask = np.full((200, 200, 3), 90, np.uint8), np.zeros((200, 200), np.uint8)
     mask[60:140, 60:140] = 255
     inputs = {"image": png(grey), "mask": png(mask)}
-    request = {"operation": "inpaint", "mask": "mask", "mask_options": {"feather_px": 0}}
+    request = {"operation": "erase", "mask": "mask", "mask_options": {"feather_px": 0}}
 
     def off(request: PaintRequest) -> Array:
         return np.where(request.mask[..., None] > 0, {1: 250, 2: 130, 3: 200}[request.seed], request.image).astype(np.uint8)
@@ -150,7 +152,7 @@ def test_a_planted_fault_turns_the_verdict(fill: Callable[[Array], Array], feath
     mask = np.zeros((200, 200), np.uint8)
     mask[60:140, 60:140] = 255
     inputs = {"image": png(sky), "mask": png(mask)}
-    request = {"operation": "inpaint", "mask": "mask", "mask_options": {"feather_px": feather}}
+    request = {"operation": "erase", "mask": "mask", "mask_options": {"feather_px": feather}}
     _, good = begin(request, inputs)
     paint(good, truthful)
     assert good.rendered[0].report.verdict.level is Level.PASS

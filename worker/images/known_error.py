@@ -117,12 +117,8 @@ class _Cells:
         short = -height % _CELL, -width % _CELL
         size = (width + short[1]) // _CELL, (height + short[0]) // _CELL
         edges = 0, short[0], 0, short[1]
-        painted, true = (
-            np.asarray(
-                cv2.resize(cv2.copyMakeBorder(each.astype(np.float32), *edges, cv2.BORDER_REPLICATE), size, interpolation=cv2.INTER_AREA)
-            )
-            for each in (fill, shown)
-        )
+        framed = (cv2.copyMakeBorder(each.astype(np.float32), *edges, cv2.BORDER_REPLICATE) for each in (fill, shown))
+        painted, true = (np.asarray(cv2.resize(each, size, interpolation=cv2.INTER_AREA), np.float32) for each in framed)
         whole = cv2.copyMakeBorder(kept.astype(np.float32), *edges, cv2.BORDER_CONSTANT, value=0)
         wholly = np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA) > 0.999)
         away = cv2.distanceTransform(wholly.astype(np.uint8), cv2.DIST_L2, 3) * _CELL
@@ -161,8 +157,9 @@ class _Shift:
         """``colours (…, 3)`` in levels, changed."""
         out = colours
         for sizes in self.sizes:
-            out = out + np.clip(_changes(out) @ sizes.astype(np.float32), -_MOST, _MOST)
-        return np.asarray(out, np.float32)
+            moved = out + np.clip(_changes(out) @ sizes.astype(np.float32), -_MOST, _MOST)
+            out = np.asarray(moved, np.float32)
+        return out
 
 
 def _changes(colours: _Float) -> _Float:
@@ -171,7 +168,7 @@ def _changes(colours: _Float) -> _Float:
     inside = np.clip(colours, 4, 251)
     lab = to_lab(np.ascontiguousarray(inside.reshape(1, -1, 3)))
     # The way back is clipped to sRGB: each colour is stepped to where there is room.
-    steps = np.where(lab > np.float32([50, 0, 0]), np.float32(-1), np.float32(1))
+    steps = np.where(lab > np.array([50, 0, 0], np.float32), np.float32(-1), np.float32(1))
     for axis in range(3):
         there = lab.copy()
         there[..., axis] += steps[..., axis]
@@ -212,7 +209,7 @@ def _local_field(cells: _Cells, moved: _Float) -> tuple[_Float, _Float]:
     total, weight = (np.asarray(cv2.GaussianBlur(each, (0, 0), _ALONG), np.float32) for each in (rest * known[..., None], known))
     mean = total / np.maximum(weight, 1e-4)[..., None]
     there = (cells.near & (weight > _LEAST_WEIGHT)).astype(np.float32)
-    return membrane(mean * there[..., None], there), _correlogram(rest, known)
+    return membrane(np.asarray(mean * there[..., None], np.float32), there), _correlogram(rest, known)
 
 
 def _correlogram(rest: _Float, counts: _Float) -> _Float:
@@ -252,7 +249,8 @@ def _median_difference(painted: _Float, true: _Float, graded: _Bool) -> float | 
     rows, columns = (side // _BLOCK for side in graded.shape)
 
     def blocks(values: _Float) -> _Float:
-        return values[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK, -1).mean(axis=(1, 3))
+        cut = values[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK, -1)
+        return np.asarray(cut.mean(axis=(1, 3)), np.float32)
 
     whole = blocks(graded.astype(np.float32))[..., 0] == 1
     if np.count_nonzero(whole) < _LEAST // _BLOCK**2:

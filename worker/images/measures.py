@@ -220,7 +220,7 @@ def delta_e_2000(first: npt.ArrayLike, second: npt.ArrayLike) -> npt.NDArray[np.
     s_c, s_h = 1 + 0.045 * c, 1 + 0.015 * c * t
     rotation = -2 * np.sqrt(c**7 / (c**7 + 25.0**7)) * np.sin(np.radians(60 * np.exp(-(((h - 275) / 25) ** 2))))
     terms = (lightness / s_l) ** 2 + (chroma / s_c) ** 2 + (hue / s_h) ** 2 + rotation * (chroma / s_c) * (hue / s_h)
-    return np.sqrt(np.maximum(0.0, terms))
+    return np.asarray(np.sqrt(np.maximum(0.0, terms)), np.float64)
 
 
 def _gradient(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]:

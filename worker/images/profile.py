@@ -147,7 +147,7 @@ def _certain(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The medians of ``values (places, channels)``, absolute, less ``_DOUBT`` standard errors of a median."""
     middle = np.median(values, axis=0)
     spread = 1.4826 * np.median(np.abs(values - middle), axis=0)
-    return np.maximum(0, np.abs(middle) - _DOUBT * 1.2533 * spread / np.sqrt(len(values)))
+    return np.asarray(np.maximum(0, np.abs(middle) - _DOUBT * 1.2533 * spread / np.sqrt(len(values))), np.float64)
 
 
 def _piece(
@@ -177,9 +177,9 @@ def _piece(
     values = pixels[view.slices][chosen]
     size = numbers.size * _BINS
     weights = (*values.T.astype(np.float64), pasted[chosen].astype(np.float64), np.ones(cell.size))
-    sums = [np.bincount(cell, weight, size) for weight in weights]
+    sums = np.stack([np.bincount(cell, weight, size) for weight in weights], axis=1).astype(np.float64)
     fade = int(np.percentile(np.abs(signed[fades]), 95)) + 1 if fades.any() else 0
-    return numbers, np.stack(sums, axis=1).reshape(numbers.size, _BINS, 5), fade
+    return numbers.astype(np.int64), sums.reshape(numbers.size, _BINS, 5), fade
 
 
 def _nearest(part: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float32], tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:

@@ -54,7 +54,7 @@ def gamma(exponent: float) -> Flaw:
 
 def off(first: Array, second: Array) -> npt.NDArray[np.int16]:
     """Levels apart inside the hole."""
-    return np.abs(first.astype(np.int16) - second)[hole()]
+    return np.asarray(np.abs(first.astype(np.int16) - second)[hole()], np.int16)
 
 
 @pytest.mark.parametrize("inside", [PINK, TEAL, (20, 20, 20)], ids=["pink", "teal", "black"])

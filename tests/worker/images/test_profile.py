@@ -28,8 +28,9 @@ def photo(name: str) -> Array:
 
 
 def ellipse(picture: Array, grow: int = 4, feather: int = 4) -> Array:
-    mask = np.zeros(picture.shape[:2], np.uint8)
-    cv2.ellipse(mask, (mask.shape[1] // 2, mask.shape[0] // 2), (mask.shape[1] // 6, mask.shape[0] // 5), 20, 0, 360, 255, -1)
+    height, width = picture.shape[:2]
+    mask = np.zeros((height, width), np.uint8)
+    cv2.ellipse(mask, (width // 2, height // 2), (width // 6, height // 5), 20, 0, 360, 255, -1)
     return edit_alpha(mask, grow, feather)
 
 
