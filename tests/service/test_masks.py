@@ -27,7 +27,8 @@ SPOT[5:12, 8:20] = True
 
 def marked(ground: Any, spot: Any) -> Array:
     """A mask of one spot, in grey or in colour."""
-    return np.where(SPOT if np.isscalar(spot) else SPOT[..., None], spot, ground).astype(np.uint8)
+    mask: Array = np.where(SPOT if np.isscalar(spot) else SPOT[..., None], spot, ground).astype(np.uint8)
+    return mask
 
 
 def refusal(data: bytes, **options: Any) -> str:

@@ -33,7 +33,8 @@ def disc(radius: float, soft: float = 0.0) -> Array:
     """How much of each pixel a disc covers, 0 to 1: a hard edge, or one that falls over ``soft`` pixels."""
     rows, columns = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
     distance = radius - np.hypot(rows, columns)
-    return np.clip(distance / soft + 0.5, 0, 1) if soft else (distance >= 0).astype(float)
+    cover: Array = np.clip(distance / soft + 0.5, 0, 1) if soft else (distance >= 0).astype(float)
+    return cover
 
 
 def scene(cover: Array) -> Array:
@@ -57,7 +58,7 @@ def painted(request: dict[str, Any], image: bytes, mask: bytes, colour: tuple[in
     spec, plan = plan_of(resolved.model_dump(mode="json"), card, {"image": image, "mask": mask})
     rounds = rounds_of(spec, plan)
     while rounds.requests:
-        rounds.take([np.where(each.mask[..., None] > 0, np.uint8(colour), each.image).astype(np.uint8) for each in rounds.requests])
+        rounds.take([np.where(each.mask[..., None] > 0, colour, each.image).astype(np.uint8) for each in rounds.requests])
     (rendered,) = rounds.rendered
     return rendered.data, pixels_of(rendered.layers["mask"])
 

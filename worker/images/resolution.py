@@ -36,7 +36,7 @@ def declared_dpi(picture: Image.Image, exif: Mapping[int, Any]) -> Dpi | None:
 
 
 def _of_exif(exif: Mapping[int, Any]) -> tuple[Any, Any] | None:
-    across = exif.get(ExifTags.Base.XResolution)
+    across: Any = exif.get(ExifTags.Base.XResolution)
     down, unit = exif.get(ExifTags.Base.YResolution, across), exif.get(ExifTags.Base.ResolutionUnit, _INCH)
     if unit not in (_INCH, _CENTIMETRE):
         return None
