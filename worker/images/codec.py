@@ -14,7 +14,7 @@ What a file becomes, by its mode (docs/formats.md has it by format; tests/odd_fi
   grey, Lab or CMYK file is dropped. An RGB profile of more than ``MAX_PROFILE`` bytes is refused. And the resolution in dots per inch (PNG's
   ``pHYs``, JPEG's JFIF density, else its EXIF, TIFF, BMP), which PNG and JPEG carry; WebP could only in EXIF, which is never written.
 
-How a mask is read (``decode_mask``; the service refuses empty and full masks by the same rule):
+How a mask is read (``decode_mask``; by the same rule the service refuses a mask without a pixel of strength 0, or of 255):
 
 1. ``white_edits``: strength = luma (Rec. 601, as Pillow's ``convert("L")``); any alpha of the mask is ignored.
    ``black_edits``: strength = 255 - luma. ``alpha``: strength = 255 - alpha.
