@@ -41,6 +41,7 @@
       │         ├─ MaskSizeMismatch      mask_size_mismatch
       │         ├─ MaskEmpty             mask_empty
       │         ├─ MaskFull              mask_full
+      │         ├─ MaskFaint             mask_faint
       │         └─ MaskHasNoAlpha        mask_has_no_alpha
       ├─ TooManyStreams             429  too_many_streams
       ├─ JobFailure                      (ends a job; never an HTTP answer by itself)
@@ -313,9 +314,15 @@ class MaskEmpty(MaskError):
 
 
 class MaskFull(MaskError):
-    """The mask marks everything, so that nothing is kept."""
+    """The mask marks everything, wholly or faintly, so that nothing is kept."""
 
     code, title = "mask_full", "Mask covers everything"
+
+
+class MaskFaint(MaskError):
+    """The mask marks nothing wholly: the old content would shine through everywhere."""
+
+    code, title = "mask_faint", "Mask is too faint"
 
 
 class MaskHasNoAlpha(MaskError):

@@ -111,17 +111,29 @@ class Body(BaseModel):
 
 
 class MaskOptions(Body):
-    """How the mask is read. The edit region is the mask after ``invert`` and ``grow_px``; ``feather_px`` softens it inwards."""
+    """How the mask is read.
+
+    The edit region is the mask after ``invert`` and ``grow_px``. A pixel's brightness is how much of it is replaced: white is new content alone,
+    grey a blend of old and new. A mask needs at least one pixel that is wholly edited (239 or more of 255) and one that is kept (16 or less).
+    """
 
     polarity: Polarity = Field(
         default=Polarity.WHITE_EDITS,
         description="`white_edits`: white is edited. `black_edits`: black is edited. `alpha`: transparent is edited, as with OpenAI.",
     )
     grow_px: int | None = Field(
-        default=None, ge=0, le=512, description="Grow the mask by this many pixels. Default: 8 for `erase`, else 0."
+        default=None,
+        ge=0,
+        le=512,
+        description="Grow the mask by this many pixels. Default: 4 for `inpaint`, 8 for `erase`, 0 for `replace_background`; 0 too where the default "
+        "would leave nothing to keep.",
     )
     feather_px: int | None = Field(
-        default=None, ge=0, le=256, description="Blend over this many pixels inside the edit region. Default: 6 for `erase`, else 4."
+        default=None,
+        ge=0,
+        le=256,
+        description="Fade the edit over this many pixels at its edge: outwards into what was grown, and where that is less, the rest inwards. "
+        "Default: 6 for `erase`, else 4, and at most `grow_px`, so that what is white in the mask is new content alone.",
     )
     invert: bool = Field(default=False, description="Swap edited and kept, after `polarity`.")
 

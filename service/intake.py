@@ -1,7 +1,6 @@
 """Checks image bytes before anything is stored: format, frames and size by the header alone; of masks the pixels too.
 
-What only decoding can show (a truncated photo) fails the job later with the same codes. The rule by which a mask's pixels are read
-is the worker's (worker/images/codec.py); here it only serves to refuse a mask that marks nothing or everything.
+What only decoding can show (a truncated photo) fails the job later with the same codes.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
 
 from PIL import Image, UnidentifiedImageError
 
@@ -18,16 +16,14 @@ from api_schemas.errors import (
     AnimatedImage,
     ImageCorrupt,
     ImageTooLarge,
-    MaskEmpty,
-    MaskFull,
-    MaskHasNoAlpha,
     MaskSizeMismatch,
     NotAnImage,
     OutfillError,
     UnsupportedFormat,
 )
 from api_schemas.jobs import InputRef
-from api_schemas.requests import MaskOptions, Polarity
+from api_schemas.requests import MaskOptions
+from service.masks import check_meaning
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")
 # Known well enough to say what is wrong with them; anything else is "not an image".
@@ -47,8 +43,6 @@ _START_OF_SCAN = b"\xff\xda"
 # about ten; libtiff draws the line here too.
 _MAX_SCANS = 100
 _EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # of a TIFF
-_NOISE, _SOLID = 16, 239
 
 # The cap below is ours and has a code; Pillow's own would warn or raise first.
 Image.MAX_IMAGE_PIXELS = None
@@ -139,71 +133,47 @@ def _has_second_frame(image: Image.Image) -> bool:
     return True
 
 
-def check_mask_pixels(data: bytes, options: MaskOptions) -> None:
-    """Refuse a mask that marks nothing or everything. Raises ``MaskEmpty``, ``MaskFull`` and ``MaskHasNoAlpha``.
+def check_mask_pixels(data: bytes, options: MaskOptions, growth_px: int = 0) -> bool:
+    """Refuse a mask that cannot mean what it says; ``True`` if it keeps something when it grows by ``growth_px``.
 
-    A mask that cannot be decoded passes: decoding is the worker's, and fails the job.
+    Raises ``MaskEmpty``, ``MaskFull``, ``MaskFaint`` and ``MaskHasNoAlpha``. A mask that cannot be decoded passes: decoding is the worker's,
+    and fails the job.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
                 image.info["transparency"] *= _KEY_SCALE.get(str(image.tile[0].args), 1)
             image.load()
-            lowest, highest = _strength_range(image, options)
+            return check_meaning(image, options, growth_px)
     except OutfillError:
         raise
     except Exception:
-        return
-    if highest <= _NOISE:
-        raise MaskEmpty("the mask marks nothing; see mask_options.polarity and mask_options.invert")
-    if lowest >= _SOLID:
-        raise MaskFull("the mask marks everything; see mask_options.polarity and mask_options.invert")
+        return True
 
 
-def _extrema(channel: Image.Image) -> tuple[int, int]:
-    lowest, highest = cast("tuple[float, float]", channel.getextrema())
-    return int(lowest), int(highest)
+@dataclass(frozen=True)
+class Checked:
+    """Inputs that may be stored."""
+
+    headers: Mapping[str, Header]
+    has_room: bool
+    """Whether the mask, if there is one, keeps something when it grows by what ``check`` was given."""
 
 
-def _deep_extrema(image: Image.Image) -> tuple[int, int]:
-    """The lowest and highest of integers of more than 8 bits, on the scale of 16, 0 = black, as the worker reads them."""
-    lowest, highest = _extrema(image)
-    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
-    if tags.get(_BITS, (16,))[0] == 12:
-        lowest, highest = lowest << 4, highest << 4
-    if lowest < 0 and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1:  # Pillow's are signed: these are the largest
-        lowest, highest = (65535 if highest < 0 else 0), 65535
-    return (65535 - highest, 65535 - lowest) if tags.get(_PHOTOMETRIC) == 0 else (lowest, highest)
-
-
-def _strength_range(image: Image.Image, options: MaskOptions) -> tuple[int, int]:
-    """The lowest and highest strength of the edit, 0 to 255."""
-    if options.polarity is Polarity.ALPHA:
-        if not image.has_transparency_data:
-            raise MaskHasNoAlpha("the mask has no alpha channel; see mask_options.polarity")
-        highest, lowest = (255 - value for value in _extrema(image.convert("RGBA").getchannel("A")))
-    elif image.mode.startswith("I"):  # 16 bit: the high byte counts
-        lowest, highest = (min(max(value, 0), 65535) >> 8 for value in _deep_extrema(image))
-    else:
-        lowest, highest = _extrema(image if image.mode == "L" else image.convert("RGB").convert("L"))
-    if (options.polarity is Polarity.BLACK_EDITS) != options.invert:
-        lowest, highest = 255 - highest, 255 - lowest
-    return lowest, highest
-
-
-def check(blobs: Mapping[str, bytes], mask_options: MaskOptions | None, max_pixels: int) -> dict[str, Header]:
+def check(blobs: Mapping[str, bytes], mask_options: MaskOptions | None, max_pixels: int, growth_px: int = 0) -> Checked:
     """Check every input of a request. Raises with ``field`` set to the input to blame."""
     headers: dict[str, Header] = {}
+    has_room = True
     for field, data in blobs.items():
         try:
             headers[field] = read_header(data, max_pixels)
             if field == "mask" and mask_options is not None:
                 _check_mask_size(headers["image"], headers["mask"])
-                check_mask_pixels(data, mask_options)
+                has_room = check_mask_pixels(data, mask_options, growth_px)
         except OutfillError as error:
             error.field = field
             raise
-    return headers
+    return Checked(headers, has_room)
 
 
 def _check_mask_size(image: Header, mask: Header) -> None:

@@ -41,6 +41,19 @@ _OPTIONAL = (
 )
 """Fields that a model may or may not honour, as ``ModelCard.parameters`` tells."""
 
+MASK_DEFAULTS = {Operation.INPAINT: (4, 4), Operation.ERASE: (8, 6), Operation.REPLACE_BACKGROUND: (0, 0)}
+"""Pixels by which a mask grows and over which the edit then fades, where the request does not say.
+
+The fade lies in what was grown, so that what the mask marks is wholly new; docs/using.md ("Masks") gives these figures to callers.
+
+- ``inpaint``: 4 and 4. The soft outer edge of a thing, its antialiasing and sharpening, is 2 to 3 pixels wide and outside of most masks: kept, it
+  is left as an outline of the old thing around the new. All of the growth fades, since most such masks are drawn along something that stays.
+- ``erase``: 8 and 6. Nothing of the thing may stay, its glow, its contact shadow and what JPEG rings around it included, and the background
+  that takes its place can be painted over a margin unseen: two pixels more are wholly replaced before it fades.
+- ``replace_background``: 0 and 0. The mask's edge is the product's: growth would eat it, a fade would leave the old background as a rim.
+  A matte's own soft edge is kept as it is.
+"""
+
 LONGEST_SIDES = {ImageFormat.JPEG: 65500, ImageFormat.WEBP: 16383}
 """What the encoders can write."""
 
@@ -123,14 +136,24 @@ def _sampling(request: PaintedRequest, card: ModelCard) -> dict[str, object]:
 
 
 def _mask_options(options: MaskOptions, operation: Operation) -> MaskOptions:
-    # Erasing wants a margin: the edge of a thing is never quite inside its mask.
-    grow, feather = (8, 6) if operation is Operation.ERASE else (0, 4)
-    return options.model_copy(
-        update={
-            "grow_px": grow if options.grow_px is None else options.grow_px,
-            "feather_px": feather if options.feather_px is None else options.feather_px,
-        }
-    )
+    default_grow, default_feather = MASK_DEFAULTS[operation]
+    grow = default_grow if options.grow_px is None else options.grow_px
+    feather = min(default_feather, grow) if options.feather_px is None else options.feather_px
+    return options.model_copy(update={"grow_px": grow, "feather_px": feather})
+
+
+def default_growth(request: JobRequest, resolved: JobRequest) -> int:
+    """Pixels by which the mask of ``resolved`` grows though ``request`` does not say so."""
+    asked: MaskOptions | None = getattr(request, "mask_options", None)
+    chosen: MaskOptions | None = getattr(resolved, "mask_options", None)
+    return 0 if chosen is None or (asked is not None and asked.grow_px is not None) else chosen.grow_px or 0
+
+
+def ungrown(request: JobRequest, resolved: JobRequest) -> JobRequest:
+    """``resolved`` with the mask as it is drawn: a default is no reason to refuse one that growth would make cover everything."""
+    asked: MaskOptions = getattr(request, "mask_options", None) or MaskOptions()
+    options = _mask_options(asked.model_copy(update={"grow_px": 0}), request.operation)
+    return resolved.model_copy(update={"mask_options": options})
 
 
 def check_output_size(request: JobRequest, image: Header, max_pixels: int) -> None:

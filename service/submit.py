@@ -21,7 +21,7 @@ from service import intake, sources
 from service.auth import Tenant
 from service.deps import Services
 from service.intake import Header
-from service.resolve import check_output_size, resolve
+from service.resolve import check_output_size, default_growth, resolve, ungrown
 
 _log = structlog.get_logger(__name__)
 
@@ -45,10 +45,14 @@ async def prepare(parts: Services, caller: Tenant, request: JobRequest, files: M
         await check_webhook(parts, caller, request.webhook.url, "webhook.url")
     blobs = await sources.collect(parts, caller.name, request, files)
     limit = parts.settings.limits.max_image_pixels
-    headers = await parts.checking.run(intake.check, blobs, getattr(resolved, "mask_options", None), limit)
-    check_output_size(resolved, headers["image"], limit)
+    checked = await parts.checking.run(
+        intake.check, blobs, getattr(resolved, "mask_options", None), limit, default_growth(request, resolved)
+    )
+    if not checked.has_room:
+        resolved = ungrown(request, resolved)
+    check_output_size(resolved, checked.headers["image"], limit)
     model = next(model for model in models if model.card.id == card.id)
-    return Prepared(sources.with_stored_sources(resolved), model, headers, blobs)
+    return Prepared(sources.with_stored_sources(resolved), model, checked.headers, blobs)
 
 
 async def submit(

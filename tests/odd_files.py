@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import IFDRational
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -32,6 +34,8 @@ class Becomes:
     """The profile that the output carries, byte for byte."""
     off_by: int = 0
     """Levels that any channel may differ by: what a lossy format loses."""
+    dpi: tuple[float, float] | None = None
+    """The resolution that the output carries, to a whole pixel per metre (0.02)."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,22 @@ STORED: dict[int, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
 
 def odd_files() -> dict[str, OddFile]:
     """Every file by name."""
-    groups = (_not_images, _cut_short, _lying, _bombs, _frames, _shapes, _profiles, _deep, _see_through, _turned, _tiffs, _bmps, _others)
+    groups = (
+        _not_images,
+        _cut_short,
+        _lying,
+        _bombs,
+        _frames,
+        _shapes,
+        _profiles,
+        _deep,
+        _see_through,
+        _resolutions,
+        _turned,
+        _tiffs,
+        _bmps,
+        _others,
+    )
     return {name: OddFile(name, data, outcome) for group in groups for name, data, outcome in group()}
 
 
@@ -312,8 +331,6 @@ def _bombs() -> Iterator[Row]:
 
 
 def _text(key: str, value: str) -> Any:
-    from PIL.PngImagePlugin import PngInfo
-
     info = PngInfo()
     info.add_text(key, value)
     return info
@@ -446,6 +463,35 @@ def _see_through() -> Iterator[Row]:
     yield "png_rgb_transparent", keyed, Becomes(colour_8, hidden)
 
 
+def _resolutions() -> Iterator[Row]:
+    print_size, wide = (300.0, 300.0), (300.0, 150.0)
+    yield "png_300_dpi", saved(RAMP, dpi=print_size), Becomes(RAMP, dpi=print_size)
+    yield "png_of_aspect_alone", saved(RAMP, pnginfo=_aspect(2, 1)), Becomes(RAMP)
+    yield "jpeg_300_by_150_dpi", saved(RAMP, "JPEG", quality=95, dpi=wide), Becomes(RAMP, off_by=12, dpi=wide)
+    yield "tiff_300_by_150_dpi", saved(RAMP, "TIFF", dpi=wide), Becomes(RAMP, dpi=wide)
+    in_centimetres = saved(RAMP, "TIFF", resolution_unit=3, x_resolution=100.0, y_resolution=100.0)
+    yield "tiff_100_per_cm", in_centimetres, Becomes(RAMP, dpi=(254.0, 254.0))
+    stored, exif = np.ascontiguousarray(STORED[6](RAMP)), Image.Exif()
+    exif[0x0112] = 6
+    yield "png_turned_300_by_150_dpi", saved(stored, exif=exif, dpi=wide), Becomes(RAMP, dpi=wide[::-1])
+    yield "tiff_turned_300_by_150_dpi", saved(stored, "TIFF", exif=exif, dpi=wide), Becomes(RAMP, dpi=wide[::-1])
+    exif = Image.Exif()
+    exif[0x011A], exif[0x0128] = 240.0, 2
+    yield "jpeg_240_dpi_in_exif", saved(RAMP, "JPEG", quality=95, exif=exif), Becomes(RAMP, off_by=12, dpi=(240.0, 240.0))
+    exif_of_nothing = Image.Exif()
+    exif_of_nothing[0x011A], exif_of_nothing[0x011B], exif_of_nothing[0x0128] = 240.0, IFDRational(0, 0), 2
+    yield "jpeg_no_number_of_dpi_in_exif", saved(RAMP, "JPEG", quality=95, exif=exif_of_nothing), Becomes(RAMP, off_by=12)
+    yield "jpeg_no_dpi", saved(RAMP, "JPEG", quality=95), Becomes(RAMP, off_by=12)
+    yield "webp_240_dpi_in_exif", saved(RAMP, "WEBP", lossless=True, exif=exif), Becomes(RAMP)
+
+
+def _aspect(across: int, down: int) -> Any:
+    """PNG's ``pHYs`` without a unit: the shape of a pixel, and no resolution."""
+    info = PngInfo()
+    info.add(b"pHYs", struct.pack(">IIB", across, down, 0))
+    return info
+
+
 def _turned() -> Iterator[Row]:
     lossless: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}, "AVIF": {"quality": 95}}
     for orientation in range(1, 9):
@@ -489,9 +535,9 @@ def _tiffs() -> Iterator[Row]:
 
 
 def _bmps() -> Iterator[Row]:
-    yield "bmp_24", saved(RAMP, "BMP"), Becomes(RAMP)
-    yield "bmp_32", saved(np.dstack([RAMP, FADE]), "BMP"), Becomes(RAMP)
-    yield "bmp_8", saved(Image.fromarray(GREY), "BMP"), Becomes(_rgb(GREY))
+    yield "bmp_24", saved(RAMP, "BMP"), Becomes(RAMP, dpi=(96.01, 96.01))
+    yield "bmp_32", saved(np.dstack([RAMP, FADE]), "BMP"), Becomes(RAMP, dpi=(96.01, 96.01))
+    yield "bmp_8", saved(Image.fromarray(GREY), "BMP"), Becomes(_rgb(GREY), dpi=(96.01, 96.01))
     red, green = bytes([0, 0, 255, 0]), bytes([0, 255, 0, 0])
     rows = np.tile(np.array([(255, 0, 0), (0, 255, 0)], np.uint8), (2, 4, 1))
     yield "bmp_1", bmp_file((8, 2), 1, b"\x55\0\0\0" * 2, red + green), Becomes(rows)

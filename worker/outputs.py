@@ -38,14 +38,15 @@ class Rendered:
 
 
 def encode_output(spec: JobSpec, edit: Edit, frame: Frame, seed: int | None, report: Report, fill: Frame | None) -> Rendered:
-    """``frame`` as the file that was asked for. ``fill`` is what was pasted, where layers are wanted."""
-    request, layers = spec.request, {}
+    """``frame`` as the file that was asked for, of the source's resolution. ``fill`` is what was pasted, where layers are wanted."""
+    request, layers, dpi = spec.request, {}, edit.source.dpi
+    frame = replace(frame, dpi=dpi)
     if isinstance(request, RemoveBackgroundRequest):
-        layers = {"mask": encode_mask(edit.alpha)}
+        layers = {"mask": encode_mask(edit.alpha, dpi)}
     elif fill is not None:
-        layers = {"fill": encode(_exact(edit, frame, fill), _PNG), "mask": encode_mask(edit.alpha)}
+        layers = {"fill": encode(replace(_exact(edit, frame, fill), dpi=dpi), _PNG), "mask": encode_mask(edit.alpha, dpi)}
         if isinstance(request, ReplaceBackgroundRequest):
-            layers["cutout"] = encode(Frame(edit.frame.pixels, 255 - edit.alpha, frame.icc), _PNG)
+            layers["cutout"] = encode(replace(frame, pixels=edit.frame.pixels, alpha=255 - edit.alpha), _PNG)
     return Rendered(frame.width, frame.height, encode(frame, request.output), seed, report, layers)
 
 

@@ -28,6 +28,7 @@ from api_schemas.errors import (
     JobNotFinished,
     JobNotFound,
     MaskEmpty,
+    MaskFaint,
     MaskFull,
     MaskHasNoAlpha,
     MaskSizeMismatch,
@@ -60,7 +61,7 @@ _Entry = Annotated[str, StringConstraints(pattern=r"^[^=]+=")]
 _ACCEPTING = (ModelNotFound, ParameterNotSupported, WebhookNotAllowed, IdempotencyKeyReused, IdempotencyKeyInUse, TooManyQueued)
 """How a job is refused, whether it is new or a repetition."""
 _SOURCES = (*IMAGE, InvalidSource, UrlNotAllowed, FetchFailed, UploadNotFound)
-_MASKS = (MaskSizeMismatch, MaskEmpty, MaskFull, MaskHasNoAlpha)
+_MASKS = (MaskSizeMismatch, MaskEmpty, MaskFull, MaskFaint, MaskHasNoAlpha)
 _FOLLOWING = ("jobs_read", "jobs_cancel", "jobs_delete", "jobs_repeat", "jobs_follow")
 _ACCEPTED = {
     "description": "The job, accepted.",

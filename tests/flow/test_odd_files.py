@@ -92,14 +92,15 @@ def test_a_bad_file_is_refused_as_documented(caller: Api, answers: dict[str, htt
 
 @pytest.mark.parametrize("name", [name for name, file in FILES.items() if isinstance(file.outcome, Becomes)])
 def test_an_odd_file_becomes_what_is_documented(caller: Api, answers: dict[str, httpx.Response], name: str) -> None:
-    """A file that can be used gives the documented size, pixels, alpha and profile, and nothing of its other metadata."""
+    """A file that can be used gives the documented size, pixels, alpha, profile and resolution, and nothing of its other metadata."""
     outcome = FILES[name].outcome
     assert isinstance(outcome, Becomes)
     job = end_of(caller, answers[name])
     with Image.open(io.BytesIO(caller.output(job))) as output:
         output.load()
         assert output.info.get("icc_profile") == outcome.icc
-        assert set(output.info) <= {"icc_profile"}
+        assert output.info.get("dpi") == (outcome.dpi and pytest.approx(outcome.dpi, abs=0.02))
+        assert set(output.info) <= {"icc_profile", "dpi"}
         got = np.asarray(output)
     height, width = outcome.pixels.shape[:2]
     kept = np.ones((height, width), bool)

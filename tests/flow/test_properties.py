@@ -123,9 +123,13 @@ def refusal_of(mask: Marked) -> str | None:
 
 
 def grown(mask: Marked, default_px: int) -> Array:
-    """What is edited: all within ``grow_px`` of what is marked."""
+    """What is edited: all within ``grow_px`` of what is marked; by default, what is marked alone where growing leaves no square beyond it."""
+    px = mask.options.get("grow_px")
+    if px is None:
+        squares = cv2.dilate(mask.edited.astype(np.uint8), np.ones((2 * default_px + 1, 2 * default_px + 1), np.uint8))
+        px = 0 if squares.all() else default_px
     distance = cv2.distanceTransform((~mask.edited).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.asarray(distance <= mask.options.get("grow_px", default_px) + 1e-3)
+    return np.asarray(distance <= px + 1e-3)
 
 
 def pixels(data: bytes, mode: str = "RGBA") -> Array:

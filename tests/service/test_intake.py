@@ -6,17 +6,15 @@ import io
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import pytest
-from conftest import png, png_header
+from conftest import png_header
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from api_schemas.errors import AnimatedImage, ImageError, ImageTooLarge, MaskEmpty, MaskFull, MaskHasNoAlpha, NotAnImage, UnsupportedFormat
-from api_schemas.requests import MaskOptions
-from service.intake import check_mask_pixels, read_header
-from worker.images.codec import decode, decode_mask
+from api_schemas.errors import AnimatedImage, ImageError, ImageTooLarge, NotAnImage, UnsupportedFormat
+from service.intake import read_header
+from worker.images.codec import decode
 
 LIMIT = 80_000_000
 
@@ -82,53 +80,3 @@ def test_no_bytes_raise_anything_but_an_image_error(head: bytes, data: bytes) ->
     """Whatever follows a magic number, the answer is a header or one of our errors."""
     with suppress(ImageError):
         read_header(head + data, LIMIT)
-
-
-@pytest.mark.parametrize(
-    ("mask", "options", "error"),
-    [
-        (np.zeros((4, 4), np.uint8), {}, MaskEmpty),
-        (np.full((4, 4), 255, np.uint8), {}, MaskFull),
-        (np.full((4, 4), 255, np.uint8), {"polarity": "black_edits"}, MaskEmpty),
-        (np.zeros((4, 4), np.uint8), {"invert": True}, MaskFull),
-        (np.full((4, 4), 10, np.uint8), {}, MaskEmpty),
-        (np.full((4, 4, 4), 255, np.uint8), {"polarity": "alpha"}, MaskEmpty),
-        (np.zeros((4, 4, 4), np.uint8), {"polarity": "alpha"}, MaskFull),
-        (np.zeros((4, 4, 3), np.uint8), {"polarity": "alpha"}, MaskHasNoAlpha),
-    ],
-)
-def test_masks_that_mark_nothing_or_everything_are_refused(mask: Any, options: dict[str, Any], error: type[Exception]) -> None:
-    """Under every polarity an empty, a full and an alpha-less mask each have an error of their own."""
-    with pytest.raises(error):
-        check_mask_pixels(png(mask), MaskOptions.model_validate(options))
-
-
-@given(
-    values=st.lists(st.integers(0, 255), min_size=4, max_size=4),
-    mode=st.sampled_from(["L", "RGB", "RGBA", "LA", "I;16"]),
-    polarity=st.sampled_from(["white_edits", "black_edits", "alpha"]),
-    invert=st.booleans(),
-)
-def test_the_service_and_the_worker_read_masks_alike(values: list[int], mode: str, polarity: str, invert: bool) -> None:  # noqa: FBT001
-    """A mask is refused as empty or full exactly when what the worker would read of it is all 0 or all 255."""
-    grey = np.array(values, np.uint8).reshape(2, 2)
-    variants: dict[str, np.ndarray[Any, Any]] = {
-        "L": grey,
-        "RGB": np.dstack([grey, grey, grey]),
-        "RGBA": np.dstack([grey, grey, grey, grey]),
-        "LA": np.dstack([grey, grey]),
-        "I;16": grey.astype(np.uint16) * 257,
-    }
-    data = png(variants[mode])
-    options = MaskOptions.model_validate({"polarity": polarity, "invert": invert})
-    try:
-        check_mask_pixels(data, options)
-        verdict = "usable"
-    except (MaskEmpty, MaskFull, MaskHasNoAlpha) as error:
-        verdict = error.code
-    try:
-        read = decode_mask(data, options, max_pixels=LIMIT)
-        expected = "mask_empty" if not read.any() else "mask_full" if read.min() == 255 else "usable"
-    except MaskHasNoAlpha as error:
-        expected = error.code
-    assert verdict == expected

@@ -1,7 +1,8 @@
-"""Which samplers and LoRAs a request may name."""
+"""What a request is resolved to: the samplers and LoRAs that it may name, the model that it gets, the edges of its mask."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +21,8 @@ from api_schemas.models import (
     ModelInfo,
     SamplingDefaults,
 )
-from api_schemas.requests import InpaintRequest, JobRequest, LoraUse, Operation, Scheduler, job_request
-from service.resolve import resolve
+from api_schemas.requests import InpaintRequest, JobRequest, LoraUse, MaskOptions, Operation, Scheduler, job_request
+from service.resolve import MASK_DEFAULTS, default_growth, resolve, ungrown
 
 CARD = ModelCard(
     id="shop",
@@ -158,3 +159,53 @@ def test_erasing_stays_with_the_exemplar() -> None:
     models = [ModelInfo(card=card, workers=("w",)) for card in (*EMBEDDED_MODELS, INSTALLED)]
     request = job_request.validate_python({"operation": "erase", "image": "a", "mask": "b"})
     assert resolve(request, models)[1] is EXEMPLAR
+
+
+FIELDS: dict[Operation, dict[str, Any]] = {
+    Operation.INPAINT: {"prompt": "c", "model": "shop"},
+    Operation.ERASE: {},
+    Operation.REPLACE_BACKGROUND: {"background": {"color": "#ffffff"}},
+}
+
+
+def edges(operation: Operation, **options: int) -> tuple[int, int]:
+    """The growth and the feather that a mask with ``options`` gets."""
+    asked = {"operation": operation, "image": "a", "mask": "b", **FIELDS[operation], **({"mask_options": options} if options else {})}
+    resolved, _ = resolve(job_request.validate_python(asked), MODELS)
+    chosen = getattr(resolved, "mask_options")  # noqa: B009 -- not all requests have them
+    return chosen.grow_px, chosen.feather_px
+
+
+@pytest.mark.parametrize("operation", MASK_DEFAULTS)
+def test_by_default_a_feather_is_at_most_the_growth(operation: Operation) -> None:
+    """Whatever growth is asked for, the default feather fits into it; what is asked for stands, alone or with the other."""
+    grow, feather = MASK_DEFAULTS[operation]
+    assert edges(operation) == (grow, feather)
+    assert feather <= grow
+    for px in (0, 1, 5, 40):
+        assert edges(operation, grow_px=px) == (px, min(px, feather))
+        assert edges(operation, feather_px=px) == (grow, px)
+        assert edges(operation, grow_px=3, feather_px=px) == (3, px)
+
+
+def test_only_a_growth_that_nobody_asked_for_is_taken_back() -> None:
+    """Where a mask has no room the default growth goes, and its feather with it; a feather that was asked for stays, and so does a growth."""
+    base: dict[str, Any] = {"operation": "erase", "image": "a", "mask": "b"}
+    for options, growth, left in (({}, 8, (0, 0)), ({"feather_px": 3}, 8, (0, 3)), ({"grow_px": 8}, 0, None)):
+        request = job_request.validate_python({**base, "mask_options": options})
+        resolved, _ = resolve(request, MODELS)
+        assert default_growth(request, resolved) == growth
+        if left is not None:
+            chosen = getattr(ungrown(request, resolved), "mask_options")  # noqa: B009 -- not all requests have them
+            assert (chosen.grow_px, chosen.feather_px) == left
+    outpaint = job_request.validate_python({"operation": "outpaint", "image": "a", "expand": {"left": 5}})
+    assert default_growth(outpaint, resolve(outpaint, MODELS)[0]) == 0
+
+
+def test_the_defaults_are_told_as_they_are() -> None:
+    """The page for callers has a row for each operation that takes a mask, with its growth and feather; the schema names the same growths."""
+    page = Path("docs/using.md").read_text(encoding="utf-8")
+    described = MaskOptions.model_fields["grow_px"].description or ""
+    for operation, (grow, feather) in MASK_DEFAULTS.items():
+        assert f"| `{operation}` | {grow} | {feather} |" in page
+        assert f"{grow} for `{operation}`" in described

@@ -10,10 +10,11 @@ What a file becomes, by its mode (docs/formats.md has it by format; tests/odd_fi
   are read inverted, as Adobe writes them.
 - YCbCr and Lab become RGB. Floating-point pixels have no agreed white, so they are refused (``UnsupportedFormat``).
 - The orientation is applied, as EXIF has it, else XMP; one that cannot be read counts as upright. Nothing else of the metadata is kept
-  but the ICC profile, byte for byte, and that only where lcms can use it and the pixels are still in its RGB space: the profile of a
-  grey, Lab or CMYK file is dropped. An RGB profile of more than ``MAX_PROFILE`` bytes is refused.
+  but two things. The ICC profile, byte for byte, and that only where lcms can use it and the pixels are still in its RGB space: the profile of a
+  grey, Lab or CMYK file is dropped. An RGB profile of more than ``MAX_PROFILE`` bytes is refused. And the resolution in dots per inch (PNG's
+  ``pHYs``, JPEG's JFIF density, else its EXIF, TIFF, BMP), which PNG and JPEG carry; WebP could only in EXIF, which is never written.
 
-How a mask is read (``decode_mask``; the service refuses empty and full masks by the same rule):
+How a mask is read (``decode_mask``; by the same rule the service refuses a mask without a pixel of strength 0, or of 255):
 
 1. ``white_edits``: strength = luma (Rec. 601, as Pillow's ``convert("L")``); any alpha of the mask is ignored.
    ``black_edits``: strength = 255 - luma. ``alpha``: strength = 255 - alpha.
@@ -38,6 +39,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from api_schemas.errors import ImageCorrupt, ImageTooLarge, Invalid, MaskHasNoAlpha, OutfillError, UnsupportedFormat
 from api_schemas.requests import ImageFormat, MaskOptions, OutputOptions, Polarity
+from worker.images.resolution import METRES_PER_INCH, Dpi, declared_dpi
 
 # Our own cap (max_pixels) is checked on the header, with an error of our own; Pillow's would warn or raise at a size of its choosing.
 Image.MAX_IMAGE_PIXELS = None
@@ -69,6 +71,7 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPS_SIDES = (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE)
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _RGB_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "P", "PA")
 _MODES = ("1", "L", "LA", "La", "CMYK", "LAB", *_RGB_MODES, *_SIXTEEN_BIT)
@@ -85,6 +88,8 @@ class Frame:
     """``uint8 (H, W)``, 255 = opaque; ``None`` where the file has no transparency."""
     icc: bytes | None = None
     """The RGB profile that ``pixels`` are in; ``None``: sRGB is assumed."""
+    dpi: Dpi | None = None
+    """Of the upright picture; ``None`` where the file does not say."""
 
     @property
     def width(self) -> int:
@@ -134,7 +139,7 @@ def _mask_values(frame: Frame, options: MaskOptions) -> npt.NDArray[np.uint8]:
 
 
 def encode(frame: Frame, output: OutputOptions) -> bytes:
-    """``frame`` as a file with its ICC profile and no other metadata.
+    """``frame`` as a file with its ICC profile, its resolution (PNG and JPEG) and no other metadata.
 
     PNG, and WebP without a quality, are lossless in pixels and alpha, the colours of transparent pixels included. JPEG is flattened on
     white, with chroma at full resolution. Raises ``Invalid`` where the format cannot hold so large a picture.
@@ -145,13 +150,14 @@ def encode(frame: Frame, output: OutputOptions) -> bytes:
     pixels = frame.pixels if frame.alpha is None else np.dstack([frame.pixels, frame.alpha])
     match output.format:
         case ImageFormat.PNG:
-            return _png(pixels, frame.icc)
+            return _png(pixels, frame.icc, frame.dpi)
         case ImageFormat.JPEG:
             picture = Image.fromarray(pixels)
             if frame.alpha is not None:
                 picture = Image.new("RGB", picture.size, "white")
                 picture.paste(Image.fromarray(frame.pixels), mask=Image.fromarray(frame.alpha))
             options: dict[str, Any] = {"quality": output.quality or JPEG_QUALITY, "subsampling": 0}
+            options |= {"dpi": frame.dpi} if frame.dpi else {}
         case ImageFormat.WEBP:
             picture = Image.fromarray(pixels)
             lossy = output.quality is not None
@@ -175,22 +181,27 @@ def into_space(pixels: npt.NDArray[np.uint8], profile: bytes | None, wanted: byt
     return np.array(ImageCms.applyTransform(Image.fromarray(pixels), transform), np.uint8)
 
 
-def encode_mask(mask: npt.NDArray[np.uint8]) -> bytes:
+def encode_mask(mask: npt.NDArray[np.uint8], dpi: Dpi | None = None) -> bytes:
     """A mask ``(H, W)`` as a grey PNG: white is edited."""
-    return _png(mask, None)
+    return _png(mask, None, dpi)
 
 
-def _png(pixels: npt.NDArray[np.uint8], icc: bytes | None) -> bytes:
+def _png(pixels: npt.NDArray[np.uint8], icc: bytes | None, dpi: Dpi | None) -> bytes:
     """``uint8 (H, W)``, ``(H, W, 3)`` RGB or ``(H, W, 4)`` RGBA as a PNG file, by OpenCV, which writes it twice as fast as Pillow."""
     order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(pixels.shape[-1]) if pixels.ndim == 3 else None
     _, encoded = cv2.imencode(".png", pixels if order is None else cv2.cvtColor(pixels, order), _PNG_OPTIONS)
-    data = encoded.tobytes()
-    if icc is None:
-        return data
-    # Not OpenCV's own way, by which libpng judges the profile and leaves out what it does not like.
-    body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(icc)
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    return data[:_PNG_HEAD] + chunk + data[_PNG_HEAD:]
+    data, chunks = encoded.tobytes(), b""
+    if icc is not None:
+        # Not OpenCV's own way, by which libpng judges the profile and leaves out what it does not like.
+        chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
+    if dpi is not None:
+        chunks += _chunk(b"pHYs", struct.pack(">IIB", *(round(each / METRES_PER_INCH) for each in dpi), 1))
+    return data[:_PNG_HEAD] + chunks + data[_PNG_HEAD:]
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
 
 @contextmanager
@@ -208,7 +219,7 @@ def _frame(picture: Image.Image) -> Frame:
     profile = picture.info.get("icc_profile")
     icc = _rgb_profile(profile) if picture.mode in _RGB_MODES else None
     pixels, alpha = _planes(picture, profile)
-    return Frame(pixels, alpha, icc)
+    return Frame(pixels, alpha, icc, picture.info["dpi"])
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
@@ -217,16 +228,17 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageTooLarge(f"The image is {picture.width}×{picture.height}; at most {max_pixels} pixels are accepted.")
     if picture.mode not in _MODES:
         raise UnsupportedFormat(f"Pixels of mode {picture.mode} are not supported; save the image with 8 or 16 bits a channel.")
-    turn = None if picture.format == "TIFF" else _TRANSPOSE.get(_orientation(picture))  # Pillow turns TIFF itself
+    turn = _TRANSPOSE.get(_orientation(picture))
     if "transparency" in picture.info and picture.format == "PNG":
         picture.info["transparency"] = _transparent_colour(picture)
     picture.load()
-    if turn is None:
-        return picture
-    transparent = picture.info.get("transparency")
-    picture = picture.transpose(turn)
-    if transparent is not None:
-        picture.info["transparency"] = transparent
+    dpi, transparent = declared_dpi(picture, _exif(picture)), picture.info.get("transparency")
+    if turn is not None and picture.format != "TIFF":  # Pillow turns TIFF itself
+        picture = picture.transpose(turn)
+    picture.info |= {
+        "dpi": dpi[::-1] if dpi and turn in _SWAPS_SIDES else dpi,
+        **({} if transparent is None else {"transparency": transparent}),
+    }
     return picture
 
 
@@ -240,10 +252,17 @@ def _transparent_colour(picture: Image.Image) -> Any:
 
 def _orientation(picture: Image.Image) -> int:
     try:
-        # The base class's method: as the service reads it, which looks at the header alone. PNG's own would look behind the pixels.
-        return int(Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1))
+        return int(_exif(picture).get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1
+
+
+def _exif(picture: Image.Image) -> Mapping[int, Any]:
+    """What can be read of it, by the base class's method: as the service reads it, of the header alone. PNG's own would look behind the pixels."""
+    try:
+        return Image.Image.getexif(picture)
+    except Exception:
+        return {}
 
 
 def _rgb_profile(profile: object) -> bytes | None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from odd_files import Refused, odd_files, private_files
+from odd_files import Becomes, Refused, odd_files, private_files
 from PIL import Image, ImageCms
 
 from api_schemas.errors import ImageCorrupt, ImageError, ImageTooLarge, Invalid, MaskHasNoAlpha, UnsupportedFormat
@@ -22,6 +22,7 @@ from api_schemas.requests import ImageFormat, MaskOptions, OutputOptions, Polari
 from worker.images.codec import MAX_SIDE, Frame, decode, decode_mask, encode, encode_mask
 
 LIMIT = 10**6
+ODD = odd_files()
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 few = settings(max_examples=40, deadline=None)
 
@@ -103,6 +104,27 @@ def test_private_metadata_is_dropped() -> None:
         data = encode(frame, OutputOptions(format=kind))
         assert b"private note" not in data
         assert not Image.open(BytesIO(data)).getexif()
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of broken metadata, which is dropped
+@pytest.mark.parametrize("name", [name for name, file in ODD.items() if isinstance(file.outcome, Becomes)])
+def test_the_resolution_is_what_the_file_declares(name: str) -> None:
+    """A picture has the dots per inch that its file declares, upright, and none where it declares none."""
+    outcome = ODD[name].outcome
+    assert isinstance(outcome, Becomes)
+    dpi = decode(ODD[name].data, max_pixels=LIMIT).dpi
+    assert dpi == (outcome.dpi and pytest.approx(outcome.dpi, abs=0.02))
+
+
+@pytest.mark.parametrize(("kind", "quality", "carried"), [("png", None, True), ("jpeg", 80, True), ("webp", None, False)])
+def test_png_and_jpeg_carry_the_resolution(kind: str, quality: int | None, carried: bool) -> None:  # noqa: FBT001
+    """Dots per inch come back from PNG and JPEG, different ones across and down, beside the profile; WebP has none, and no EXIF."""
+    frame = Frame(photo(), None, SRGB, (300.0, 150.0))
+    picture = Image.open(BytesIO(encode(frame, OutputOptions(format=ImageFormat(kind), quality=quality))))
+    assert picture.info.get("dpi") == (pytest.approx((300.0, 150.0), abs=0.02) if carried else None)
+    assert picture.info["icc_profile"] == SRGB
+    assert not picture.getexif()
+    assert np.array_equal(np.asarray(picture), frame.pixels) == (kind != "jpeg")
 
 
 def test_grey_modes() -> None:
@@ -270,9 +292,6 @@ def test_too_wide(kind: ImageFormat) -> None:
         encode(Frame(np.zeros((1, limit + 1, 3), np.uint8)), OutputOptions(format=kind))
     assert caught.value.field == "output.format"
     assert decode(encode(Frame(np.zeros((1, limit, 3), np.uint8)), OutputOptions(format=kind)), max_pixels=10**7).width == limit
-
-
-ODD = odd_files()
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of broken metadata, which is dropped

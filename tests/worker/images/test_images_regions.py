@@ -50,6 +50,49 @@ def test_grow_of_many_levels() -> None:
     assert (grown <= exact).all()
 
 
+def faded_by_definition(mask: MaskArray, px: int, fade: int) -> npt.NDArray[np.float64]:
+    """Each pixel takes the strongest of what is within ``px``, less by its distance over the outermost ``fade``."""
+    out = np.zeros(mask.shape)
+    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    for row, column in zip(*np.nonzero(mask), strict=True):
+        squares = (y - row) ** 2 + (x - column) ** 2
+        share = np.clip((px + 1 - np.sqrt(squares)) / (fade + 1), 0, 1) * (squares <= px * px)
+        out = np.maximum(out, mask[row, column] * share)
+    return out
+
+
+@some
+@given(mask=masks, px=st.sampled_from([1, 2, 4, 8]), share=st.sampled_from([0.3, 0.75, 1]))
+def test_a_feather_of_at_most_the_growth_lies_in_what_was_grown(mask: MaskArray, px: int, share: float) -> None:
+    """The edit fades by the distance from what is marked, and reaches as far as it grew: nothing that is marked is weaker than its mask."""
+    feather = max(1, round(px * share))
+    alpha = edit_alpha(mask, px, feather)
+    assert np.abs(alpha - faded_by_definition(mask, px, feather)).max() <= 0.51
+    assert (alpha >= mask).all()
+    assert (alpha <= grow(mask, px)).all()
+
+
+@some
+@given(mask=masks.map(lambda mask: (mask > 0).astype(np.uint8) * 255), px=st.integers(1, 60), share=st.floats(0, 1))
+def test_where_the_mask_is_white_the_fill_is(mask: MaskArray, px: int, share: float) -> None:
+    """For every growth and every feather of at most that, white is all fill, and the edit region is the grown mask to the pixel."""
+    alpha = edit_alpha(mask, px, int(px * share))
+    assert (alpha[mask == 255] == 255).all()
+    assert np.array_equal(alpha > 0, grown_by_definition(mask, px) > 0)
+
+
+@pytest.mark.parametrize(("px", "feather"), [(4, 4), (12, 12), (0, 0)])
+def test_a_gentle_soft_mask_keeps_its_strengths(px: int, feather: int) -> None:
+    """A gradient that falls more gently than the fade comes through as it is, but for its last faint pixels."""
+    mask = np.tile(np.linspace(255, 0, 200).round().astype(np.uint8), (9, 1))
+    alpha = edit_alpha(mask, px, feather)
+    assert np.array_equal(alpha[mask > 20], mask[mask > 20])
+    brush = np.zeros((40, 40), np.uint8)
+    brush[12:28, 12:28] = 128
+    assert (edit_alpha(brush, px, feather)[12:28, 12:28] == 128).all()
+    assert edit_alpha(brush, px, feather).max() == 128
+
+
 @some
 @given(mask=masks, px=st.integers(0, 20), feather=st.integers(0, 20))
 def test_alpha_stays_inside(mask: MaskArray, px: int, feather: int) -> None:
@@ -58,6 +101,25 @@ def test_alpha_stays_inside(mask: MaskArray, px: int, feather: int) -> None:
     alpha = edit_alpha(mask, px, feather)
     assert (alpha <= grown).all()
     assert np.array_equal(edit_alpha(mask, px, 0), grown)
+
+
+@pytest.mark.parametrize(
+    ("px", "feather", "expected"),
+    [
+        (0, 0, [0, 0, 0, 255, 255, 255]),
+        (2, 0, [0, 255, 255, 255, 255, 255]),
+        (2, 2, [0, 85, 170, 255, 255, 255]),
+        (2, 1, [0, 128, 255, 255, 255, 255]),
+        (0, 2, [0, 0, 0, 85, 170, 255]),
+        (1, 3, [0, 0, 64, 128, 191, 255]),
+    ],
+    ids=["none", "grown", "outwards", "outermost", "inwards", "both ways"],
+)
+def test_a_feather_goes_outwards_first(px: int, feather: int, expected: list[int]) -> None:
+    """Across a straight edge the strength falls over the feather to what was grown; what does not fit there is taken from inside."""
+    mask = np.zeros((30, 60), np.uint8)
+    mask[:, 30:] = 255
+    assert edit_alpha(mask, px, feather)[15, 27:33].tolist() == expected
 
 
 def test_feather_ramp() -> None:
