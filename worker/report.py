@@ -56,7 +56,10 @@ class Examiner:
             found = self._subject(edit, output)
             growth = found.growth if found else None
             reasons += [(Level.WARN, _NOT_FOUND)] if found is None else self._beyond("growth", growth)
-        measured = {"rim": rim, "step": step, "seam": seam, "colour_shift": shift, "model_error": error.corrected if error else None}
+        measured = {"rim": rim, "step": step, "seam": seam, "colour_shift": shift}
+        if error is not None and not isinstance(request, ReplaceBackgroundRequest):
+            # How well a model renders a product in detail says little of the background that it paints.
+            measured["model_error"] = error.corrected
         for name, value in measured.items():
             reasons += self._beyond(name, value)
         level = max((level for level, _ in reasons), key=lambda level: level.rank, default=Level.PASS)
