@@ -33,20 +33,16 @@ def _perfect(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
     for name, own in sorted(groups.items()):
         found[f"{name}_within_2_levels"] = at_least(_share(case.p99 <= _WITHIN for case in own), _SHARE)
         found[f"{name}_mean_off"] = figure(_mean(case.mean for case in own), _MEAN)
-    judged = [case for case in cases if case.painter == "perfect" and _is_judged(case)]
+    judged = [case for case in cases if case.painter == "perfect" and _has_to_pass(case)]
     return found | ({"perfect_pass": at_least(_passed(judged), _PASS)} if judged else {})
 
 
-def _is_judged(case: Case) -> bool:
+def _has_to_pass(case: Case) -> bool:
     """Whether the verdict on what a perfect painter painted has to be ``pass``.
 
-    Not so where the report is right to doubt it: a plain strip beside a photo is a hard line along all of the old border, whatever was asked for;
-    and a thing that stands out beside a product may have grown out of it, as far as a segmenter can tell.
+    A plain strip beside a photo is a hard line along all of the old border, whatever was asked for: the report is right to doubt it.
     """
-    group = GROUPS.get(case.fill)
-    if case.operation == EXTENDS:
-        return group == "object"
-    return case.operation != BACKDROP or group != "object"
+    return case.level is not None and (case.operation != EXTENDS or GROUPS.get(case.fill) == "object")
 
 
 def _truth(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
@@ -56,8 +52,7 @@ def _truth(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
         return {}
     operations = {case.operation for case in own}
     means = [_mean(case.mean for case in own if case.operation == operation) for operation in operations]
-    # Behind an ellipse cut out of a photo the same photo hides it again, and the report is right to miss the product.
-    seen = [case for case in own if case.operation != BACKDROP]
+    seen = [case for case in own if case.level is not None]
     return {
         "truth_mean_off": figure(max(means), _TRUTH_MEAN),
         "truth_largest_off": figure(max(case.largest for case in own), _TRUTH_LARGEST),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,7 @@ Float = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
 
+@lru_cache(maxsize=8)
 def depth(scene: Scene) -> Float:
     """How far into the edit each pixel lies, ``float32 (H, W)``; the frame's border is no edge; 0 outside."""
     edited = (scene.plan.edit.alpha > 0).astype(np.uint8)
