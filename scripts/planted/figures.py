@@ -13,7 +13,6 @@ from scripts.planted.fills import GROUPS
 from scripts.planted.grades import Case
 
 EXTENDS = Operation.OUTPAINT.value
-BACKDROP = Operation.REPLACE_BACKGROUND.value
 _WITHIN, _SHARE, _MEAN, _PASS = 2.0, 0.95, 0.5, 0.98
 _TRUTH_MEAN, _TRUTH_LARGEST, _LEFT, _CAUGHT = 0.3, 12, 0.25, 0.95
 
@@ -31,10 +30,17 @@ def _perfect(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
         if case.painter in ("perfect", "grained") and case.fill in GROUPS:
             groups.setdefault(f"{case.painter}_{GROUPS[case.fill]}{'_outpaint' * (case.operation == EXTENDS)}", []).append(case)
     for name, own in sorted(groups.items()):
-        found[f"{name}_within_2_levels"] = at_least(_share(case.p99 <= _WITHIN for case in own), _SHARE)
-        found[f"{name}_mean_off"] = figure(_mean(case.mean for case in own), _MEAN)
+        found[f"{name}_within_2_levels"] = at_least(
+            min(_share(case.p99 <= _WITHIN for case in some) for some in _by_operation(own)), _SHARE
+        )
+        found[f"{name}_mean_off"] = figure(max(_mean(case.mean for case in some) for some in _by_operation(own)), _MEAN)
     judged = [case for case in cases if case.painter == "perfect" and _has_to_pass(case)]
     return found | ({"perfect_pass": at_least(_passed(judged), _PASS)} if judged else {})
+
+
+def _by_operation(cases: Sequence[Case]) -> list[list[Case]]:
+    """The worst operation counts: one that never touches a fill must not make up for another."""
+    return [[case for case in cases if case.operation == operation] for operation in sorted({case.operation for case in cases})]
 
 
 def _has_to_pass(case: Case) -> bool:
@@ -46,12 +52,11 @@ def _has_to_pass(case: Case) -> bool:
 
 
 def _truth(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
-    """The photo's own content is left alone, and passes; the worst operation counts."""
+    """The photo's own content is left alone, and passes."""
     own = [case for case in cases if case.painter == "truth"]
     if not own:
         return {}
-    operations = {case.operation for case in own}
-    means = [_mean(case.mean for case in own if case.operation == operation) for operation in operations]
+    means = [_mean(case.mean for case in some) for some in _by_operation(own)]
     seen = [case for case in own if case.level is not None]
     return {
         "truth_mean_off": figure(max(means), _TRUTH_MEAN),
@@ -63,13 +68,10 @@ def _truth(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
 def _errors(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
     """Errors that were planted: taken back, told of, or not carried inwards where they say nothing. And of all cases, what was kept."""
     found = {}
-    lefts: dict[str, list[float]] = {}
-    for case in cases:
-        if case.painter.startswith("shifted") and case.left is not None:
-            # A whole background is for itself: it has the product alone to be known by.
-            lefts.setdefault(f"{case.painter.replace(', ', '_')}{'_backdrop' * (case.operation == BACKDROP)}_left", []).append(case.left)
-    for name, shares in sorted(lefts.items()):
-        found[name] = figure(float(np.median(shares)), _LEFT)
+    for name in sorted({case.painter for case in cases if case.painter.startswith("shifted")}):
+        own = [case for case in cases if case.painter == name and case.left is not None]
+        medians = [float(np.median([case.left or 0 for case in some])) for some in _by_operation(own)]
+        found[f"{name.replace(', ', '_')}_left"] = figure(max(medians), _LEFT)
     for name in ("rimmed", "stepped"):
         own = [case for case in cases if case.painter == name and case.there]
         if own:
