@@ -30,11 +30,9 @@ from worker.images.crop import take
 
 Array = npt.NDArray[np.uint8]
 SHIFTS = {
-    "shifted, offset": [
-        Shift("offset", offset=offset) for offset in ((10, 0, 0), (0, -10, 0), (0, 0, 10), (-10, 0, 0), (0, 10, 0), (0, 0, -10))
-    ],
-    "shifted, gain": [Shift("gain", gain=gain) for gain in ((0.9, 0.9, 0.9), (1.1, 1.0, 0.9), (1.1, 1.1, 1.1), (0.9, 1.0, 1.1))],
-    "shifted, gamma": [Shift("gamma", gamma=gamma) for gamma in (0.9, 1.1)],
+    "shifted, offset": [Shift(offset=offset) for offset in ((10, 0, 0), (0, -10, 0), (0, 0, 10), (-10, 0, 0), (0, 10, 0), (0, 0, -10))],
+    "shifted, gain": [Shift(gain=gain) for gain in ((0.9, 0.9, 0.9), (1.1, 1.0, 0.9), (1.1, 1.1, 1.1), (0.9, 1.0, 1.1))],
+    "shifted, gamma": [Shift(gamma=gamma) for gamma in (0.9, 1.1)],
 }
 """Variants take turns by photo."""
 RIMS = [
