@@ -35,11 +35,6 @@ class Rim:
     width: int
     levels: float = _LEAST_RIM
 
-    @property
-    def name(self) -> str:
-        """Of the row."""
-        return "rimmed"
-
     def applies(self, scene: Scene) -> bool:
         """Where the model's pixels are small enough."""
         return coarsest(scene) <= _COARSEST
@@ -90,11 +85,6 @@ class Step:
     """
 
     levels: tuple[float, float, float]
-
-    @property
-    def name(self) -> str:
-        """Of the row."""
-        return "stepped"
 
     def applies(self, scene: Scene) -> bool:
         """Where the photo has room for it."""

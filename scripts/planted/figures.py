@@ -13,7 +13,6 @@ from scripts.planted.fills import GROUPS
 from scripts.planted.grades import Case
 
 EXTENDS = Operation.OUTPAINT.value
-BACKDROP = Operation.REPLACE_BACKGROUND.value
 _WITHIN, _SHARE, _MEAN, _PASS = 2.0, 0.95, 0.5, 0.98
 _TRUTH_MEAN, _TRUTH_LARGEST, _LEFT, _CAUGHT = 0.3, 12, 0.25, 0.95
 
@@ -31,33 +30,34 @@ def _perfect(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
         if case.painter in ("perfect", "grained") and case.fill in GROUPS:
             groups.setdefault(f"{case.painter}_{GROUPS[case.fill]}{'_outpaint' * (case.operation == EXTENDS)}", []).append(case)
     for name, own in sorted(groups.items()):
-        found[f"{name}_within_2_levels"] = at_least(_share(case.p99 <= _WITHIN for case in own), _SHARE)
-        found[f"{name}_mean_off"] = figure(_mean(case.mean for case in own), _MEAN)
-    judged = [case for case in cases if case.painter == "perfect" and _is_judged(case)]
+        found[f"{name}_within_2_levels"] = at_least(
+            min(_share(case.p99 <= _WITHIN for case in some) for some in _by_operation(own)), _SHARE
+        )
+        found[f"{name}_mean_off"] = figure(max(_mean(case.mean for case in some) for some in _by_operation(own)), _MEAN)
+    judged = [case for case in cases if case.painter == "perfect" and _has_to_pass(case)]
     return found | ({"perfect_pass": at_least(_passed(judged), _PASS)} if judged else {})
 
 
-def _is_judged(case: Case) -> bool:
+def _by_operation(cases: Sequence[Case]) -> list[list[Case]]:
+    """The worst operation counts: one that never touches a fill must not make up for another."""
+    return [[case for case in cases if case.operation == operation] for operation in sorted({case.operation for case in cases})]
+
+
+def _has_to_pass(case: Case) -> bool:
     """Whether the verdict on what a perfect painter painted has to be ``pass``.
 
-    Not so where the report is right to doubt it: a plain strip beside a photo is a hard line along all of the old border, whatever was asked for;
-    and a thing that stands out beside a product may have grown out of it, as far as a segmenter can tell.
+    A plain strip beside a photo is a hard line along all of the old border, whatever was asked for: the report is right to doubt it.
     """
-    group = GROUPS.get(case.fill)
-    if case.operation == EXTENDS:
-        return group == "object"
-    return case.operation != BACKDROP or group != "object"
+    return case.level is not None and (case.operation != EXTENDS or GROUPS.get(case.fill) == "object")
 
 
 def _truth(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
-    """The photo's own content is left alone, and passes; the worst operation counts."""
+    """The photo's own content is left alone, and passes."""
     own = [case for case in cases if case.painter == "truth"]
     if not own:
         return {}
-    operations = {case.operation for case in own}
-    means = [_mean(case.mean for case in own if case.operation == operation) for operation in operations]
-    # Behind an ellipse cut out of a photo the same photo hides it again, and the report is right to miss the product.
-    seen = [case for case in own if case.operation != BACKDROP]
+    means = [_mean(case.mean for case in some) for some in _by_operation(own)]
+    seen = [case for case in own if case.level is not None]
     return {
         "truth_mean_off": figure(max(means), _TRUTH_MEAN),
         "truth_largest_off": figure(max(case.largest for case in own), _TRUTH_LARGEST),
@@ -68,13 +68,10 @@ def _truth(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
 def _errors(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
     """Errors that were planted: taken back, told of, or not carried inwards where they say nothing. And of all cases, what was kept."""
     found = {}
-    lefts: dict[str, list[float]] = {}
-    for case in cases:
-        if case.painter.startswith("shifted") and case.left is not None:
-            # A whole background is for itself: it has the product alone to be known by.
-            lefts.setdefault(f"{case.painter.replace(', ', '_')}{'_backdrop' * (case.operation == BACKDROP)}_left", []).append(case.left)
-    for name, shares in sorted(lefts.items()):
-        found[name] = figure(float(np.median(shares)), _LEFT)
+    for name in sorted({case.painter for case in cases if case.painter.startswith("shifted")}):
+        own = [case for case in cases if case.painter == name and case.left is not None]
+        medians = [float(np.median([case.left or 0 for case in some])) for some in _by_operation(own)]
+        found[f"{name.replace(', ', '_')}_left"] = figure(max(medians), _LEFT)
     for name in ("rimmed", "stepped"):
         own = [case for case in cases if case.painter == name and case.there]
         if own:

@@ -58,7 +58,7 @@ def texture(scene: Scene) -> Array:
         field += 12 * noise / noise.std()
     around = _surroundings(scene)
     middle = np.where(around > 128, around - _DARKER * np.array([1, 0.2, 1]), around + _DARKER * np.array([1, 1, 0.2]))
-    return np.clip(middle + field, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(middle + field, 0, 255), np.uint8)
 
 
 def disc(scene: Scene) -> Array:

@@ -47,8 +47,6 @@ class Shown:
 class Flaw(Protocol):
     """One error."""
 
-    name: str
-
     def applies(self, scene: Scene) -> bool:
         """Whether it can be planted there as its definition says."""
         ...
@@ -71,7 +69,6 @@ class Shift:
     correction that overshoots, or that turns one error into another, takes nothing away. What clipping has destroyed was not planted.
     """
 
-    name: str
     offset: tuple[float, float, float] = (0, 0, 0)
     gain: tuple[float, float, float] = (1, 1, 1)
     gamma: float = 1.0
@@ -83,10 +80,10 @@ class Shift:
     def spoil(self, shown: Shown, clean: Array) -> Array:
         """All of it, shifted."""
         del shown
-        value = np.clip(clean / np.float32(255) * np.array(self.gain, np.float32), 0, 1) ** np.float32(self.gamma)
+        value = np.asarray(np.clip(clean / np.float32(255) * np.array(self.gain, np.float32), 0, 1) ** np.float32(self.gamma), np.float32)
         if any(self.offset):
-            lab = cv2.cvtColor(value.astype(np.float32), cv2.COLOR_RGB2LAB) + np.array(self.offset, np.float32)
-            value = cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB)
+            lab = cv2.cvtColor(value, cv2.COLOR_RGB2LAB) + np.array(self.offset, np.float32)
+            value = np.asarray(cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_LAB2RGB), np.float32)
         return np.asarray(np.rint(np.clip(value, 0, 1) * 255), np.uint8)
 
     def present(self, scene: Scene, output: Array) -> bool:
@@ -100,8 +97,6 @@ class Grain:
 
     There is nothing to correct. Without it a harmoniser could win *perfect* by leaving alone what is exact to the bit, which no model's picture is.
     """
-
-    name: str = "grained"
 
     def applies(self, scene: Scene) -> bool:
         """Everywhere."""
@@ -127,11 +122,6 @@ class Stripes:
     """
 
     levels: float
-
-    @property
-    def name(self) -> str:
-        """Of the row."""
-        return "stepped"
 
     def applies(self, scene: Scene) -> bool:
         """Where a channel has room in both directions around the edit."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,7 @@ Float = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
 
+@lru_cache(maxsize=8)
 def depth(scene: Scene) -> Float:
     """How far into the edit each pixel lies, ``float32 (H, W)``; the frame's border is no edge; 0 outside."""
     edited = (scene.plan.edit.alpha > 0).astype(np.uint8)
@@ -25,12 +28,13 @@ def local_mean(values: Array, part: Bool, sigma: float) -> Float:
         return values.astype(np.float32)
     weight = part.astype(np.float32)
     weighted = values * weight[..., None]
-    total, seen = 1e-3 * values[part].mean(axis=0, dtype=np.float32), np.float32(1e-3)
+    total = np.full(values.shape, 1e-3 * values[part].mean(axis=0), np.float32)
+    seen = np.full(part.shape, 1e-3, np.float32)
     # Two box blurs of 2.5σ spread about as a Gaussian does, at a cost that does not grow with σ.
     for side, share in ((2.5 * sigma, 1.0), (7.5 * sigma, 0.1), (22.5 * sigma, 0.01)):
         kernel = (round(side) | 1,) * 2
-        total = total + share * cv2.blur(cv2.blur(weighted, kernel), kernel)
-        seen = seen + share * cv2.blur(cv2.blur(weight, kernel), kernel)
+        total += share * cv2.blur(cv2.blur(weighted, kernel), kernel)
+        seen += share * cv2.blur(cv2.blur(weight, kernel), kernel)
     return np.asarray(total / seen[..., None], np.float32)
 
 

@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from PIL import Image
 from api_schemas.jobs import Preserved, Report, Verdict
 from api_schemas.requests import Level
 from scripts.planted.borders import Rim
+from scripts.planted.fills import GROUPS
 from scripts.planted.flaws import Shift, Shown
 from scripts.planted.painters import Painter, painters
-from scripts.planted.scenes import Kind, Scene, examiner, scenes
+from scripts.planted.scenes import BACKGROUND, Kind, Scene, examiner, scenes
 from worker.images.blend import paste
 from worker.images.crop import restore
 from worker.rounds import Rounds
@@ -47,8 +49,9 @@ class Case:
     left: float | None
     """Of a shift: the mean difference from what was meant, as a share of what it would be uncorrected."""
     there: bool
-    """Of a rim or a step: whether it is in the output as its definition says."""
-    level: Level
+    """Of a rim or a step: whether it is in the output as its definition says, and what is told of it is told of nothing else there."""
+    level: Level | None
+    """Of the verdict; ``None`` where it was not asked for."""
     reasons: tuple[str, ...]
     kept: bool
     """Whether all kept pixels are the input's."""
@@ -81,7 +84,8 @@ def graded(scene: Scene, painter: Painter) -> Case | None:
     if painter_planted is None:
         return None
     painter, painted = painter_planted
-    outcome = delivered(scene, painter)
+    asked = is_judged(scene.kind, painter)
+    outcome = flawless(scene, painter.wanted) if asked and painter.flaw is None else delivered(scene, painter, graded=asked)
     meant = pasted(scene, painter.meant) if isinstance(painter.flaw, Shift) else painted
     whole = scene.plan.edit.alpha == 255
     off = np.abs(outcome.pixels[whole].astype(np.int16) - meant[whole])
@@ -96,11 +100,35 @@ def graded(scene: Scene, painter: Painter) -> Case | None:
         mean=float(off.mean()),
         largest=int(off.max()),
         left=float(off.mean() / uncorrected) if uncorrected > 0 else None,
-        there=painter.flaw is None or painter.flaw.present(scene, outcome.pixels),
-        level=outcome.report.verdict.level,
+        there=asked and _is_there(scene, painter, outcome.pixels),
+        level=outcome.report.verdict.level if asked else None,
         reasons=outcome.report.verdict.reasons,
         kept=_kept(scene, outcome.pixels),
         seconds=outcome.seconds,
+    )
+
+
+def _is_there(scene: Scene, painter: Painter, output: Array) -> bool:
+    """Whether the error is in the output, and the same picture without it passes: else it cannot be said that it was caught."""
+    if painter.flaw is None or not painter.flaw.present(scene, output):
+        return False
+    return flawless(scene, painter.wanted).report.verdict.level is Level.PASS
+
+
+@lru_cache(maxsize=8)
+def flawless(scene: Scene, wanted: Callable[[Scene], Array]) -> Outcome:
+    """What a painter without an error gets for a picture."""
+    return delivered(scene, Painter("flawless", "", wanted))
+
+
+def is_judged(kind: Kind, painter: Painter) -> bool:
+    """Whether the verdict is asked for.
+
+    Behind a product the report looks for the product in the output, which tells nothing here where another thing stands out there too, or where
+    the photo hides the ellipse that was cut from it.
+    """
+    return (
+        kind is not BACKGROUND or painter.name in ("rimmed", "stepped") or (painter.name == "perfect" and GROUPS[painter.fill] != "object")
     )
 
 

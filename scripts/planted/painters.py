@@ -16,23 +16,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from scripts.planted import fills
 from scripts.planted.borders import Rim, Step
+from scripts.planted.fills import GROUPS
 from scripts.planted.flaws import Flaw, Grain, Shift, Shown, Stripes
-from scripts.planted.scenes import Kind, Scene
+from scripts.planted.scenes import BACKGROUND, Kind, Scene
 from worker.images.crop import take
 
 Array = npt.NDArray[np.uint8]
 SHIFTS = {
-    "shifted, offset": [
-        Shift("offset", offset=offset) for offset in ((10, 0, 0), (0, -10, 0), (0, 0, 10), (-10, 0, 0), (0, 10, 0), (0, 0, -10))
-    ],
-    "shifted, gain": [Shift("gain", gain=gain) for gain in ((0.9, 0.9, 0.9), (1.1, 1.0, 0.9), (1.1, 1.1, 1.1), (0.9, 1.0, 1.1))],
-    "shifted, gamma": [Shift("gamma", gamma=gamma) for gamma in (0.9, 1.1)],
+    "shifted, offset": [Shift(offset=offset) for offset in ((10, 0, 0), (0, -10, 0), (0, 0, 10), (-10, 0, 0), (0, 10, 0), (0, 0, -10))],
+    "shifted, gain": [Shift(gain=gain) for gain in ((0.9, 0.9, 0.9), (1.1, 1.0, 0.9), (1.1, 1.1, 1.1), (0.9, 1.0, 1.1))],
+    "shifted, gamma": [Shift(gamma=gamma) for gamma in (0.9, 1.1)],
 }
 """Variants take turns by photo."""
 RIMS = [
@@ -64,8 +64,13 @@ class Painter:
 
     def meant(self, shown: Shown) -> Array:
         """The same without the error: kept pixels as shown, inside what was wanted."""
-        wanted = take(self.wanted(shown.scene), shown.region.crop)
+        wanted = take(_canvas(self.wanted, shown.scene), shown.region.crop)
         return np.where(shown.inside[..., None], wanted, shown.request.image)
+
+
+@lru_cache(maxsize=16)
+def _canvas(wanted: Callable[[Scene], Array], scene: Scene) -> Array:
+    return wanted(scene)
 
 
 def painters(kind: Kind, number: int) -> Iterator[Painter]:
@@ -84,12 +89,15 @@ def painters(kind: Kind, number: int) -> Iterator[Painter]:
             yield _varied(name, names[(number + turn + 1) % 5], flaw)
     rim = RIMS[number % len(RIMS)]
     rim = Rim(rim.style, rim.width, _RIM_LEVELS[number % len(_RIM_LEVELS)])
-    yield Painter("rimmed", "truth", fills.truth, rim)
+    if kind is not BACKGROUND:
+        yield Painter("rimmed", "truth", fills.truth, rim)
     if kind.continues:
         yield Painter("stepped", "truth", fills.truth, STEPS[number % len(STEPS)])
     else:
-        yield _varied("rimmed", names[(number + 2) % 5], rim)
-        yield _varied("stepped", names[(number + 3) % 5], STRIPES[number % len(STRIPES)])
+        # Behind a product nothing else is painted that stands out: the report would tell of that.
+        some = names if kind is not BACKGROUND else [name for name in names if GROUPS[name] != "object"]
+        yield _varied("rimmed", some[(number + 2) % len(some)], rim)
+        yield _varied("stepped", some[(number + 3) % len(some)], STRIPES[number % len(STRIPES)])
 
 
 def _varied(name: str, fill: str, flaw: Flaw) -> Painter:

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -27,6 +28,8 @@ Array = npt.NDArray[np.uint8]
 PROMPT = "as it was asked for"
 _MARGINS = ((0.3, 0, 0, 0), (0.15, 0.15, 0, 0), (0, 0, 0.1, 0.2), (0.25, 0.25, 0.2, 0.2), (0, 0.2, 0, 0.15))
 """Shares of a photo's sides (left, right, top, bottom) that are cut off and then outpainted, so that the truth is known; one takes two passes."""
+_LONGEST = 640
+"""Pixels of a photo's longer side: windows are then about as large as the models' sizes, smaller and larger, and a run takes minutes."""
 _TOLD = {"steps": 4, "guidance_scale": 5.0, "strength": 1.0, "scheduler": "ddim"}
 
 
@@ -111,9 +114,15 @@ def segmenter() -> Segmenter:
 
 def scenes(name: str, picture: Array, number: int, wanted: Callable[[Kind], bool] = lambda _: True) -> Iterator[Scene]:
     """The ``wanted`` kinds of edit of one photo, each by one of the models in turn."""
+    picture = _fitted(picture)
     for kind in KINDS:
         if wanted(kind):
             yield scene(name, picture, number, kind, kind.cards[number % len(kind.cards)])
+
+
+def _fitted(picture: Array) -> Array:
+    scale = _LONGEST / max(picture.shape[:2])
+    return picture if scale >= 1 else np.asarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def scene(name: str, picture: Array, number: int, kind: Kind, card: ModelCard) -> Scene:

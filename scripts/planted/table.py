@@ -42,7 +42,7 @@ def _cells(cases: Sequence[Case]) -> list[str]:
         f"{np.mean([case.mean for case in cases]):.2f}",
         str(max(case.largest for case in cases)),
         f"{np.median(lefts):.0%}" if lefts and cases[0].painter.startswith("shifted") else "",
-        "/".join(str(levels[level]) for level in (Level.PASS, Level.WARN, Level.FAIL)),
+        "/".join(str(levels[level]) for level in (Level.PASS, Level.WARN, Level.FAIL)) if set(levels) != {None} else "",
         f"{caught} of {len(there)}" if faulty else "",
         f"{np.mean([case.kept for case in cases]):.0%}",
         f"{np.median([case.seconds for case in cases]):.3f}",

@@ -25,7 +25,7 @@ def drawn(size: int = 1) -> Array:
     rows, columns = np.mgrid[0 : 180 * size, 0 : 240 * size] / size
     base = np.stack([90 + columns / 5, 110 + rows / 6, 130 - columns / 10], axis=-1)
     base += np.random.default_rng(0).normal(0, 4, base.shape)
-    picture = np.clip(base, 0, 255).astype(np.uint8)
+    picture = np.asarray(np.clip(base, 0, 255), np.uint8)
     for x, y in ((40, 30), (200, 140), (110, 90)):
         cv2.circle(picture, (x * size, y * size), 16 * size, (160, 70, 50), -1)
     return picture
@@ -43,7 +43,7 @@ def shown(given: Scene) -> Shown:
 def off(given: Scene, painted: Array) -> npt.NDArray[np.int16]:
     """By what ``painted`` differs from the photo, where the fill is all that is seen."""
     whole = given.plan.edit.alpha == 255
-    return painted[whole].astype(np.int16) - given.truth[whole]
+    return np.asarray(painted[whole].astype(np.int16) - given.truth[whole], np.int16)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -86,9 +86,9 @@ def test_things_are_where_nothing_else_is() -> None:
 @pytest.mark.parametrize(
     ("flaw", "expected"),
     [
-        (Shift("gain", gain=(0.9, 1.0, 1.1)), (90, 150, 220)),
-        (Shift("gamma", gamma=0.9), (109.8, 158.2, 204.9)),
-        (Shift("offset", offset=(10, 0, 0)), None),
+        (Shift(gain=(0.9, 1.0, 1.1)), (90, 150, 220)),
+        (Shift(gamma=0.9), (109.8, 158.2, 204.9)),
+        (Shift(offset=(10, 0, 0)), None),
     ],
     ids=["gain", "gamma", "offset"],
 )
