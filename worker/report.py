@@ -11,6 +11,7 @@ from api_schemas.errors import EngineFailed, SubjectNotFound
 from api_schemas.jobs import Preserved, Report, Subject, Verdict
 from api_schemas.requests import JobRequest, Level, RemoveBackgroundRequest, ReplaceBackgroundRequest
 from core.settings import Quality
+from worker.images.backdrop import base_is_cut
 from worker.images.codec import Frame
 from worker.images.mask import coverage
 from worker.images.measures import Border
@@ -22,6 +23,7 @@ _STRIP = 64
 _SEEN = 128
 """Alpha from which a pixel counts as seen."""
 _NOT_FOUND = "the product was not found in the output"
+_CUT = "the product meets the lower border: of its shadow no more is seen than lies beside it"
 
 
 class Examiner:
@@ -35,7 +37,7 @@ class Examiner:
         """What can be measured on ``output`` of ``request``. Raises ``EngineFailed`` if a kept pixel changed: such a result must not leave."""
         preserved = prove(edit, output)
         found = seam = shift = None
-        reasons: list[tuple[Level, str]] = []
+        reasons = self._brought(request, edit)
         if isinstance(request, ReplaceBackgroundRequest):
             if request.background is None:  # a colour, a gradient or a picture adds nothing to the product
                 found = self._subject(edit, output)
@@ -46,15 +48,23 @@ class Examiner:
             if border is not None:
                 seam, shift = border.seam(output.pixels), border.colour_shift(output.pixels)
             reasons += self._beyond("seam", seam) + self._beyond("colour_shift", shift)
-        level = max((level for level, _ in reasons), key=lambda level: level.rank, default=Level.PASS)
         return Report(
             preserved=preserved,
             coverage=coverage(edit.alpha),
             seam=seam,
             colour_shift=shift,
+            ambiguity=edit.ambiguity,
             subject=found,
-            verdict=Verdict(level=level, reasons=tuple(reason for _, reason in reasons)),
+            verdict=Verdict(level=_worst(reasons), reasons=tuple(reason for _, reason in reasons)),
         )
+
+    def best_verdict(self, request: JobRequest, edit: Edit) -> Level:
+        """The level that no output of ``request`` is better than, whatever is painted: the input brings it."""
+        return _worst(self._brought(request, edit))
+
+    def _brought(self, request: JobRequest, edit: Edit) -> list[tuple[Level, str]]:
+        cut = isinstance(request, ReplaceBackgroundRequest) and request.shadow is not None and base_is_cut(255 - edit.alpha)
+        return self._beyond("ambiguity", edit.ambiguity) + ([(Level.WARN, _CUT)] if cut else [])
 
     def _beyond(self, name: str, value: float | None) -> list[tuple[Level, str]]:
         for level in (Level.FAIL, Level.WARN):
@@ -73,6 +83,10 @@ class Examiner:
         if not area:
             return None
         return Subject(iou=np.count_nonzero(before & after) / both, growth=both / area - 1)
+
+
+def _worst(reasons: list[tuple[Level, str]]) -> Level:
+    return max((level for level, _ in reasons), key=lambda level: level.rank, default=Level.PASS)
 
 
 def prove(edit: Edit, output: Frame) -> Preserved:

@@ -13,7 +13,7 @@ from api_schemas.errors import SubjectNotFound
 from worker.images.codec import Frame
 from worker.images.mask import Box, bounding_box, coverage
 from worker.images.matting import redraw_edge
-from worker.images.transparency import CLEAR, GROUND, framed, over_ground, visible
+from worker.images.transparency import CLEAR, framed, ground_for, over_ground, visible
 
 _INPUT_SIDE = 320
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -37,7 +37,7 @@ _ZOOM = 0.3
 _AGREEMENT = 0.6
 """Intersection over union with the first look below which the closer look is not believed: it found a part, or something else."""
 _MARGIN = 0.06
-"""Grey around a framed picture, of its longer side, on which it is seen whether it stands out as one thing."""
+"""Plain ground around a framed picture, of its longer side, on which it is seen whether it stands out as one thing."""
 _WHOLE = 0.98
 """Share of a frame's shape that is then found where it is a product itself: a phone, a plate. Photos were up to 0.97."""
 
@@ -118,32 +118,41 @@ class Segmenter:
 def subject_of(frame: Frame, segmenter: Segmenter) -> Product:
     """The product in ``frame``, nowhere more opaque than it.
 
-    An alpha channel is the matte itself, unless its shape is that of a frame (``framed``) which does not stand out on grey as one thing: then it
-    is the border of a photo, and the product is looked for inside. Raises ``SubjectNotFound``.
+    An alpha channel is the matte itself, unless its shape is that of a frame (``framed``) which does not stand out on a plain ground as one thing:
+    then it is the border of a photo, and the product is looked for inside. Raises ``SubjectNotFound``.
     """
     alpha = frame.alpha
     if alpha is None:
         return segmenter.find(frame.pixels)
     if int(alpha.max()) < CLEAR:
         raise SubjectNotFound("The picture is clear throughout.")
-    seen, box = over_ground(frame), Box(0, 0, frame.width, frame.height)
-    if int(alpha.min()) < CLEAR:
-        photo = framed(alpha)
-        if photo is None or _stands_out(seen, alpha, segmenter):
-            return Product(alpha.copy(), None)
-        box = photo
+    ground = ground_for(frame)
+    seen = over_ground(frame, ground)
+    if int(alpha.min()) >= CLEAR:
+        return _inside(seen, alpha, Box(0, 0, frame.width, frame.height), segmenter)
+    photo, cut_out = framed(alpha), Product(alpha.copy(), None)
+    if photo is None or _stands_out(seen, alpha, ground, segmenter):
+        return cut_out
+    try:
+        return _inside(seen, alpha, photo, segmenter)
+    except SubjectNotFound:
+        return cut_out
+
+
+def _inside(seen: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8], box: Box, segmenter: Segmenter) -> Product:
+    """The product in ``box`` of ``seen (H, W, 3)``, nowhere above ``alpha (H, W)``. Raises ``SubjectNotFound``."""
     found = segmenter.find(np.ascontiguousarray(seen[box.slices]))
     matte = np.zeros_like(alpha)
     matte[box.slices] = found.matte
     return Product(np.minimum(matte, alpha), found.ambiguity)
 
 
-def _stands_out(seen: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8], segmenter: Segmenter) -> bool:
-    """Whether all that is visible of ``seen (H, W, 3)`` is found as one thing, with grey all round."""
+def _stands_out(seen: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8], ground: int, segmenter: Segmenter) -> bool:
+    """Whether all that is visible of ``seen (H, W, 3)`` is found as one thing, with its ``ground`` all round."""
     height, width = alpha.shape
     pad = round(_MARGIN * max(height, width))
     try:
-        found = segmenter.matte(cv2.copyMakeBorder(seen, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(GROUND, GROUND, GROUND)))
+        found = segmenter.matte(cv2.copyMakeBorder(seen, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(ground, ground, ground)))
     except SubjectNotFound:
         return False
     shape, inside = visible(alpha) > 0, found[pad : pad + height, pad : pad + width] > 127

@@ -16,8 +16,10 @@ from worker.images.blend import composite
 from worker.images.codec import Frame
 from worker.images.mask import Box, bounding_box
 
-GROUND = 128
-"""Grey level on which a translucent file is looked at: of all the one that hides the fewest products."""
+GREY, WHITE = 128, 255
+"""The ground that a translucent file is looked at on."""
+_NEAR = 32
+"""Levels from grey nearer than which a picture is looked at on white: on grey a grey product would not be seen."""
 CLEAR = 16
 """Alpha below this counts as clear, as mask strengths do: encoders leave such traces beside what they cut out."""
 _SHAPE_SIDE = 512
@@ -26,11 +28,31 @@ _ALIKE = 0.97
 """Intersection over union with a rectangle, a rounded one or an ellipse from which a shape is taken for one."""
 
 
-def over_ground(frame: Frame) -> npt.NDArray[np.uint8]:
-    """``frame`` as it looks on grey, ``uint8 (H, W, 3)``: its own pixels where it is opaque, nothing of what it hides where it is clear."""
+def over_ground(frame: Frame, level: int) -> npt.NDArray[np.uint8]:
+    """``frame`` as it looks on a plain ground, ``uint8 (H, W, 3)``: its own pixels where it is opaque, nothing of what it hides where it is clear."""
     if frame.alpha is None:
         return frame.pixels
-    return composite(np.full_like(frame.pixels, GROUND), frame.pixels, frame.alpha)
+    return composite(np.full_like(frame.pixels, level), frame.pixels, frame.alpha)
+
+
+def off_ground(pixels: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8], level: int) -> npt.NDArray[np.uint8]:
+    """The colours ``uint8 (h, w, 3)`` that, ``alpha (h, w)`` opaque, look like ``pixels`` on a plain ground: the way back from ``over_ground``.
+
+    Clipped where no colour looks so; ``pixels`` themselves where nothing is seen.
+    """
+    translucent = (alpha > 0) & (alpha < 255)
+    weight = alpha[translucent].astype(np.float32)[:, None] / 255
+    out = pixels.copy()
+    out[translucent] = np.rint(np.clip((pixels[translucent] - (1 - weight) * level) / weight, 0, 255)).astype(np.uint8)
+    return out
+
+
+def ground_for(frame: Frame) -> int:
+    """The level of the ground, 0..255, from which ``frame`` stands out."""
+    if frame.alpha is None:
+        return GREY
+    mean = cv2.mean(frame.pixels, visible(frame.alpha))
+    return WHITE if abs(float(np.mean(mean[:3])) - GREY) < _NEAR else GREY
 
 
 def visible(alpha: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -59,8 +81,6 @@ def continued(alpha: npt.NDArray[np.uint8], edit: npt.NDArray[np.uint8]) -> npt.
         return alpha.copy()
     window = box.padded(1, alpha.shape).slices
     inside, out = edited[window], alpha.copy()
-    if inside.all():
-        window, inside = (slice(None), slice(None)), edited
     _, nearest = cv2.distanceTransformWithLabels(inside.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     values = np.zeros(int(nearest.max()) + 1, np.uint8)
     values[nearest[~inside]] = alpha[window][~inside]
