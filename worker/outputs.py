@@ -53,9 +53,9 @@ def _exact(edit: Edit, frame: Frame, fill: Frame) -> Frame:
     """A layer that, composited over the input, gives the output.
 
     Where the fill was pasted onto the input itself that is the fill. Elsewhere (behind a product freed of its old background, over an
-    extended canvas) it is the output's own pixels, as opaque as these. Where what is pasted is translucent itself, they take the input's place.
+    extended canvas, where what is pasted may be translucent itself) it is the output's own pixels, as opaque as these, in the input's place.
     """
-    if edit.frame is edit.source and (edit.cover is None or int(edit.cover.min()) == 255):
+    if edit.frame is edit.source and edit.cover is None:
         return fill
     painted = edit.alpha > 0
     seen = np.full_like(edit.alpha, 255) if frame.alpha is None else frame.alpha

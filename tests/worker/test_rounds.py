@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from planning import plan_of, rounds_of
 
 from api_schemas.errors import ChecksNotMet, EngineFailed
-from api_schemas.models import EXEMPLAR, SAMPLING_PARAMETERS, EngineKind, Licence, ModelCard, SamplingDefaults
+from api_schemas.models import BACKDROP, EXEMPLAR, SAMPLING_PARAMETERS, EngineKind, Licence, ModelCard, SamplingDefaults
 from api_schemas.requests import Level, Operation
 from worker.engines.base import PaintRequest
 from worker.images.blend import composite, paste
@@ -310,3 +310,33 @@ def test_a_shadow_grounds_the_product_on_a_painted_background() -> None:
     assert darker.min() >= 0
     assert darker[300:].max() > 100
     assert darker[:60].max() < 10
+
+
+@pytest.mark.parametrize("attempts", [1, 4])
+def test_a_torn_cut_out_warns_and_no_seed_is_tried_against_it(attempts: int) -> None:
+    """A product that the segmenter was not sure of warns, or fails ``min_verdict``, and is not painted again for that."""
+    inputs = {"image": png(photo("chelsea.png"))}
+    request = {"operation": "replace_background", "checks": {"max_attempts": attempts}}
+
+    def white(each: PaintRequest) -> Array:
+        return np.full_like(each.image, 240)
+
+    _, rounds = begin(request, inputs)
+    assert paint(rounds, white)[1:] == ([1] * (attempts - 1) if "growth" in str(rounds.rendered[0].report.verdict) else [])
+    report = rounds.rendered[0].report
+    assert report.ambiguity is not None
+    assert any(reason.startswith("ambiguity") for reason in report.verdict.reasons)
+    assert report.verdict.level is Level.WARN
+
+
+def test_a_shadow_that_is_cut_is_said() -> None:
+    """Where the product meets the lower border the verdict says what that means for its shadow, and without a shadow it does not."""
+    inputs = {"image": png(photo("coffee.png")[:300])}
+    verdicts = []
+    for shadow in ({}, {"shadow": {}}):
+        _, rounds = begin({"operation": "replace_background", "background": {"color": "#ffffff"}, **shadow}, inputs, BACKDROP)
+        paint(rounds, lambda each: np.full_like(each.image, 255))
+        verdicts.append(rounds.rendered[0].report.verdict)
+    assert verdicts[0].level is Level.PASS
+    assert verdicts[1].level is Level.WARN
+    assert "lower border" in verdicts[1].reasons[0]
