@@ -151,12 +151,13 @@ def _stands_out(seen: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8], groun
     """Whether all that is visible of ``seen (H, W, 3)`` is found as one thing, with its ``ground`` all round."""
     height, width = alpha.shape
     pad = round(_MARGIN * max(height, width))
+    wider = cv2.copyMakeBorder(seen, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(ground, ground, ground))
     try:
-        found = segmenter.matte(cv2.copyMakeBorder(seen, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(ground, ground, ground)))
+        found = segmenter.matte(np.asarray(wider, np.uint8))
     except SubjectNotFound:
         return False
     shape, inside = visible(alpha) > 0, found[pad : pad + height, pad : pad + width] > 127
-    return np.count_nonzero(inside & shape) >= _WHOLE * np.count_nonzero(shape)
+    return bool(np.count_nonzero(inside & shape) >= _WHOLE * np.count_nonzero(shape))
 
 
 def _ambiguity(saliency: npt.NDArray[np.float32]) -> float:
@@ -175,7 +176,7 @@ def _refine(pixels: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32]) ->
     scale = min(1.0, _WORK_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     guide = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.float32) / np.float32(255)
-    coarse = cv2.resize(saliency, size, interpolation=cv2.INTER_LINEAR)
+    coarse = np.asarray(cv2.resize(saliency, size, interpolation=cv2.INTER_LINEAR), np.float32)
     # The window must span the blur of one upscaled prediction pixel, on both sides of the edge.
     radius = max(2, round(1.5 * max(size) / _INPUT_SIDE))
     guided = cv2.ximgproc.guidedFilter(guide, coarse, 2 * radius, 1e-4)

@@ -196,7 +196,7 @@ def cloth() -> np.ndarray:
     """A woven cloth that fills the frame but for one corner."""
     down, across = np.mgrid[:400, :480]
     weave = 18 * np.sin(down / 2.5) * np.sin(across / 2.5) + 10 * np.sin(across / 37) * np.sin(down / 29)
-    picture = np.clip(np.array([150, 55, 45]) + weave[..., None], 0, 255).astype(np.uint8)
+    picture: np.ndarray = np.clip(np.array([150, 55, 45]) + weave[..., None], 0, 255).astype(np.uint8)
     picture[down + across < 60] = 235
     return picture
 

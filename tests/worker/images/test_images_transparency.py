@@ -125,4 +125,5 @@ def test_a_translucent_fill_takes_the_place_of_what_was_there(base: Array, fill:
     assert np.array_equal(out.pixels[was_clear], colours[was_clear])
     opaque = paste(frame, colours, strength, box, np.full_like(cover, 255))
     laid = Image.alpha_composite(*(Image.fromarray(np.dstack(each)) for each in ((frame.pixels, base), (colours, strength))))
+    assert opaque.alpha is not None
     assert np.array_equal(np.dstack([opaque.pixels, opaque.alpha]), np.asarray(laid))
