@@ -312,21 +312,24 @@ def test_a_shadow_grounds_the_product_on_a_painted_background() -> None:
     assert darker[:60].max() < 10
 
 
-@pytest.mark.parametrize("attempts", [1, 4])
-def test_a_torn_cut_out_warns_and_no_seed_is_tried_against_it(attempts: int) -> None:
+def test_a_torn_cut_out_warns_and_no_seed_is_tried_against_it() -> None:
     """A product that the segmenter was not sure of warns, or fails ``min_verdict``, and is not painted again for that."""
     inputs = {"image": png(photo("chelsea.png"))}
-    request = {"operation": "replace_background", "checks": {"max_attempts": attempts}}
+    request = {"operation": "replace_background", "background": {"color": "#ffffff"}}
 
     def white(each: PaintRequest) -> Array:
-        return np.full_like(each.image, 240)
+        return np.full_like(each.image, 255)
 
-    _, rounds = begin(request, inputs)
-    assert paint(rounds, white)[1:] == ([1] * (attempts - 1) if "growth" in str(rounds.rendered[0].report.verdict) else [])
+    _, rounds = begin({**request, "checks": {"max_attempts": 4}}, inputs, BACKDROP)
+    assert paint(rounds, white) == [1]
     report = rounds.rendered[0].report
     assert report.ambiguity is not None
-    assert any(reason.startswith("ambiguity") for reason in report.verdict.reasons)
     assert report.verdict.level is Level.WARN
+    assert report.verdict.reasons == (f"ambiguity {report.ambiguity:.2f} is 0.08 or more",)
+    _, strict = begin({**request, "checks": {"min_verdict": "pass"}}, inputs, BACKDROP)
+    paint(strict, white)
+    with pytest.raises(ChecksNotMet, match="ambiguity"):
+        _ = strict.rendered
 
 
 def test_a_shadow_that_is_cut_is_said() -> None:
