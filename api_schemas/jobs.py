@@ -159,6 +159,11 @@ class Report(_Frozen):
         default=None,
         description="ΔE2000 by which the fill is off its surroundings along the border; photos that nobody edited have about 1. Null as `seam` is.",
     )
+    ambiguity: float | None = Field(
+        default=None,
+        description="Share of the product, 0 to 1, of which the segmenter was not sure, plain edges aside. For `remove_background` and "
+        "`replace_background`; null where a mask or the image's own alpha says what the product is.",
+    )
     subject: Subject | None = Field(default=None, description="For `replace_background` from a prompt. Null where it was not found again.")
     attempts: int = Field(default=1, description="Seeds that were tried for this output; see `checks`.")
     verdict: Verdict = Verdict(level=Level.PASS)

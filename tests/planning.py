@@ -37,4 +37,4 @@ def plan_of(request: dict[str, Any], card: ModelCard, inputs: dict[str, bytes]) 
 
 def rounds_of(spec: JobSpec, plan: Plan) -> Rounds:
     """Its pictures, none of them painted."""
-    return Rounds(spec, plan, partial(EXAMINER.report, spec.request))
+    return Rounds(spec, plan, partial(EXAMINER.report, spec.request), EXAMINER.best_verdict(spec.request, plan.edit))

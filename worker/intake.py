@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from api_schemas.errors import MaskFull, OutfillError
+from api_schemas.errors import Invalid, MaskFull, OutfillError
 from api_schemas.jobs import JobSpec
 from api_schemas.models import EngineKind, ModelCard
 from api_schemas.requests import (
@@ -25,12 +25,13 @@ from api_schemas.requests import (
 )
 from worker.engines.base import Backdrop, Mask, PaintRequest, Pixels, Sampling
 from worker.images.backdrop import recoloured
-from worker.images.blend import composite, estimate_foreground
+from worker.images.blend import estimate_foreground
 from worker.images.canvas import extend, place
 from worker.images.codec import Frame, decode, decode_mask, into_space
 from worker.images.crop import Crop, Region, fit_mask, plan_crop, plan_regions, take
 from worker.images.mask import Box, edit_alpha
-from worker.images.subject import Segmenter, subject_of
+from worker.images.subject import Product, Segmenter, subject_of
+from worker.images.transparency import GREY, WHITE, continued, over_ground
 
 OUTPAINT_FEATHER_PX = 2
 """More would blend in the prefill, which shows as a line along the old border."""
@@ -55,6 +56,10 @@ class Edit:
     """What the fill is pasted onto, at the output's size. Equal to the source where ``alpha`` is 0."""
     alpha: Mask
     """``uint8 (H, W)``: 0 is kept exactly, 255 is all fill, between is blended."""
+    cover: Mask | None = None
+    """``uint8 (H, W)``: how opaque the fill itself is; ``None``: wholly."""
+    ambiguity: float | None = None
+    """Share of the product, 0..1, of which the segmenter was not sure; ``None`` where it was not asked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,13 +128,14 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
         case InpaintRequest() | EraseRequest():
             if painted is None:
                 raise ValueError("such a request has a mask")
-            edit = Edit(source, (0, 0), source, painted)
+            edit = Edit(source, (0, 0), source, painted, _cover(source, painted, goes_on=isinstance(request, EraseRequest)))
         case OutpaintRequest():
             return _outpaint(source, request, card)
         case ReplaceBackgroundRequest():
-            edit = _behind_product(source, 255 - subject_of(source, segmenter) if painted is None else painted)
+            product = subject_of(source, segmenter) if painted is None else Product(255 - painted, None)
+            edit = _behind_product(source, product)
     backdrop = read("background.image") if "background.image" in spec.inputs else None
-    picture = into_space(backdrop.pixels, backdrop.icc, source.icc) if backdrop else None
+    picture = into_space(over_ground(backdrop, WHITE), backdrop.icc, source.icc) if backdrop else None
     # The background behind a product is one thing, however the product parts it.
     apart = plan_regions if isinstance(request, InpaintRequest | EraseRequest) else _whole
     regions = apart(edit.alpha, **_sizes(card))
@@ -149,25 +155,37 @@ class _blaming:  # noqa: N801 - reads as a statement
             error.field = self._field
 
 
-def _cut_out(source: Frame, matte: Mask) -> Edit:
-    """The subject alone: its colours free of the old background, and the matte as alpha. Nothing is pasted."""
-    return Edit(source, (0, 0), Frame(_foreground(source, matte), matte, source.icc), 255 - matte)
+def _cut_out(source: Frame, product: Product) -> Edit:
+    """The product alone: its colours free of the old background, and the matte as alpha. Nothing is pasted."""
+    matte = product.matte
+    return Edit(source, (0, 0), Frame(_foreground(source, matte), matte, source.icc), 255 - matte, ambiguity=product.ambiguity)
 
 
-def _behind_product(source: Frame, alpha: Mask) -> Edit:
+def _behind_product(source: Frame, product: Product) -> Edit:
     """Everything but the product is edited. The result is opaque, so the frame has no alpha."""
-    matte = 255 - alpha
+    matte = product.matte
     if source.alpha is not None:  # of what is kept no more is seen than was there
         matte = np.minimum(matte, source.alpha)
-    return Edit(source, (0, 0), Frame(_foreground(source, matte), None, source.icc), 255 - matte)
+    return Edit(source, (0, 0), Frame(_foreground(source, matte), None, source.icc), 255 - matte, ambiguity=product.ambiguity)
 
 
 def _foreground(source: Frame, matte: Mask) -> Pixels:
-    """The colours ``uint8 (H, W, 3)`` of what ``matte`` keeps. What is translucent in the file has its own already, free of any background."""
-    estimate = estimate_foreground(source.pixels, matte)
+    """The colours ``uint8 (H, W, 3)`` of what ``matte`` keeps. Where the file's own alpha is the matte it has them already, free of any background."""
+    estimate = estimate_foreground(over_ground(source, GREY), matte)
     if source.alpha is None:
         return estimate
-    return np.where(((source.alpha < 255) & (matte > 0))[..., None], source.pixels, estimate)
+    own = (source.alpha < 255) & (matte == source.alpha) & (matte > 0)
+    return np.where(own[..., None], source.pixels, estimate)
+
+
+def _cover(source: Frame, alpha: Mask, *, goes_on: bool) -> Mask | None:
+    """How opaque what is painted is: where the picture is to go on, as what is kept nearest; new content as the most opaque of the picture."""
+    if source.alpha is None:
+        return None
+    if goes_on:
+        return continued(source.alpha, alpha)
+    most = int(source.alpha.max())
+    return np.full_like(alpha, most) if 0 < most < 255 else None  # in a picture that is clear throughout there is nothing to go by
 
 
 def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard) -> Plan:
@@ -176,7 +194,11 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard) -> Plan:
     elif request.canvas is not None:
         sides = place((source.width, source.height), request.canvas)
     frame, mask = extend(source, *sides)
-    edit = Edit(source, (sides[0], sides[2]), frame, edit_alpha(mask, 0, OUTPAINT_FEATHER_PX))
+    if request.prompt and frame.alpha is not None and not frame.alpha[mask > 0].any():
+        raise Invalid(
+            "the picture is clear along the border that is extended, and clear goes on as clear; see replace_background", field="image"
+        )
+    edit = Edit(source, (sides[0], sides[2]), frame, edit_alpha(mask, 0, OUTPAINT_FEATHER_PX), frame.alpha)
     known = [Box(sides[0], sides[2], sides[0] + source.width, sides[2] + source.height)]
     # The exemplar engine reflects what it is shown: that it can do at full size, and shrinking would cost texture.
     sizes = _sizes(card) | ({"native_size": None} if card.engine is EngineKind.EXEMPLAR else {})
@@ -222,10 +244,7 @@ def _sizes(card: ModelCard) -> dict[str, Any]:
 
 def _as_seen(frame: Frame, crop: Crop) -> Pixels:
     """The crop as a model sees it: what is transparent is white."""
-    pixels = take(frame.pixels, crop)
-    if frame.alpha is None:
-        return pixels
-    return composite(np.full_like(pixels, 255), pixels, take(frame.alpha, crop))
+    return over_ground(Frame(take(frame.pixels, crop), None if frame.alpha is None else take(frame.alpha, crop)), WHITE)
 
 
 def _recipe(request: PaintedRequest, source: Frame, picture: Pixels | None = None) -> Sampling | Backdrop | None:

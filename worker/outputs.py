@@ -54,12 +54,13 @@ def _exact(edit: Edit, frame: Frame, fill: Frame) -> Frame:
     """A layer that, composited over the input, gives the output.
 
     Where the fill was pasted onto the input itself that is the fill. Elsewhere (behind a product freed of its old background, over an
-    extended canvas) it is the output's own pixels, opaque.
+    extended canvas, where what is pasted may be translucent itself) it is the output's own pixels, as opaque as these, in the input's place.
     """
-    if edit.frame is edit.source:
+    if edit.frame is edit.source and edit.cover is None:
         return fill
     painted = edit.alpha > 0
-    return Frame(np.where(painted[..., None], frame.pixels, 0).astype(np.uint8), painted.astype(np.uint8) * 255, frame.icc)
+    seen = np.full_like(edit.alpha, 255) if frame.alpha is None else frame.alpha
+    return Frame(np.where(painted[..., None], frame.pixels, 0).astype(np.uint8), np.where(painted, seen, 0).astype(np.uint8), frame.icc)
 
 
 def store_preview(storage: Storage, spec: JobSpec, execution_id: str, pixels: Pixels) -> str:

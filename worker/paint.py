@@ -213,7 +213,8 @@ class PaintWorker:
 
         limit = self._settings.limits.max_image_pixels
         plan = intake.prepare(work.spec, self._cards[work.spec.model], fetch, self._segmenter, max_pixels=limit)
-        work.rounds = Rounds(work.spec, plan, partial(self._examiner.report, work.spec.request))
+        request = work.spec.request
+        work.rounds = Rounds(work.spec, plan, partial(self._examiner.report, request), self._examiner.best_verdict(request, plan.edit))
         self._lap(work, "intake")
         if work.requests:
             self._painter.inbox.put(work)

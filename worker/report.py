@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from api_schemas.errors import EngineFailed, SubjectNotFound
 from api_schemas.jobs import ModelError, Preserved, Report, Subject, Verdict
 from api_schemas.requests import EraseRequest, JobRequest, Level, OutpaintRequest, RemoveBackgroundRequest, ReplaceBackgroundRequest
 from core.settings import Quality
+from worker.images.backdrop import base_is_cut
 from worker.images.codec import Frame
 from worker.images.mask import coverage
 from worker.images.measures import Border
@@ -23,6 +25,17 @@ _STRIP = 64
 _SEEN = 128
 """Alpha from which a pixel counts as seen."""
 _NOT_FOUND = "the product was not found in the output"
+_CUT = "the product meets the lower border: of its shadow no more is seen than lies beside it"
+
+
+@dataclass(frozen=True)
+class _AtBorder:
+    """The measures of a border; see ``Report``."""
+
+    rim: float | None = None
+    step: float | None = None
+    seam: float | None = None
+    colour_shift: float | None = None
 
 
 class Examiner:
@@ -38,42 +51,37 @@ class Examiner:
         Raises ``EngineFailed`` if a kept pixel changed: such a result must not leave.
         """
         preserved = prove(edit, output)
-        found = seam = shift = rim = step = None
-        reasons: list[tuple[Level, str]] = []
+        reasons = self._brought(request, edit)
+        found, border = None, _AtBorder()
         if not isinstance(request, RemoveBackgroundRequest):
-            clear = None if edit.frame.alpha is None else edit.frame.alpha < _SEEN
-            profile = Profile.of(output.pixels, edit.alpha, clear)
-            if profile is not None:
-                rim = profile.rim(outside=not isinstance(request, ReplaceBackgroundRequest))
-            if isinstance(request, EraseRequest | OutpaintRequest):  # the photo goes on: there a difference of the two sides is a fault
-                step = profile.step() if profile else None
-                border = Border.of(edit.alpha, clear)
-                if border is not None:
-                    seam, shift = border.seam(output.pixels), border.colour_shift(output.pixels)
-        if (
-            isinstance(request, ReplaceBackgroundRequest) and request.background is None
-        ):  # a colour or a picture adds nothing to the product
+            border = _at_border(request, edit, output)
+        if isinstance(request, ReplaceBackgroundRequest) and request.background is None:
+            # A colour, a gradient or a picture adds nothing to the product.
             found = self._subject(edit, output)
             growth = found.growth if found else None
             reasons += [(Level.WARN, _NOT_FOUND)] if found is None else self._beyond("growth", growth)
-        measured = {"rim": rim, "step": step, "seam": seam, "colour_shift": shift}
+        for name, value in vars(border).items():
+            reasons += self._beyond(name, value)
         if error is not None and not isinstance(request, ReplaceBackgroundRequest):
             # How well a model renders a product in detail says little of the background that it paints.
-            measured["model_error"] = error.corrected
-        for name, value in measured.items():
-            reasons += self._beyond(name, value)
-        level = max((level for level, _ in reasons), key=lambda level: level.rank, default=Level.PASS)
+            reasons += self._beyond("model_error", error.corrected)
         return Report(
             preserved=preserved,
             coverage=coverage(edit.alpha),
             model_error=error,
-            rim=rim,
-            step=step,
-            seam=seam,
-            colour_shift=shift,
+            **vars(border),
+            ambiguity=edit.ambiguity,
             subject=found,
-            verdict=Verdict(level=level, reasons=tuple(reason for _, reason in reasons)),
+            verdict=Verdict(level=_worst(reasons), reasons=tuple(reason for _, reason in reasons)),
         )
+
+    def best_verdict(self, request: JobRequest, edit: Edit) -> Level:
+        """The level that no output of ``request`` is better than, whatever is painted: the input brings it."""
+        return _worst(self._brought(request, edit))
+
+    def _brought(self, request: JobRequest, edit: Edit) -> list[tuple[Level, str]]:
+        cut = isinstance(request, ReplaceBackgroundRequest) and request.shadow is not None and base_is_cut(255 - edit.alpha)
+        return self._beyond("ambiguity", edit.ambiguity) + ([(Level.WARN, _CUT)] if cut else [])
 
     def _beyond(self, name: str, value: float | None) -> list[tuple[Level, str]]:
         for level in (Level.FAIL, Level.WARN):
@@ -92,6 +100,26 @@ class Examiner:
         if not area:
             return None
         return Subject(iou=np.count_nonzero(before & after) / both, growth=both / area - 1)
+
+
+def _worst(reasons: list[tuple[Level, str]]) -> Level:
+    return max((level for level, _ in reasons), key=lambda level: level.rank, default=Level.PASS)
+
+
+def _at_border(request: JobRequest, edit: Edit, output: Frame) -> _AtBorder:
+    clear = None if edit.frame.alpha is None else edit.frame.alpha < _SEEN
+    profile = Profile.of(output.pixels, edit.alpha, clear)
+    rim = profile.rim(outside=not isinstance(request, ReplaceBackgroundRequest)) if profile else None
+    if not isinstance(request, EraseRequest | OutpaintRequest):
+        return _AtBorder(rim)
+    # The photo goes on: here a difference of the two sides is a fault.
+    border = Border.of(edit.alpha, clear)
+    return _AtBorder(
+        rim,
+        profile.step() if profile else None,
+        border.seam(output.pixels) if border else None,
+        border.colour_shift(output.pixels) if border else None,
+    )
 
 
 def prove(edit: Edit, output: Frame) -> Preserved:

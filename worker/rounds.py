@@ -20,6 +20,7 @@ from worker.images.blend import paste
 from worker.images.codec import Frame
 from worker.images.crop import Region, restore
 from worker.images.known_error import KnownError, correct
+from worker.images.transparency import WHITE, off_ground
 from worker.intake import Edit, Plan
 from worker.outputs import Rendered, encode_output
 
@@ -48,8 +49,10 @@ class _Picture:
 class Rounds:
     """Not thread-safe: handed from thread to thread with its job."""
 
-    def __init__(self, spec: JobSpec, plan: Plan, measure: Measure) -> None:
+    def __init__(self, spec: JobSpec, plan: Plan, measure: Measure, best_verdict: Level = Level.PASS) -> None:
+        """``best_verdict`` is the level that no picture of the job is better than: for less no other seed is tried."""
         self._spec = spec
+        self._best_verdict = best_verdict
         self._plan = plan
         self._measure = measure
         self._checks = getattr(spec.request, "checks", Checks())
@@ -128,7 +131,10 @@ class Rounds:
         fill = restore(pixels, region.crop)
         if isinstance(request, ReplaceBackgroundRequest) and request.shadow is not None and request.background is None:
             fill = apply_shadow(fill, contact_shadow(255 - self._plan.edit.alpha, request.shadow)[window])
-        picture.frame = paste(picture.frame, fill, region.alpha, region.crop.box)
+        cover = None if self._plan.edit.cover is None else self._plan.edit.cover[window]
+        if cover is not None:  # a model is shown transparent pixels on white, and paints such
+            fill = off_ground(fill, cover, WHITE)
+        picture.frame = paste(picture.frame, fill, region.alpha, region.crop.box, cover)
         if picture.fill is not None and picture.fill.alpha is not None:
             there = region.alpha > 0
             picture.fill.pixels[window][there] = fill[there]
@@ -140,7 +146,7 @@ class Rounds:
         if picture.best is None or _badness(report) < _badness(picture.best.report):
             picture.best = encode_output(self._spec, edit, picture.frame, self._seed(picture), report, picture.fill)
         picture.best = picture.best.tried(picture.attempt)
-        wanted = self._checks.min_verdict or Level.PASS
+        wanted = max(self._checks.min_verdict or Level.PASS, self._best_verdict, key=lambda level: level.rank)
         if picture.best.report.verdict.level.rank > wanted.rank and picture.attempt < self._checks.max_attempts:
             picture.attempt += 1
             self._begun(picture)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from conftest import pixels_of, png
@@ -16,8 +17,9 @@ from planning import plan_of, rounds_of
 
 from api_schemas.errors import EngineFailed, MaskFull, OutfillError
 from api_schemas.jobs import JobSpec
-from api_schemas.models import BACKDROP, EXEMPLAR, U2NETP
+from api_schemas.models import BACKDROP, EXEMPLAR, U2NETP, ModelCard
 from worker.engines.backdrop import BackdropEngine
+from worker.engines.base import Backdrop
 from worker.images.blend import composite
 from worker.images.codec import Frame, into_space
 from worker.intake import Plan
@@ -74,6 +76,8 @@ def test_for_every_mask_and_size_what_is_kept_equals_the_input(
 ) -> None:
     """For every PNG output, pixels outside the returned edit region equal the input's, and the size is the input's."""
     picture, mask = random_picture(seed, width, height, mode), random_mask(seed, width, height)
+    if mode == "RGBA":
+        picture[0, 0, 3] = 255  # a file that is translucent throughout is another promise
     options = {"grow_px": grow, "feather_px": feather}
     request = {"operation": operation, "image": "image", "mask": "mask", "mask_options": options, "output": {"layers": True}, "seed": 1}
     if operation == "inpaint":
@@ -91,7 +95,9 @@ def test_for_every_mask_and_size_what_is_kept_equals_the_input(
     assert before.shape == after.shape
     np.testing.assert_array_equal(before[kept], after[kept])
     fill = as_rgb(rendered.layers["fill"], "RGBA")
-    if mode == "RGBA":
+    if mode == "RGBA" and operation == "erase":
+        over = np.where(kept[..., None], before, fill)
+    elif mode == "RGBA":
         over = np.asarray(Image.alpha_composite(*(Image.fromarray(np.ascontiguousarray(each)) for each in (before, fill))))
     else:
         over = composite(before, *(np.ascontiguousarray(each) for each in (fill[..., :3], fill[..., 3])))
@@ -157,6 +163,111 @@ def test_a_cut_out_keeps_its_colours_on_another_background(hidden: int) -> None:
     weight = picture[..., 3:] / 255
     expected = 120 * weight + 255 * (1 - weight)
     assert np.abs(as_rgb(rounds.rendered[0].data, "RGB") - expected).max() <= 1
+
+
+def cut_out(opacity: int, side: int = 160) -> Array:
+    """A grey mug with a handle, ``opacity`` opaque at most, that stands on the lower border; clear pixels hide magenta."""
+    alpha = np.zeros((side, side), np.uint8)
+    alpha[40:, 30:100] = 255
+    cv2.circle(alpha, (104, 90), 26, 255, 10)
+    alpha = (cv2.GaussianBlur(alpha, (0, 0), 1) * (opacity / 255)).astype(np.uint8)
+    return np.dstack(
+        [np.where(alpha > 0, np.uint8(level), np.uint8(hidden)) for level, hidden in ((90, 255), (90, 0), (90, 255))] + [alpha]
+    )
+
+
+def painted(request: dict[str, Any], card: ModelCard, inputs: dict[str, bytes], grey: int) -> Array:
+    """The output, RGBA, where the model paints one grey over all that it may."""
+    spec, plan = plan_of({"image": "image", **request}, card, inputs)
+    rounds = rounds_of(spec, plan)
+    if not rounds.requests:
+        rounds.take([])
+    while rounds.requests:
+        rounds.take([np.where(each.mask[..., None] > 0, np.uint8(grey), each.image) for each in rounds.requests])
+    return as_rgb(rounds.rendered[0].data, "RGBA").astype(int)
+
+
+@pytest.mark.parametrize("opacity", [255, 224])
+def test_a_cut_out_is_never_more_opaque_than_its_file(opacity: int) -> None:
+    """Removing a cut-out's background leaves it as it is, and another background shows through it as much as any did."""
+    picture = cut_out(opacity)
+    alone = painted({"operation": "remove_background"}, U2NETP, {"image": png(picture)}, 0)
+    assert np.array_equal(alone[..., 3], picture[..., 3])
+    assert (alone[picture[..., 3] > 0][:, :3] == 90).all()
+    assert (np.ptp(alone[..., :3], axis=2) <= 1).all(), "nothing of the magenta that is hidden"
+    request = {"operation": "replace_background", "background": {"color": "#ffffff"}}
+    weight = picture[..., 3:] / 255
+    for mask in ({}, {"mask": png(np.where(picture[..., 3] > 0, np.uint8(0), np.uint8(255)))}):
+        behind = painted({**request, **dict.fromkeys(mask, "mask")}, BACKDROP, {"image": png(picture), **mask}, 255)
+        assert np.abs(behind[..., :3] - (90 * weight + 255 * (1 - weight))).max() <= 2
+
+
+def test_erasing_goes_on_as_opaque_as_what_is_around() -> None:
+    """Where a cut-out is erased across its edge the clear side stays clear, and a translucent product as translucent, in its colour."""
+    picture = cut_out(224)
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    mask[100:130, 10:60] = 255
+    request = {"operation": "erase", "mask": "mask", "mask_options": {"grow_px": 0, "feather_px": 3}}
+    seen = round(90 * 224 / 255 + 255 * 31 / 255)  # on white, as a model is shown it
+    output = painted(request, EXEMPLAR, {"image": png(picture), "mask": png(mask)}, seen)
+    assert (output[105:125, 10:26, 3] == 0).all()
+    assert (output[105:125, 36:58, 3] == 224).all()
+    assert np.abs(output[105:125, 36:58, :3] - 90).max() <= 1
+
+
+def test_an_erased_hole_is_closed() -> None:
+    """A hole that is its own mask is opaque afterwards, as what is around it."""
+    picture = np.full((60, 80, 4), 120, np.uint8)
+    picture[..., 3] = 255
+    picture[20:40, 30:50, 3] = 0
+    request = {"operation": "erase", "mask": "mask", "mask_options": {"polarity": "alpha", "grow_px": 8, "feather_px": 4}}
+    output = painted(request, EXEMPLAR, {"image": png(picture), "mask": png(picture)}, 120)
+    assert (output == (120, 120, 120, 255)).all()
+
+
+def test_new_content_is_as_opaque_as_the_file() -> None:
+    """What a prompt asks for is as opaque as the file at its most opaque, on its clear pixels too, and looks on white as it was painted."""
+    picture = cut_out(224)
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    mask[60:100, 10:70] = 255
+    request = {"operation": "inpaint", "prompt": "x", "mask": "mask", "mask_options": {"grow_px": 0, "feather_px": 0}}
+    output = painted(request, EXEMPLAR, {"image": png(picture), "mask": png(mask)}, 150)
+    assert (output[mask > 0][:, 3] == 224).all()
+    on_white = output[mask > 0][:, :3] * (224 / 255) + 255 * (31 / 255)
+    assert np.abs(on_white - 150).max() <= 2
+
+
+def test_a_clear_border_goes_on_clear() -> None:
+    """An extension is at each pixel as opaque as the border that it continues: clear, soft or opaque."""
+    picture = cut_out(255)
+    request = {"operation": "outpaint", "expand": {"left": 30, "bottom": 40}, "seed": 1}
+    output = painted(request, EXEMPLAR, {"image": png(picture)}, 90)
+    assert (output[:160, :30, 3] == 0).all()
+    assert (output[160:, 30:, 3] == picture[-1, :, 3]).all()
+    assert {0, 255} < set(np.unique(output[160:, 30:, 3]))
+    opaque = output[160:, 30:][output[160:, 30:, 3] == 255]
+    assert np.abs(opaque[:, :3] - 90).max() <= 2
+
+
+def test_a_prompt_beside_a_clear_border_is_refused() -> None:
+    """Where all that a prompt would paint is clear, the job fails instead of ignoring it."""
+    request = {"operation": "outpaint", "image": "image", "expand": {"left": 30}, "prompt": "a table", "seed": 1}
+    with pytest.raises(OutfillError, match="clear goes on as clear") as caught:
+        plan_of(request, EXEMPLAR, {"image": png(cut_out(255))})
+    assert caught.value.field == "image"
+
+
+def test_a_background_picture_shows_nothing_that_it_hides() -> None:
+    """A background picture with transparency is seen on white."""
+    behind = np.full((160, 160, 4), 60, np.uint8)
+    behind[:80, :, 3] = 0
+    behind[80:, :, 3] = 255
+    request = {"operation": "replace_background", "image": "image", "background": {"image": "background.image"}}
+    _, plan = plan_of(request, BACKDROP, {"image": png(cut_out(255)), "background.image": png(behind)})
+    assert isinstance(plan.recipe, Backdrop)
+    assert plan.recipe.picture is not None
+    assert (plan.recipe.picture[:80] == 255).all()
+    assert (plan.recipe.picture[80:] == 60).all()
 
 
 def test_clear_pixels_that_a_mask_keeps_show_the_new_background() -> None:

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from planning import plan_of, rounds_of
 
 from api_schemas.errors import ChecksNotMet, EngineFailed
-from api_schemas.models import EXEMPLAR, SAMPLING_PARAMETERS, EngineKind, Licence, ModelCard, SamplingDefaults
+from api_schemas.models import BACKDROP, EXEMPLAR, SAMPLING_PARAMETERS, EngineKind, Licence, ModelCard, SamplingDefaults
 from api_schemas.requests import Level, Operation
 from worker.engines.base import PaintRequest
 from worker.images.blend import composite, paste
@@ -312,3 +312,37 @@ def test_a_shadow_grounds_the_product_on_a_painted_background() -> None:
     assert darker.min() >= 0
     assert darker[300:].max() > 100
     assert darker[:60].max() < 10
+
+
+def test_a_torn_cut_out_warns_and_no_seed_is_tried_against_it() -> None:
+    """A product that the segmenter was not sure of warns, or fails ``min_verdict``, and is not painted again for that."""
+    inputs = {"image": png(photo("chelsea.png"))}
+    request = {"operation": "replace_background", "background": {"color": "#ffffff"}}
+
+    def white(each: PaintRequest) -> Array:
+        return np.full_like(each.image, 255)
+
+    _, rounds = begin({**request, "checks": {"max_attempts": 4}}, inputs, BACKDROP)
+    assert paint(rounds, white) == [1]
+    report = rounds.rendered[0].report
+    assert report.ambiguity is not None
+    assert report.verdict.level is Level.WARN
+    assert report.verdict.reasons == (f"ambiguity {report.ambiguity:.2f} is 0.08 or more",)
+    _, strict = begin({**request, "checks": {"min_verdict": "pass"}}, inputs, BACKDROP)
+    paint(strict, white)
+    with pytest.raises(ChecksNotMet, match="ambiguity"):
+        _ = strict.rendered
+
+
+def test_a_shadow_that_is_cut_is_said() -> None:
+    """Where the product meets the lower border the verdict says what that means for its shadow, and without a shadow it does not."""
+    inputs = {"image": png(photo("coffee.png")[:300])}
+    request = {"operation": "replace_background", "background": {"color": "#ffffff"}}
+    verdicts = []
+    for asked in (request, {**request, "shadow": {}}):
+        _, rounds = begin(asked, inputs, BACKDROP)
+        paint(rounds, lambda each: np.full_like(each.image, 255))
+        verdicts.append(rounds.rendered[0].report.verdict)
+    assert verdicts[0].level is Level.PASS
+    assert verdicts[1].level is Level.WARN
+    assert "lower border" in verdicts[1].reasons[0]

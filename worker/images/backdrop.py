@@ -18,7 +18,7 @@ _STRIP = 256
 _SHADOW_SIDE = 1024
 """Longest side, pixels, at which a shadow is drawn: it is soft, so more would not show."""
 _CUT = 0.25
-"""Share of the product's width at the frame's lower border from which its base is taken to lie outside the picture."""
+"""Share of the product's width at the frame's lower border from which its base may lie outside the picture."""
 _LIFT = 0.12
 """Height above the lowest point, in product sizes, at which an edge is hardly in touch with the ground any more."""
 _FLATTEN = 0.35
@@ -59,8 +59,8 @@ def contact_shadow(matte: npt.NDArray[np.uint8], shadow: Shadow) -> npt.NDArray[
     """How much darker the ground is under the product ``matte (H, W)``: ``uint8 (H, W)``, 255 = black.
 
     It follows the product's lower edge where that is near its lowest point: a tight dark line where the two touch, in a pool that
-    ``softness`` spreads over up to a tenth of the product's width. A product that the frame's lower border cuts off stands on ground
-    that is not in the picture, and gets none.
+    ``softness`` spreads over up to a tenth of the product's width. A product that meets the frame's lower border is drawn as if it stood there:
+    what is seen of the shadow is what lies beside it.
     """
     height, width = matte.shape
     scale = min(1.0, _SHADOW_SIDE / max(height, width))
@@ -68,6 +68,12 @@ def contact_shadow(matte: npt.NDArray[np.uint8], shadow: Shadow) -> npt.NDArray[
     small = cv2.resize(matte, small_size, interpolation=cv2.INTER_AREA)
     darkness = _draw(np.asarray(small > 127), shadow)
     return np.asarray(cv2.resize(darkness, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+
+
+def base_is_cut(matte: npt.NDArray[np.uint8]) -> bool:
+    """Whether the lower border may cut off the base of the product ``matte (H, W)``, so that the ground it stands on is not in the picture."""
+    box = bounding_box(np.where(matte > 127, matte, 0).astype(np.uint8))
+    return box is not None and bool(np.count_nonzero(matte[-1] > 127) > _CUT * box.width)
 
 
 def apply_shadow(pixels: npt.NDArray[np.uint8], darkness: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -121,7 +127,7 @@ def _centred(have: int, want: int, scale: float) -> tuple[slice, int]:
 def _draw(product: npt.NDArray[np.bool_], shadow: Shadow) -> npt.NDArray[np.uint8]:
     height, width = product.shape
     box = bounding_box(product.astype(np.uint8))
-    if box is None or np.count_nonzero(product[-1]) > _CUT * box.width:
+    if box is None:
         return np.zeros((height, width), np.uint8)
     size = min(box.width, box.height)
     edge, touch = _ground_line(product, size)

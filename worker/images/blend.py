@@ -39,20 +39,51 @@ def composite(base: npt.NDArray[np.uint8], fill: npt.NDArray[np.uint8], alpha: n
     return out
 
 
-def paste(frame: Frame, window_pixels: npt.NDArray[np.uint8], window_alpha: npt.NDArray[np.uint8], box: Box) -> Frame:
+def paste(
+    frame: Frame,
+    window_pixels: npt.NDArray[np.uint8],
+    window_alpha: npt.NDArray[np.uint8],
+    box: Box,
+    cover: npt.NDArray[np.uint8] | None = None,
+) -> Frame:
     """``frame`` with ``window_pixels (h, w, 3)`` composited into ``box`` by ``window_alpha (h, w)``.
 
     Size, ICC profile, and every pixel outside the box or where the alpha is 0 are the frame's own. Over a frame with an alpha the fill is laid by
-    Porter and Duff's "over", as Pillow's ``alpha_composite`` has it to the bit: hidden colours of clear pixels do not show in it.
+    Porter and Duff's "over", as Pillow's ``alpha_composite`` has it to the bit: hidden colours of clear pixels do not show in it. A fill that is
+    itself ``cover (h, w)`` opaque, 255 = wholly, takes the place of what was there by as much as ``window_alpha`` says.
     """
     pixels, window = frame.pixels.copy(), box.slices
     if frame.alpha is None:
         pixels[window] = composite(frame.pixels[window], window_pixels, window_alpha)
         return Frame(pixels, None, frame.icc)
-    base, over = (Image.fromarray(np.dstack(planes)) for planes in ((pixels[window], frame.alpha[window]), (window_pixels, window_alpha)))
-    laid, alpha = np.asarray(Image.alpha_composite(base, over)), frame.alpha.copy()
-    pixels[window], alpha[window] = laid[..., :3], laid[..., 3]
+    alpha = frame.alpha.copy()
+    if cover is None or int(cover.min()) == 255:
+        base, over = (Image.fromarray(np.dstack(planes)) for planes in ((pixels[window], alpha[window]), (window_pixels, window_alpha)))
+        laid = np.asarray(Image.alpha_composite(base, over))
+        pixels[window], alpha[window] = laid[..., :3], laid[..., 3]
+    else:
+        pixels[window], alpha[window] = _dissolved(pixels[window], alpha[window], window_pixels, window_alpha, cover)
     return Frame(pixels, alpha, frame.icc)
+
+
+def _dissolved(
+    pixels: npt.NDArray[np.uint8],
+    alpha: npt.NDArray[np.uint8],
+    fill: npt.NDArray[np.uint8],
+    strength: npt.NDArray[np.uint8],
+    cover: npt.NDArray[np.uint8],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """The mean of two translucent pictures, weighed by ``strength``: alphas as they are, colours by the alpha that each has (premultiplied)."""
+    share = np.empty_like(strength)
+    rows = max(1, _STRIP // max(1, strength.shape[1]))
+    for start in range(0, strength.shape[0], rows):
+        strip = slice(start, start + rows)
+        weight = strength[strip].astype(np.uint32)
+        of_fill, of_frame = weight * cover[strip], (255 - weight) * alpha[strip]
+        seen = of_fill + of_frame
+        # Where nothing is seen there are no colours to weigh; what the file hides there stays only where it is kept.
+        share[strip] = np.where(seen > 0, (255 * of_fill + seen // 2) // np.maximum(seen, 1), (weight > 0) * np.uint32(255))
+    return composite(pixels, fill, share), composite(alpha, cover, strength)
 
 
 def estimate_foreground(pixels: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from api_schemas.errors import Invalid
 from api_schemas.requests import Anchor, Canvas
-from worker.images.blend import composite
 from worker.images.codec import Frame
+from worker.images.transparency import WHITE, over_ground
 
 _BLUR_LIMIT = 151
 """Widest blur of the prefill, pixels: beyond it only time is spent."""
@@ -29,10 +29,10 @@ def extend(frame: Frame, left: int, right: int, top: int, bottom: int) -> tuple[
     """``frame`` on a canvas larger by these pixels, and a mask that is 255 on exactly the new area.
 
     The new area is prefilled with the edge's colours carried outwards and blurred, right beside the edge with the picture reflected (on white, where it
-    is clear), and is opaque. The input's pixels and alpha stand unchanged at (``left``, ``top``).
+    is clear), and is as opaque as the pixel of the border that it continues. The input's pixels and alpha stand unchanged at (``left``, ``top``).
     """
     inside = slice(top, top + frame.height), slice(left, left + frame.width)
-    seen = frame.pixels if frame.alpha is None else composite(np.full_like(frame.pixels, 255), frame.pixels, frame.alpha)
+    seen = over_ground(frame, WHITE)
     replicated = cv2.copyMakeBorder(seen, top, bottom, left, right, cv2.BORDER_REPLICATE)
     side = min(_BLUR_LIMIT, max(left, right, top, bottom)) | 1
     # Two box blurs are near enough to a Gaussian, at a cost that does not grow with the radius.
@@ -44,8 +44,7 @@ def extend(frame: Frame, left: int, right: int, top: int, bottom: int) -> tuple[
     mask = np.full(pixels.shape[:2], 255, np.uint8)
     alpha = None
     if frame.alpha is not None:
-        alpha = mask.copy()
-        alpha[inside] = frame.alpha
+        alpha = np.asarray(cv2.copyMakeBorder(frame.alpha, top, bottom, left, right, cv2.BORDER_REPLICATE), dtype=np.uint8)
     mask[inside] = 0
     return Frame(pixels, alpha, frame.icc), mask
 

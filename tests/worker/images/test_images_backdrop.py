@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from api_schemas.requests import ColorBackground, GradientBackground, GradientStops, PictureBackground, Shadow
-from worker.images.backdrop import apply_shadow, contact_shadow, render
+from worker.images.backdrop import apply_shadow, base_is_cut, contact_shadow, render
 
 sides = st.integers(1, 40)
 
@@ -117,13 +117,24 @@ def test_overhang_casts_nothing() -> None:
 
 
 def test_product_cut_by_the_border() -> None:
-    """A product that the lower border cuts off has no shadow, and one that only touches it has."""
-    assert (contact_shadow(bottle(260), Shadow()) == 0).all()
+    """A product that the lower border cuts off has its shadow beside it, at the border and not higher."""
+    darkness = contact_shadow(bottle(260), Shadow())
+    for beside in (darkness[-4:, 68:70], darkness[-4:, 130:132]):
+        assert beside.mean() > 15
+    assert (darkness[:200] == 0).all()
+    assert (darkness[:, :40] == 0).all()
+
+
+def test_a_base_in_the_picture_is_not_cut() -> None:
+    """A base counts as cut where a quarter of the product or more lies on the lower border; one that only touches it does not."""
+    assert base_is_cut(bottle(260))
+    assert not base_is_cut(bottle())
     grazing = np.zeros((200, 300), np.uint8)
     cv2.ellipse(grazing, (150, 130), (100, 70), 0, 0, 360, 255, -1)
     grazing[-1, :145] = 0
     grazing[-1, 155:] = 0
-    assert contact_shadow(grazing, Shadow()).any()
+    assert not base_is_cut(grazing)
+    assert not base_is_cut(np.zeros((20, 30), np.uint8))
 
 
 @settings(max_examples=60, deadline=None)
