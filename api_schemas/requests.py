@@ -441,7 +441,7 @@ class ReplaceBackgroundRequest(_Painted):
     mask_options: MaskOptions | None = Field(default=None, description="Only with `mask`.")
     prompt: Prompt | None = None
     background: Background | None = None
-    shadow: Shadow | None = Field(default=None, description="Grounds the product. Default: none is drawn.")
+    shadow: Shadow | None = Field(default=None, description="Grounds the product; one that meets the lower border warns. Default: none.")
 
     @model_validator(mode="after")
     def _one_background(self) -> Self:
