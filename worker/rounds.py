@@ -7,23 +7,30 @@ picture that is not good enough begins again with another seed, as often as ``ch
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from api_schemas.errors import ChecksNotMet
-from api_schemas.jobs import JobSpec, Report
-from api_schemas.requests import Checks, Level, RemoveBackgroundRequest, ReplaceBackgroundRequest
+from api_schemas.jobs import JobSpec, Report, Verdict
+from api_schemas.models import EXEMPLAR
+from api_schemas.requests import Checks, JobRequest, Level, RemoveBackgroundRequest, ReplaceBackgroundRequest
 from worker.engines.base import PaintRequest, Pixels
+from worker.engines.exemplar import fill_all
+from worker.engines.transition import join
 from worker.images.backdrop import apply_shadow, contact_shadow
 from worker.images.blend import paste
 from worker.images.codec import Frame
-from worker.images.colour import settle
+from worker.images.colour import hold_colours, settle
+from worker.images.continuity import Continuity
 from worker.images.crop import Region, restore
+from worker.images.mask import Box
+from worker.images.monochrome import in_grey, is_grey
 from worker.intake import Edit, Plan
 from worker.outputs import Rendered, encode_output
 
-Measure = Callable[[Edit, Frame], Report]
+Measure = Callable[[JobRequest, Edit, Frame], Report]
 _OPAQUE = 255
 
 
@@ -38,6 +45,8 @@ class _Picture:
     attempt: int = 1
     passed: int = 0
     """Passes that are done in this attempt."""
+    met: tuple[Continuity, ...] = ()
+    """Of an extension that a model painted: how it went on with the picture on each side, before it was joined to it."""
     best: Rendered | None = None
     done: bool = False
 
@@ -111,33 +120,59 @@ class Rounds:
         return None if self._first_seed is None else self._first_seed + picture.number + self._images * (picture.attempt - 1)
 
     def _begun(self, picture: _Picture) -> _Picture:
-        picture.frame, picture.passed = self._plan.edit.frame, 0
+        picture.frame, picture.passed, picture.met = self._plan.edit.frame, 0, ()
         if self._spec.request.output.layers:
             shape = picture.frame.pixels.shape
             picture.fill = Frame(np.zeros(shape, np.uint8), np.zeros(shape[:2], np.uint8), picture.frame.icc)
         return picture
 
     def _compose(self, picture: _Picture, region: Region, pixels: Pixels) -> None:
-        request, window = self._spec.request, region.crop.box.slices
-        fill = restore(pixels, region.crop)
-        if isinstance(request, ReplaceBackgroundRequest):
-            if request.shadow is not None and request.background is None:
-                fill = apply_shadow(fill, contact_shadow(255 - self._plan.edit.alpha, request.shadow)[window])
+        window, fill = region.crop.box.slices, restore(pixels, region.crop)
+        if self._plan.is_extended_by_model and _opaque(picture.frame, self._plan.known[picture.passed]):
+            picture.frame = self._extended(picture, region, fill)
+            fill = picture.frame.pixels[window]
         else:
-            before, kept = picture.frame.pixels[window], self._plan.unknown(picture.passed, region.crop.box) == 0
-            if picture.frame.alpha is not None:  # what is seen through has no colours that the fill could be off
-                kept &= picture.frame.alpha[window] == _OPAQUE
-            # An extension is open on its far side: what is off at the old border would run all through it.
-            fill = settle(fill, before, kept, region.alpha, meet=not self._plan.known)
-        picture.frame = paste(picture.frame, fill, region.alpha, region.crop.box)
+            fill = self._settled(picture, region, fill)
+            picture.frame = paste(picture.frame, fill, region.alpha, region.crop.box)
         if picture.fill is not None and picture.fill.alpha is not None:
             there = region.alpha > 0
             picture.fill.pixels[window][there] = fill[there]
             picture.fill.alpha[window][there] = region.alpha[there]
 
+    def _settled(self, picture: _Picture, region: Region, fill: Pixels) -> Pixels:
+        """``fill`` with the colours that it is pasted in."""
+        request, window = self._spec.request, region.crop.box.slices
+        if isinstance(request, ReplaceBackgroundRequest):
+            if request.shadow is not None and request.background is None:
+                return apply_shadow(fill, contact_shadow(255 - self._plan.edit.alpha, request.shadow)[window])
+            return fill
+        # An extension is open on its far side: what is off at the old border would run all through it.
+        return settle(fill, picture.frame.pixels[window], self._kept(picture, region), region.alpha, meet=not self._plan.known)
+
+    def _kept(self, picture: _Picture, region: Region) -> npt.NDArray[np.bool_]:
+        """``(h, w)``: pixels of the region's window that this round does not paint, and that are seen."""
+        window = region.crop.box.slices
+        kept = self._plan.unknown(picture.passed, region.crop.box) == 0
+        if picture.frame.alpha is not None:  # what is seen through has no colours that the fill could be off
+            kept &= picture.frame.alpha[window] == _OPAQUE
+        return kept
+
+    def _extended(self, picture: _Picture, region: Region, fill: Pixels) -> Frame:
+        """The frame with what a model painted around the picture, joined to it. In a photo without colours it has none."""
+        known, grown = self._plan.known[picture.passed : picture.passed + 2]
+        window, kept = region.crop.box.slices, self._plan.unknown(picture.passed, region.crop.box) == 0
+        fill = hold_colours(fill, picture.frame.pixels[window], kept)
+        if is_grey(self._plan.edit.source.pixels):
+            fill = in_grey(fill)
+        pixels = picture.frame.pixels.copy()
+        pixels[window][~kept] = fill[~kept]
+        met = join(pixels[grown.slices], known.moved(-grown.left, -grown.top))
+        picture.met = picture.met or met  # the passes after the first meet what the model painted itself
+        return Frame(pixels, picture.frame.alpha, picture.frame.icc)
+
     def _examine(self, picture: _Picture) -> None:
         edit = self._plan.edit
-        report = self._measure(edit, picture.frame)
+        report = _judged(self._measure(self._spec.request, edit, picture.frame), picture.met)
         if picture.best is None or _badness(report) < _badness(picture.best.report):
             picture.best = encode_output(self._spec, edit, picture.frame, self._seed(picture), report, picture.fill)
         picture.best = picture.best.tried(picture.attempt)
@@ -146,7 +181,50 @@ class Rounds:
             picture.attempt += 1
             self._begun(picture)
         else:
+            picture.best = self._or_without_prompt(picture, picture.best)
             picture.done, picture.fill, picture.frame = True, None, edit.source  # the bytes are kept, not the pixels
+
+    def _or_without_prompt(self, picture: _Picture, best: Rendered) -> Rendered:
+        """``best``, or, where it failed and the request asks for no better verdict, what goes on without the prompt, if that is better."""
+        failed = best.report.verdict
+        if failed.level is not Level.FAIL or self._checks.min_verdict is not None or self._plan.without_prompt is None:
+            return best
+        seed = (self._first_seed or 0) + picture.number
+        update = {"checks": Checks(), "num_images": 1, "seed": seed, **({"prompt": None} if hasattr(self._spec.request, "prompt") else {})}
+        spec = self._spec.model_copy(update={"request": self._spec.request.model_copy(update=update)})
+        rounds = Rounds(spec, self._plan.without_prompt(), self._measure)
+        while rounds.requests:
+            rounds.take(fill_all(rounds.requests))
+        (other,) = rounds.rendered
+        if _badness(other.report) >= _badness(best.report):
+            return best
+        verdict = other.report.verdict
+        level = max(verdict.level, Level.WARN, key=lambda level: level.rank)
+        reason = f"no attempt was good enough ({'; '.join(failed.reasons)}), so {EXEMPLAR.id} went on with the photo, without the prompt"
+        report = {
+            "verdict": Verdict(level=level, reasons=(reason, *verdict.reasons)), "painted_by": EXEMPLAR.id, "attempts": best.report.attempts,
+        }  # fmt: skip
+        return replace(other, report=other.report.model_copy(update=report))
+
+
+def _opaque(frame: Frame, box: Box) -> bool:
+    """Whether nothing along the border of ``box`` is seen through: what is clear is not to be carried on."""
+    if frame.alpha is None:
+        return True
+    alpha = frame.alpha[box.slices]
+    return bool(min(alpha[0].min(), alpha[-1].min(), alpha[:, 0].min(), alpha[:, -1].min()) == _OPAQUE)
+
+
+def _judged(report: Report, met: tuple[Continuity, ...]) -> Report:
+    """``report`` with what is to be said of an extension before it was joined to its picture: of its worst side."""
+    if not met:
+        return report
+    worst = max(met, key=lambda side: (side.level.rank, side.step))
+    verdict = report.verdict
+    if worst.level is Level.PASS:
+        return report
+    level = max(verdict.level, worst.level, key=lambda level: level.rank)
+    return report.model_copy(update={"verdict": Verdict(level=level, reasons=(*verdict.reasons, worst.reason))})
 
 
 def _badness(report: Report) -> tuple[int, float]:

@@ -1,0 +1,78 @@
+"""Joins what a model painted around a picture to the picture: no line at the old border, no colours that jump there.
+
+A model's extension is right in its middle and wrong at the line: it need not go on with what ends there. So beside the line the picture is
+continued by reflection, and fades into what was painted, whose colours are led from the picture's to the model's own. An extension that meets
+the picture as photos go on by themselves is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from worker.engines.base import Pixels
+from worker.engines.reflection import extend_by_reflection
+from worker.images.continuity import Continuity
+from worker.images.fade import faded, led
+from worker.images.mask import Box
+
+_SHARE, _LEAST, _MOST = 0.06, 12, 96
+"""Of the picture's shorter side, and least and most pixels, over which its continuation fades into what was painted. More shows things a
+second time, upside down; less is a line again."""
+_TURN = 0.3
+"""Of the picture's shorter side: the least way over which colours are led, however thin the extension, so that they do not turn at once."""
+_LOOK = 3
+"""How many times the fade of a picture is looked at to continue it."""
+_PIECE = 256
+"""Columns that are led at a time, which bounds memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One side of an extension, turned so that it lies to the right of its picture: views into the canvas."""
+
+    inner: Pixels
+    """``(h, v, 3)``; column 0 ends at the border."""
+    outer: Pixels
+    """``(h, w, 3)``; column 0 begins there."""
+
+
+def join(canvas: Pixels, known: Box) -> tuple[Continuity, ...]:
+    """How ``canvas (H, W, 3)`` goes on with what stands in ``known``, on each side; where it does not, it is changed outside so that it does."""
+    shorter = min(known.width, known.height)
+    reach, turn = int(np.clip(round(_SHARE * shorter), _LEAST, _MOST)), round(_TURN * shorter)
+    found = []
+    for side in _sides(canvas, known):
+        found.append(Continuity.of(side.inner, side.outer))
+        if not found[-1].is_natural:
+            _join(side, reach, turn)
+    return tuple(found)
+
+
+def _sides(canvas: Pixels, known: Box) -> Iterator[_Side]:
+    """Rows first, then whole columns, so that the corners go on with both."""
+    for view, left, right, rows in (
+        (canvas, known.left, known.right, slice(known.top, known.bottom)),
+        (canvas.transpose(1, 0, 2), known.top, known.bottom, slice(None)),
+    ):
+        for inner, outer in ((view[rows, left:right], view[rows, :left][:, ::-1]), (view[rows, left:right][:, ::-1], view[rows, right:])):
+            if outer.size:
+                yield _Side(inner, outer)
+
+
+def _join(side: _Side, reach: int, turn: int) -> None:
+    depth = side.outer.shape[1]
+    reach = min(reach, depth)
+    shown = np.ascontiguousarray(side.inner[:, : _LOOK * reach])
+    continued = extend_by_reflection(shown, reach, 0, 0, 0)[0][:, :reach][:, ::-1].astype(np.float32)
+    near = max(1, reach // 2)
+    off = (continued[:, :near] - side.outer[:, :near]).mean(axis=1, dtype=np.float32)
+    for start in range(0, depth, _PIECE):
+        part = side.outer[:, start : start + _PIECE]
+        moved = part + led(off, np.arange(start, start + part.shape[1]), max(turn, depth), reach / 2)
+        if start < reach:
+            there = slice(0, reach - start)
+            moved[:, there] = faded(continued[:, start:], moved[:, there], reach)
+        part[:] = np.clip(np.rint(moved), 0, 255)
