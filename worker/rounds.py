@@ -200,7 +200,8 @@ class Rounds:
             return best
         verdict = other.report.verdict
         level = max(verdict.level, Level.WARN, key=lambda level: level.rank)
-        reason = f"no attempt was good enough ({'; '.join(failed.reasons)}), so {EXEMPLAR.id} went on with the photo, without the prompt"
+        tried = f"no attempt of {self._spec.model} was good enough ({'; '.join(failed.reasons)})"
+        reason = f"{tried}: {EXEMPLAR.id} did it instead, which goes on with the photo and reads no prompt"
         report = {
             "verdict": Verdict(level=level, reasons=(reason, *verdict.reasons)), "painted_by": EXEMPLAR.id, "attempts": best.report.attempts,
         }  # fmt: skip

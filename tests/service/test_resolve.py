@@ -158,3 +158,12 @@ def test_erasing_stays_with_the_exemplar() -> None:
     models = [ModelInfo(card=card, workers=("w",)) for card in (*EMBEDDED_MODELS, INSTALLED)]
     request = job_request.validate_python({"operation": "erase", "image": "a", "mask": "b"})
     assert resolve(request, models)[1] is EXEMPLAR
+
+
+def test_an_extension_has_a_strength_of_its_own() -> None:
+    """Studio extends from the colours of the photo's edge unless a strength is named; what else it paints begins from nothing."""
+    models = [ModelInfo(card=card) for card in EMBEDDED_MODELS]
+    extension = {"operation": "outpaint", "image": "upload:a", "prompt": "grass", "expand": {"left": 9}}
+    fill = {"operation": "inpaint", "image": "upload:a", "mask": "upload:b", "prompt": "grass"}
+    resolved = [resolve(job_request.validate_python(each), models)[0] for each in (extension, {**extension, "strength": 0.95}, fill)]
+    assert [getattr(request, "strength", None) for request in resolved] == [0.7, 0.95, 1.0]

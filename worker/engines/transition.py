@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 
 from worker.engines.base import Pixels
 from worker.engines.reflection import extend_by_reflection
 from worker.images.continuity import Continuity
-from worker.images.fade import faded, led
+from worker.images.fade import carried, faded, smoothstep
 from worker.images.mask import Box
 
 _SHARE, _LEAST, _MOST = 0.06, 12, 96
@@ -26,7 +28,9 @@ _TURN = 0.3
 _LOOK = 3
 """How many times the fade of a picture is looked at to continue it."""
 _PIECE = 256
-"""Columns that are led at a time, which bounds memory."""
+"""Columns that are changed at a time, which bounds memory."""
+_CELLS = 8
+"""Cells in a fade, for what is smooth."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +71,29 @@ def _join(side: _Side, reach: int, turn: int) -> None:
     reach = min(reach, depth)
     shown = np.ascontiguousarray(side.inner[:, : _LOOK * reach])
     continued = extend_by_reflection(shown, reach, 0, 0, 0)[0][:, :reach][:, ::-1].astype(np.float32)
-    near = max(1, reach // 2)
-    off = (continued[:, :near] - side.outer[:, :near]).mean(axis=1, dtype=np.float32)
+    field = _led(continued[:, : max(1, reach // 2)].mean(axis=1), side.outer, max(turn, depth), reach)
+    height, scale = side.outer.shape[0], np.divide(field.shape[:2], side.outer.shape[:2])
     for start in range(0, depth, _PIECE):
         part = side.outer[:, start : start + _PIECE]
-        moved = part + led(off, np.arange(start, start + part.shape[1]), max(turn, depth), reach / 2)
+        way = np.array([[scale[1], 0, (start + 0.5) * scale[1] - 0.5], [0, scale[0], 0.5 * scale[0] - 0.5]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        moved = part + cv2.warpAffine(field, way, (part.shape[1], height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
         if start < reach:
             there = slice(0, reach - start)
             moved[:, there] = faded(continued[:, start:], moved[:, there], reach)
         part[:] = np.clip(np.rint(moved), 0, 255)
+
+
+def _led(colours: npt.NDArray[np.float32], outer: Pixels, length: int, reach: int) -> npt.NDArray[np.float32]:
+    """What is added to ``outer (h, w, 3)`` so that its smooth colours are ``colours (h, 3)`` at the border and its own from ``length`` on.
+
+    A smaller picture: nothing in it is finer than ``reach / 2`` pixels.
+    """
+    cell = max(1, reach // _CELLS)
+    size = max(1, outer.shape[1] // cell), max(1, outer.shape[0] // cell)
+    smooth = cv2.resize(np.ascontiguousarray(outer), size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    smooth = cv2.GaussianBlur(smooth, (0, 0), reach / 2 / cell, borderType=cv2.BORDER_REFLECT)
+    along = cv2.resize(colours[:, None], (1, size[1]), interpolation=cv2.INTER_AREA)[:, 0]
+    steps = np.arange(size[0])
+    share = 1 - smoothstep(steps.astype(np.float32) * cell / length)[None, :, None]
+    return np.asarray(share * (carried(along, steps, reach / 2 / cell) - smooth), np.float32)
