@@ -22,7 +22,7 @@ from worker.engines.transition import join
 from worker.images.backdrop import apply_shadow, contact_shadow
 from worker.images.blend import paste
 from worker.images.codec import Frame
-from worker.images.colour import hold_colours, settle
+from worker.images.colour import settle
 from worker.images.continuity import Continuity
 from worker.images.crop import Region, restore
 from worker.images.mask import Box
@@ -161,7 +161,6 @@ class Rounds:
         """The frame with what a model painted around the picture, joined to it. In a photo without colours it has none."""
         known, grown = self._plan.known[picture.passed : picture.passed + 2]
         window, kept = region.crop.box.slices, self._plan.unknown(picture.passed, region.crop.box) == 0
-        fill = hold_colours(fill, picture.frame.pixels[window], kept)
         if is_grey(self._plan.edit.source.pixels):
             fill = in_grey(fill)
         pixels = picture.frame.pixels.copy()

@@ -69,8 +69,7 @@ def _sides(canvas: Pixels, known: Box) -> Iterator[_Side]:
 def _join(side: _Side, reach: int, turn: int) -> None:
     depth = side.outer.shape[1]
     reach = min(reach, depth)
-    shown = np.ascontiguousarray(side.inner[:, : _LOOK * reach])
-    continued = extend_by_reflection(shown, reach, 0, 0, 0)[0][:, :reach][:, ::-1].astype(np.float32)
+    continued = _continuation(side.inner[:, : _LOOK * reach], reach)
     field = _led(continued[:, : max(1, reach // 2)].mean(axis=1), side.outer, max(turn, depth), reach)
     height, scale = side.outer.shape[0], np.divide(field.shape[:2], side.outer.shape[:2])
     for start in range(0, depth, _PIECE):
@@ -82,6 +81,12 @@ def _join(side: _Side, reach: int, turn: int) -> None:
             there = slice(0, reach - start)
             moved[:, there] = faded(continued[:, start:], moved[:, there], reach)
         part[:] = np.clip(np.rint(moved), 0, 255)
+
+
+def _continuation(inner: Pixels, reach: int) -> npt.NDArray[np.float32]:
+    """``(h, reach, 3)``: ``inner (h, v, 3)``, which ends at column 0, carried on; column 0 beside it."""
+    extended, _ = extend_by_reflection(np.ascontiguousarray(inner), reach, 0, 0, 0)
+    return extended[:, :reach][:, ::-1].astype(np.float32)
 
 
 def _led(colours: npt.NDArray[np.float32], outer: Pixels, length: int, reach: int) -> npt.NDArray[np.float32]:
