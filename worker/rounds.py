@@ -152,7 +152,7 @@ class Rounds:
     def _kept(self, picture: _Picture, region: Region) -> npt.NDArray[np.bool_]:
         """``(h, w)``: pixels of the region's window that this round does not paint, and that are seen."""
         window = region.crop.box.slices
-        kept = self._plan.unknown(picture.passed, region.crop.box) == 0
+        kept = np.asarray(self._plan.unknown(picture.passed, region.crop.box) == 0)
         if picture.frame.alpha is not None:  # what is seen through has no colours that the fill could be off
             kept &= picture.frame.alpha[window] == _OPAQUE
         return kept

@@ -96,9 +96,9 @@ def _led(colours: npt.NDArray[np.float32], outer: Pixels, length: int, reach: in
     """
     cell = max(1, reach // _CELLS)
     size = max(1, outer.shape[1] // cell), max(1, outer.shape[0] // cell)
-    smooth = cv2.resize(np.ascontiguousarray(outer), size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    smooth = cv2.GaussianBlur(smooth, (0, 0), reach / 2 / cell, borderType=cv2.BORDER_REFLECT)
-    along = cv2.resize(colours[:, None], (1, size[1]), interpolation=cv2.INTER_AREA)[:, 0]
+    small = cv2.resize(np.ascontiguousarray(outer), size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    smooth = cv2.GaussianBlur(small, (0, 0), reach / 2 / cell, borderType=cv2.BORDER_REFLECT)
+    along = np.asarray(cv2.resize(colours[:, None], (1, size[1]), interpolation=cv2.INTER_AREA)[:, 0], np.float32)
     steps = np.arange(size[0])
-    share = 1 - smoothstep(steps.astype(np.float32) * cell / length)[None, :, None]
+    share = 1 - smoothstep((steps * cell / length).astype(np.float32))[None, :, None]
     return np.asarray(share * (carried(along, steps, reach / 2 / cell) - smooth), np.float32)

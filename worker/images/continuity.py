@@ -67,8 +67,9 @@ class Continuity:
 
 def _step(inner: _Pixels, outer: _Pixels) -> float:
     size = 1, min(_TILES, inner.shape[0])
-    means = [to_lab(cv2.resize(np.ascontiguousarray(each), size, interpolation=cv2.INTER_AREA))[:, 0] for each in (inner, outer)]
-    return float(np.median([delta_e_2000(one, other) for one, other in zip(*means, strict=True)]))
+    means = [np.asarray(cv2.resize(np.ascontiguousarray(each), size, interpolation=cv2.INTER_AREA), np.uint8) for each in (inner, outer)]
+    pairs = zip(*(to_lab(each)[:, 0] for each in means), strict=True)
+    return float(np.median([delta_e_2000(one, other) for one, other in pairs]))
 
 
 def _luma(pixels: _Pixels) -> npt.NDArray[np.float32]:
