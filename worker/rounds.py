@@ -18,7 +18,6 @@ from api_schemas.models import EXEMPLAR
 from api_schemas.requests import Checks, JobRequest, Level, RemoveBackgroundRequest, ReplaceBackgroundRequest
 from worker.engines.base import PaintRequest, Pixels
 from worker.engines.exemplar import fill_all
-from worker.engines.transition import join
 from worker.images.backdrop import apply_shadow, contact_shadow
 from worker.images.blend import paste
 from worker.images.codec import Frame
@@ -27,6 +26,7 @@ from worker.images.continuity import Continuity
 from worker.images.crop import Region, restore
 from worker.images.mask import Box
 from worker.images.monochrome import in_grey, is_grey
+from worker.images.transition import join
 from worker.intake import Edit, Plan
 from worker.outputs import Rendered, encode_output
 

@@ -14,11 +14,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from worker.engines.base import Pixels
-from worker.engines.reflection import extend_by_reflection
 from worker.images.continuity import Continuity
 from worker.images.fade import carried, faded, smoothstep
 from worker.images.mask import Box
+from worker.images.mirror import mirrored
 
 _SHARE, _LEAST, _MOST = 0.06, 12, 96
 """Of the picture's shorter side, and least and most pixels, over which its continuation fades into what was painted. More shows things a
@@ -32,18 +31,20 @@ _PIECE = 256
 _CELLS = 8
 """Cells in a fade, for what is smooth."""
 
+_Pixels = npt.NDArray[np.uint8]
+
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """One side of an extension, turned so that it lies to the right of its picture: views into the canvas."""
+    """One side of an extension, turned so that the border is at column 0 of both: views into the canvas."""
 
-    inner: Pixels
-    """``(h, v, 3)``; column 0 ends at the border."""
-    outer: Pixels
-    """``(h, w, 3)``; column 0 begins there."""
+    inner: _Pixels
+    """``(h, v, 3)``: the picture, from the border inwards."""
+    outer: _Pixels
+    """``(h, w, 3)``: what was painted, from the border outwards."""
 
 
-def join(canvas: Pixels, known: Box) -> tuple[Continuity, ...]:
+def join(canvas: _Pixels, known: Box) -> tuple[Continuity, ...]:
     """How ``canvas (H, W, 3)`` goes on with what stands in ``known``, on each side; where it does not, it is changed outside so that it does."""
     shorter = min(known.width, known.height)
     reach, turn = int(np.clip(round(_SHARE * shorter), _LEAST, _MOST)), round(_TURN * shorter)
@@ -55,7 +56,7 @@ def join(canvas: Pixels, known: Box) -> tuple[Continuity, ...]:
     return tuple(found)
 
 
-def _sides(canvas: Pixels, known: Box) -> Iterator[_Side]:
+def _sides(canvas: _Pixels, known: Box) -> Iterator[_Side]:
     """Rows first, then whole columns, so that the corners go on with both."""
     for view, left, right, rows in (
         (canvas, known.left, known.right, slice(known.top, known.bottom)),
@@ -69,7 +70,7 @@ def _sides(canvas: Pixels, known: Box) -> Iterator[_Side]:
 def _join(side: _Side, reach: int, turn: int) -> None:
     depth = side.outer.shape[1]
     reach = min(reach, depth)
-    continued = _continuation(side.inner[:, : _LOOK * reach], reach)
+    continued = mirrored(np.ascontiguousarray(side.inner[:, : _LOOK * reach]), reach).astype(np.float32)
     field = _led(continued[:, : max(1, reach // 2)].mean(axis=1), side.outer, max(turn, depth), reach)
     height, scale = side.outer.shape[0], np.divide(field.shape[:2], side.outer.shape[:2])
     for start in range(0, depth, _PIECE):
@@ -83,13 +84,7 @@ def _join(side: _Side, reach: int, turn: int) -> None:
         part[:] = np.clip(np.rint(moved), 0, 255)
 
 
-def _continuation(inner: Pixels, reach: int) -> npt.NDArray[np.float32]:
-    """``(h, reach, 3)``: ``inner (h, v, 3)``, which ends at column 0, carried on; column 0 beside it."""
-    extended, _ = extend_by_reflection(np.ascontiguousarray(inner), reach, 0, 0, 0)
-    return extended[:, :reach][:, ::-1].astype(np.float32)
-
-
-def _led(colours: npt.NDArray[np.float32], outer: Pixels, length: int, reach: int) -> npt.NDArray[np.float32]:
+def _led(colours: npt.NDArray[np.float32], outer: _Pixels, length: int, reach: int) -> npt.NDArray[np.float32]:
     """What is added to ``outer (h, w, 3)`` so that its smooth colours are ``colours (h, 3)`` at the border and its own from ``length`` on.
 
     A smaller picture: nothing in it is finer than ``reach / 2`` pixels.
