@@ -164,7 +164,7 @@ class Rounds:
         if is_grey(self._plan.edit.source.pixels):
             fill = in_grey(fill)
         pixels = picture.frame.pixels.copy()
-        pixels[window][~kept] = fill[~kept]
+        np.copyto(pixels[window], fill, where=~kept[..., None])
         met = join(pixels[grown.slices], known.moved(-grown.left, -grown.top))
         picture.met = picture.met or met  # the passes after the first meet what the model painted itself
         return Frame(pixels, picture.frame.alpha, picture.frame.icc)

@@ -17,6 +17,8 @@ _BAND = 8
 """Pixels on each side of the border whose mean colours are compared."""
 _TILES = 20
 """Along the border; the median of them counts, so that a thing which ends at the border says little."""
+_DEEPEST = 512
+"""Pixels on each side whose detail is compared at most, which bounds memory."""
 _FLOOR = 0.5
 """Grey levels added to gradients, so that a flat wall's noise makes no ratio."""
 _NATURAL_LINE, _NATURAL_STEP = 2.0, 12.0
@@ -45,7 +47,7 @@ class Continuity:
     @classmethod
     def of(cls, inner: _Pixels, outer: _Pixels) -> Continuity:
         """Of ``inner (h, v, 3)`` and ``outer (h, w, 3)``, the first column of each beside the border."""
-        depth = min(inner.shape[1], outer.shape[1])
+        depth = min(inner.shape[1], outer.shape[1], _DEEPEST)
         within, beyond = (_luma(each[:, : max(depth, 2)]) for each in (inner, outer))
         across = float(np.abs(within[:, 0] - beyond[:, 0]).mean())
         beside = float(np.mean([_gradient(each[:, : _BAND + 1], 1) for each in (within, beyond)]))

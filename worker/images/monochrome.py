@@ -8,13 +8,20 @@ import numpy.typing as npt
 
 _APART, _SHARE = 8, 0.001
 """Levels between the channels of a pixel that JPEG makes of grey, and the share of pixels that may have more: a stain on a scan."""
+_STRIP = 256
+"""Rows looked at at a time."""
 
 
 def is_grey(pixels: npt.NDArray[np.uint8]) -> bool:
     """Whether ``pixels (H, W, 3)`` show no colours."""
-    red, green, blue = cv2.split(pixels)
-    apart = np.maximum(np.maximum(cv2.absdiff(red, green), cv2.absdiff(green, blue)), cv2.absdiff(red, blue))
-    return bool(np.count_nonzero(apart > _APART) <= _SHARE * apart.size)
+    coloured = 0
+    for start in range(0, pixels.shape[0], _STRIP):
+        red, green, blue = cv2.split(pixels[start : start + _STRIP])
+        apart = np.maximum(np.maximum(cv2.absdiff(red, green), cv2.absdiff(green, blue)), cv2.absdiff(red, blue))
+        coloured += np.count_nonzero(apart > _APART)
+        if coloured > _SHARE * pixels.size / 3:
+            return False
+    return True
 
 
 def in_grey(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
