@@ -32,6 +32,8 @@ from worker.outputs import Rendered, encode_output
 
 Measure = Callable[[JobRequest, Edit, Frame], Report]
 _OPAQUE = 255
+_STEP_OF_A_SEAM = 10.0
+"""ΔE2000 that are as bad as a seam of 2, or a product of twice its size."""
 
 
 @dataclass(eq=False)
@@ -48,6 +50,8 @@ class _Picture:
     met: tuple[Continuity, ...] = ()
     """Of an extension that a model painted: how it went on with the picture on each side, before it was joined to it."""
     best: Rendered | None = None
+    badness: tuple[int, float] = (0, 0.0)
+    """Of the best."""
     done: bool = False
 
 
@@ -172,7 +176,9 @@ class Rounds:
     def _examine(self, picture: _Picture) -> None:
         edit = self._plan.edit
         report = _judged(self._measure(self._spec.request, edit, picture.frame), picture.met)
-        if picture.best is None or _badness(report) < _badness(picture.best.report):
+        badness = _badness(report, picture.met)
+        if picture.best is None or badness < picture.badness:
+            picture.badness = badness
             picture.best = encode_output(self._spec, edit, picture.frame, self._seed(picture), report, picture.fill)
         picture.best = picture.best.tried(picture.attempt)
         wanted = self._checks.min_verdict or Level.PASS
@@ -184,7 +190,7 @@ class Rounds:
             picture.done, picture.fill, picture.frame = True, None, edit.source  # the bytes are kept, not the pixels
 
     def _or_without_prompt(self, picture: _Picture, best: Rendered) -> Rendered:
-        """``best``, or, where it failed and the request asks for no better verdict, what goes on without the prompt, if that is better."""
+        """``best``, or, where it failed and the request asks for no better verdict, what goes on without the prompt, if that is no failure."""
         failed = best.report.verdict
         if failed.level is not Level.FAIL or self._checks.min_verdict is not None or self._plan.without_prompt is None:
             return best
@@ -195,9 +201,9 @@ class Rounds:
         while rounds.requests:
             rounds.take(fill_all(rounds.requests))
         (other,) = rounds.rendered
-        if _badness(other.report) >= _badness(best.report):
-            return best
         verdict = other.report.verdict
+        if verdict.level is Level.FAIL:
+            return best
         level = max(verdict.level, Level.WARN, key=lambda level: level.rank)
         tried = f"no attempt of {self._spec.model} was good enough ({'; '.join(failed.reasons)})"
         reason = f"{tried}: {EXEMPLAR.id} did it instead, which goes on with the photo and reads no prompt"
@@ -227,7 +233,8 @@ def _judged(report: Report, met: tuple[Continuity, ...]) -> Report:
     return report.model_copy(update={"verdict": Verdict(level=level, reasons=(*verdict.reasons, worst.reason))})
 
 
-def _badness(report: Report) -> tuple[int, float]:
-    """Less is better: the verdict, and among equal ones what the product gained, or the seam."""
+def _badness(report: Report, met: tuple[Continuity, ...]) -> tuple[int, float]:
+    """Less is better: the verdict, and among equal ones what the product gained, or the seam, or how far off an extension was."""
     growth = report.subject.growth if report.subject else 0.0
-    return report.verdict.level.rank, growth + abs((report.seam or 1.0) - 1.0)
+    off = max((side.step for side in met), default=0.0) / _STEP_OF_A_SEAM
+    return report.verdict.level.rank, growth + abs((report.seam or 1.0) - 1.0) + off

@@ -146,6 +146,18 @@ def test_where_the_model_cannot_go_on_the_photo_does_and_the_report_says_so() ->
     assert "exemplar did it instead" in report.verdict.reasons[0]
 
 
+@pytest.mark.parametrize("best", [1, 2, 3])
+def test_of_several_seeds_the_one_that_goes_on_best_is_kept(best: int) -> None:
+    """Of attempts that are all of one verdict, the one is delivered that was least off the photo before it was joined to it."""
+
+    def lawns(request: PaintRequest) -> Array:
+        return paints(ground(360, 440, (180 if request.seed == best else 200, 120, 90), seed=request.seed))(request)
+
+    _, rounds = done({**OUTPAINT, "checks": {"max_attempts": 3}}, {"image": ground(240, 320)}, lawns)
+    _, rendered = output_of(rounds)
+    assert (rendered.seed, rendered.report.attempts, rendered.report.verdict.level) == (best, 3, Level.WARN)
+
+
 def test_a_verdict_that_was_asked_for_is_not_got_round() -> None:
     """With ``min_verdict`` such a job fails as checks_not_met: nobody gets an extension without the prompt who asked for a good one with it."""
     _, rounds = done({**OUTPAINT, "checks": {"min_verdict": "warn"}}, {"image": ground(240, 320)}, far_off)
