@@ -166,6 +166,11 @@ class Report(_Frozen):
     )
     subject: Subject | None = Field(default=None, description="For `replace_background` from a prompt. Null where it was not found again.")
     attempts: int = Field(default=1, description="Seeds that were tried for this output; see `checks`.")
+    painted_by: str | None = Field(
+        default=None,
+        description="The model whose result this is, where every attempt of the one that was asked for failed and another did better: `exemplar`, which "
+        "goes on with the photo and reads no prompt. The verdict is then `warn` at best. Null: the job's own model.",
+    )
     verdict: Verdict = Verdict(level=Level.PASS)
 
 

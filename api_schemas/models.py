@@ -36,7 +36,21 @@ class SamplingDefaults(BaseModel):
     steps: int = 25
     guidance_scale: float = 7.5
     strength: float = 1.0
+    outpaint_strength: float | None = Field(
+        default=None,
+        description="The strength of `outpaint`, where it is another: below 1 it begins with the colours of the photo's edge. Null: `strength`.",
+    )
     scheduler: Scheduler = Scheduler.DPMPP_2M_KARRAS
+
+    def settings(self, operation: Operation) -> dict[str, object]:
+        """The fields of a request for ``operation`` and their values."""
+        strength = self.outpaint_strength if operation is Operation.OUTPAINT else None
+        return {
+            "steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "strength": self.strength if strength is None else strength,
+            "scheduler": self.scheduler,
+        }
 
 
 class ModelCard(BaseModel):
@@ -117,7 +131,7 @@ STUDIO = ModelCard(
     memory_bytes=33_199_030,
     size_multiple=32,
     parameters=SAMPLING_PARAMETERS,
-    sampling=SamplingDefaults(steps=20, guidance_scale=2.5, scheduler=Scheduler.DDIM),
+    sampling=SamplingDefaults(steps=20, guidance_scale=2.5, outpaint_strength=0.7, scheduler=Scheduler.DDIM),
     schedulers=tuple(scheduler for scheduler in Scheduler if scheduler is not Scheduler.PNDM),
 )
 """What its own directory says, so that its jobs are accepted before a worker announced it (tests/worker/test_studio.py compares)."""

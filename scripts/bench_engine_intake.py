@@ -15,7 +15,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from importlib.resources import files
 from io import BytesIO
 from itertools import cycle
@@ -167,7 +166,7 @@ def _job(card: ModelCard, request: dict[str, Any], inputs: dict[str, bytes], seg
     )
     plan = prepare(spec, card, inputs.__getitem__, segmenter, max_pixels=10**8)
     yield
-    rounds = Rounds(spec, plan, partial(Examiner(segmenter, Quality()).report, spec.request))
+    rounds = Rounds(spec, plan, Examiner(segmenter, Quality()))
     rounds.take([each.image for each in rounds.requests])
     yield
 

@@ -12,7 +12,6 @@ import statistics
 import sys
 import tempfile
 import time
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -80,7 +79,7 @@ def _in_process(settings: Settings, photo: bytes, jobs: int) -> float:
 
     def one() -> None:
         plan = prepare(spec, BACKDROP, lambda _: photo, segmenter, max_pixels=10**8)
-        rounds = Rounds(spec, plan, partial(Examiner(segmenter, settings.quality).report, spec.request))
+        rounds = Rounds(spec, plan, Examiner(segmenter, settings.quality))
         slots = [engine.prepare(request) for request in rounds.requests]
         engine.step(slots)
         rounds.take(engine.finish(slots))

@@ -125,8 +125,8 @@ def _sampling(request: PaintedRequest, card: ModelCard) -> dict[str, object]:
     elif request.seed is not None and request.seed + request.num_images * request.checks.max_attempts > 2**32:
         raise Invalid("seed + num_images × checks.max_attempts must not pass 2**32", field="seed")
     if card.sampling is not None:
-        defaults = card.sampling
-        update |= {name: value for name, value in defaults.model_dump().items() if getattr(request, name) is None}
+        defaults = card.sampling.settings(request.operation)
+        update |= {name: value for name, value in defaults.items() if getattr(request, name) is None}
         steps, strength, guidance_scale = (update.get(name, getattr(request, name)) for name in ("steps", "strength", "guidance_scale"))
         if int(steps * strength) < 1:
             raise Invalid(f"strength {strength:g} of {steps} steps leaves no step to run", field="strength")

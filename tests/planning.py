@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,4 +36,4 @@ def plan_of(request: dict[str, Any], card: ModelCard, inputs: dict[str, bytes]) 
 
 def rounds_of(spec: JobSpec, plan: Plan) -> Rounds:
     """Its pictures, none of them painted."""
-    return Rounds(spec, plan, partial(EXAMINER.report, spec.request), EXAMINER.best_verdict(spec.request, plan.edit))
+    return Rounds(spec, plan, EXAMINER)

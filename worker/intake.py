@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from api_schemas.errors import Invalid, MaskFull, OutfillError
 from api_schemas.jobs import JobSpec
-from api_schemas.models import EngineKind, ModelCard
+from api_schemas.models import EXEMPLAR, EngineKind, ModelCard
 from api_schemas.requests import (
     EraseRequest,
     InpaintRequest,
@@ -74,6 +74,13 @@ class Plan:
     """Whether the engine is shown what is painted at all, rather than how much of it is pasted."""
     known: tuple[Box, ...] = ()
     """Of an outpainting: what is there before each pass."""
+    without_prompt: Callable[[], Plan] | None = None
+    """The same by the model that reads no prompt and goes on with the picture, where that has a meaning; made when it is needed."""
+
+    @property
+    def is_extended_by_model(self) -> bool:
+        """Whether a model paints more of the picture, which need not go on with it. Other engines do nothing else."""
+        return bool(self.known) and isinstance(self.recipe, Sampling)
 
     def request(self, region: Region, frame: Frame, passed: int, seed: int) -> PaintRequest:
         """``region`` of the pass after ``passed``, on ``frame`` as it is by then."""
@@ -130,16 +137,23 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
                 raise ValueError("such a request has a mask")
             edit = Edit(source, (0, 0), source, painted, _cover(source, painted, goes_on=isinstance(request, EraseRequest)))
         case OutpaintRequest():
-            return _outpaint(source, request, card)
+            plan = _outpaint(source, request, card)
+            return replace(plan, without_prompt=lambda: _outpaint(source, request, EXEMPLAR)) if plan.is_extended_by_model else plan
         case ReplaceBackgroundRequest():
             product = subject_of(source, segmenter) if painted is None else Product(255 - painted, None)
             edit = _behind_product(source, product)
     backdrop = read("background.image") if "background.image" in spec.inputs else None
     picture = into_space(over_ground(backdrop, WHITE), backdrop.icc, source.icc) if backdrop else None
+    plan = _filled(edit, request, card, _recipe(request, source, picture))
+    if isinstance(request, EraseRequest) and isinstance(plan.recipe, Sampling):
+        return replace(plan, without_prompt=lambda: _filled(edit, request, EXEMPLAR, None))
+    return plan
+
+
+def _filled(edit: Edit, request: PaintedRequest, card: ModelCard, recipe: Sampling | Backdrop | None) -> Plan:
     # The background behind a product is one thing, however the product parts it.
     apart = plan_regions if isinstance(request, InpaintRequest | EraseRequest) else _whole
-    regions = apart(edit.alpha, **_sizes(card))
-    return Plan(edit, (regions,), _recipe(request, source, picture), hard_mask=card.native_size is not None)
+    return Plan(edit, (apart(edit.alpha, **_sizes(card)),), recipe, hard_mask=card.native_size is not None)
 
 
 class _blaming:  # noqa: N801 - reads as a statement
@@ -213,7 +227,8 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard) -> Plan:
         crop = plan_crop(alpha[grown.slices], **sizes).moved(grown.left, grown.top)
         passes.append((Region(crop, alpha[crop.box.slices]),))
         known.append(grown)
-    return Plan(edit, tuple(passes), _recipe(request, source), known=tuple(known))
+    recipe = _recipe(request, source) if card.sampling is not None else None
+    return Plan(edit, tuple(passes), recipe, known=tuple(known))
 
 
 def _grown(known: Box, shape: tuple[int, ...]) -> Box:

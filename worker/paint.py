@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
-from functools import partial
 from typing import Any, TypeVar
 
 import cv2
@@ -213,8 +212,7 @@ class PaintWorker:
 
         limit = self._settings.limits.max_image_pixels
         plan = intake.prepare(work.spec, self._cards[work.spec.model], fetch, self._segmenter, max_pixels=limit)
-        request = work.spec.request
-        work.rounds = Rounds(work.spec, plan, partial(self._examiner.report, request), self._examiner.best_verdict(request, plan.edit))
+        work.rounds = Rounds(work.spec, plan, self._examiner)
         self._lap(work, "intake")
         if work.requests:
             self._painter.inbox.put(work)

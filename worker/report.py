@@ -45,7 +45,7 @@ class Examiner:
         self._segmenter = segmenter
         self._limits = limits
 
-    def report(self, request: JobRequest, edit: Edit, output: Frame, error: ModelError | None = None) -> Report:
+    def report(self, request: JobRequest, edit: Edit, output: Frame, error: ModelError | None) -> Report:
         """The measures of ``output`` of ``request``, painted by a model with ``error`` on kept pixels.
 
         Raises ``EngineFailed`` if a kept pixel changed: such a result must not leave.

@@ -6,27 +6,46 @@ picture that is not good enough begins again with another seed, as often as ``ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from api_schemas.errors import ChecksNotMet
-from api_schemas.jobs import JobSpec, ModelError, Report
-from api_schemas.requests import Checks, Level, RemoveBackgroundRequest, ReplaceBackgroundRequest
+from api_schemas.jobs import JobSpec, ModelError, Report, Verdict
+from api_schemas.models import EXEMPLAR
+from api_schemas.requests import Checks, JobRequest, Level, RemoveBackgroundRequest, ReplaceBackgroundRequest
 from worker.engines.base import Backdrop, PaintRequest, Pixels
+from worker.engines.exemplar import fill_all
 from worker.images.backdrop import apply_shadow, contact_shadow
 from worker.images.blend import paste
 from worker.images.codec import Frame
+from worker.images.continuity import Continuity
 from worker.images.crop import Region, restore
 from worker.images.known_error import KnownError, correct
+from worker.images.mask import Box
+from worker.images.monochrome import in_grey, is_grey
+from worker.images.transition import join
 from worker.images.transparency import WHITE, off_ground
 from worker.intake import Edit, Plan
 from worker.outputs import Rendered, encode_output
 
-Measure = Callable[[Edit, Frame, ModelError | None], Report]
-_LEVELS_OF_A_SEAM = 20.0
-"""Levels of a rim or a step that are as bad as a seam of 2, or a product of twice its size."""
+_OPAQUE = 255
+_LEVELS_OF_A_SEAM, _STEP_OF_A_SEAM = 20.0, 10.0
+"""Levels of a rim or a step, and ΔE2000 of an extension, that are as bad as a seam of 2, or a product of twice its size."""
+
+
+class Grader(Protocol):
+    """The judge of finished pictures."""
+
+    def report(self, request: JobRequest, edit: Edit, output: Frame, error: ModelError | None) -> Report:
+        """The measures of ``output``, painted by a model that was off by ``error`` on kept pixels. Raises ``EngineFailed`` if a kept pixel changed."""
+        ...
+
+    def best_verdict(self, request: JobRequest, edit: Edit) -> Level:
+        """The level that no output of ``request`` is better than, whatever is painted."""
+        ...
 
 
 @dataclass(eq=False)
@@ -42,19 +61,21 @@ class _Picture:
     attempt: int = 1
     passed: int = 0
     """Passes that are done in this attempt."""
+    met: tuple[Continuity, ...] = ()
+    """Of an extension that a model painted: how it went on with the picture on each side, before it was joined to it."""
     best: Rendered | None = None
+    badness: tuple[int, float] = (0, 0.0)
+    """Of the best."""
     done: bool = False
 
 
 class Rounds:
     """Not thread-safe: handed from thread to thread with its job."""
 
-    def __init__(self, spec: JobSpec, plan: Plan, measure: Measure, best_verdict: Level = Level.PASS) -> None:
-        """``best_verdict`` is the level that no picture of the job is better than: for less no other seed is tried."""
+    def __init__(self, spec: JobSpec, plan: Plan, grader: Grader) -> None:
         self._spec = spec
-        self._best_verdict = best_verdict
         self._plan = plan
-        self._measure = measure
+        self._grader = grader
         self._checks = getattr(spec.request, "checks", Checks())
         request = spec.request
         # Nothing is painted for remove_background: its one picture is what the plan says.
@@ -117,41 +138,89 @@ class Rounds:
         return None if self._first_seed is None else self._first_seed + picture.number + self._images * (picture.attempt - 1)
 
     def _begun(self, picture: _Picture) -> _Picture:
-        picture.frame, picture.passed, picture.error = self._plan.edit.frame, 0, None
+        picture.frame, picture.passed, picture.met, picture.error = self._plan.edit.frame, 0, (), None
         if self._spec.request.output.layers:
             shape = picture.frame.pixels.shape
             picture.fill = Frame(np.zeros(shape, np.uint8), np.zeros(shape[:2], np.uint8), picture.frame.icc)
         return picture
 
     def _compose(self, picture: _Picture, region: Region, asked: PaintRequest, pixels: Pixels) -> None:
-        request, window = self._spec.request, region.crop.box.slices
+        window = region.crop.box.slices
         if not isinstance(asked.recipe, Backdrop):  # a backdrop is drawn behind the product, not around it: nothing kept is in it
             known = correct(pixels, asked.image, asked.mask == 0)
             pixels, picture.error = known.fill, _larger(picture.error, known)
         fill = restore(pixels, region.crop)
-        if isinstance(request, ReplaceBackgroundRequest) and request.shadow is not None and request.background is None:
-            fill = apply_shadow(fill, contact_shadow(255 - self._plan.edit.alpha, request.shadow)[window])
-        cover = None if self._plan.edit.cover is None else self._plan.edit.cover[window]
-        if cover is not None:  # a model is shown transparent pixels on white, and paints such
-            fill = off_ground(fill, cover, WHITE)
-        picture.frame = paste(picture.frame, fill, region.alpha, region.crop.box, cover)
+        if self._plan.is_extended_by_model and _opaque(picture.frame, self._plan.known[picture.passed]):
+            picture.frame = self._extended(picture, region, fill)
+            fill = picture.frame.pixels[window]
+        else:
+            picture.frame, fill = self._pasted(picture, region, fill)
         if picture.fill is not None and picture.fill.alpha is not None:
             there = region.alpha > 0
             picture.fill.pixels[window][there] = fill[there]
             picture.fill.alpha[window][there] = region.alpha[there]
 
+    def _pasted(self, picture: _Picture, region: Region, fill: Pixels) -> tuple[Frame, Pixels]:
+        """The frame with ``fill`` in the region's window, and the fill as it was pasted."""
+        request, window = self._spec.request, region.crop.box.slices
+        if isinstance(request, ReplaceBackgroundRequest) and request.shadow is not None and request.background is None:
+            fill = apply_shadow(fill, contact_shadow(255 - self._plan.edit.alpha, request.shadow)[window])
+        cover = None if self._plan.edit.cover is None else self._plan.edit.cover[window]
+        if cover is not None:  # a model is shown transparent pixels on white, and paints such
+            fill = off_ground(fill, cover, WHITE)
+        return paste(picture.frame, fill, region.alpha, region.crop.box, cover), fill
+
+    def _extended(self, picture: _Picture, region: Region, fill: Pixels) -> Frame:
+        """The frame with what a model painted around the picture, joined to it. In a photo without colours it has none."""
+        known, grown = self._plan.known[picture.passed : picture.passed + 2]
+        window, kept = region.crop.box.slices, self._plan.unknown(picture.passed, region.crop.box) == 0
+        if is_grey(self._plan.edit.source.pixels):
+            fill = in_grey(fill)
+        pixels = picture.frame.pixels.copy()
+        np.copyto(pixels[window], fill, where=~kept[..., None])
+        met = join(pixels[grown.slices], known.moved(-grown.left, -grown.top))
+        picture.met = picture.met or met  # the passes after the first meet what the model painted itself
+        return Frame(pixels, picture.frame.alpha, picture.frame.icc)
+
     def _examine(self, picture: _Picture) -> None:
         edit = self._plan.edit
-        report = self._measure(edit, picture.frame, picture.error)
-        if picture.best is None or _badness(report) < _badness(picture.best.report):
+        report = _judged(self._grader.report(self._spec.request, edit, picture.frame, picture.error), picture.met)
+        badness = _badness(report, picture.met)
+        if picture.best is None or badness < picture.badness:
+            picture.badness = badness
             picture.best = encode_output(self._spec, edit, picture.frame, self._seed(picture), report, picture.fill)
         picture.best = picture.best.tried(picture.attempt)
-        wanted = max(self._checks.min_verdict or Level.PASS, self._best_verdict, key=lambda level: level.rank)
+        best = self._grader.best_verdict(self._spec.request, edit)  # for what the input brings no other seed is tried
+        wanted = max(self._checks.min_verdict or Level.PASS, best, key=lambda level: level.rank)
         if picture.best.report.verdict.level.rank > wanted.rank and picture.attempt < self._checks.max_attempts:
             picture.attempt += 1
             self._begun(picture)
         else:
+            picture.best = self._or_without_prompt(picture, picture.best)
             picture.done, picture.fill, picture.frame = True, None, edit.source  # the bytes are kept, not the pixels
+
+    def _or_without_prompt(self, picture: _Picture, best: Rendered) -> Rendered:
+        """``best``, or, where it failed and the request asks for no better verdict, what goes on without the prompt, if that is no failure."""
+        failed = best.report.verdict
+        if failed.level is not Level.FAIL or self._checks.min_verdict is not None or self._plan.without_prompt is None:
+            return best
+        seed = (self._first_seed or 0) + picture.number
+        update = {"checks": Checks(), "num_images": 1, "seed": seed, **({"prompt": None} if hasattr(self._spec.request, "prompt") else {})}
+        spec = self._spec.model_copy(update={"request": self._spec.request.model_copy(update=update)})
+        rounds = Rounds(spec, self._plan.without_prompt(), self._grader)
+        while rounds.requests:
+            rounds.take(fill_all(rounds.requests))
+        (other,) = rounds.rendered
+        verdict = other.report.verdict
+        if verdict.level is Level.FAIL:
+            return best
+        level = max(verdict.level, Level.WARN, key=lambda level: level.rank)
+        tried = f"no attempt of {self._spec.model} was good enough ({'; '.join(failed.reasons)})"
+        reason = f"{tried}: {EXEMPLAR.id} did it instead, which goes on with the photo and reads no prompt"
+        report = {
+            "verdict": Verdict(level=level, reasons=(reason, *verdict.reasons)), "painted_by": EXEMPLAR.id, "attempts": best.report.attempts,
+        }  # fmt: skip
+        return replace(other, report=other.report.model_copy(update=report))
 
 
 def _larger(error: ModelError | None, known: KnownError) -> ModelError | None:
@@ -161,8 +230,29 @@ def _larger(error: ModelError | None, known: KnownError) -> ModelError | None:
     return ModelError(painted=known.painted, corrected=known.left)
 
 
-def _badness(report: Report) -> tuple[int, float]:
-    """Less is better: the verdict, and among equal ones what the product gained, the seam, and what the border shows."""
+def _opaque(frame: Frame, box: Box) -> bool:
+    """Whether nothing along the border of ``box`` is seen through: what is clear is not to be carried on."""
+    if frame.alpha is None:
+        return True
+    alpha = frame.alpha[box.slices]
+    return bool(min(alpha[0].min(), alpha[-1].min(), alpha[:, 0].min(), alpha[:, -1].min()) == _OPAQUE)
+
+
+def _judged(report: Report, met: tuple[Continuity, ...]) -> Report:
+    """``report`` with what is to be said of an extension before it was joined to its picture: of its worst side."""
+    if not met:
+        return report
+    worst = max(met, key=lambda side: (side.level.rank, side.step))
+    verdict = report.verdict
+    if worst.level is Level.PASS:
+        return report
+    level = max(verdict.level, worst.level, key=lambda level: level.rank)
+    return report.model_copy(update={"verdict": Verdict(level=level, reasons=(*verdict.reasons, worst.reason))})
+
+
+def _badness(report: Report, met: tuple[Continuity, ...]) -> tuple[int, float]:
+    """Less is better: the verdict, and among equal ones what the product gained, or the seam, or how far off an extension was."""
     growth = report.subject.growth if report.subject else 0.0
-    levels = (report.rim or 0.0) + (report.step or 0.0)
-    return report.verdict.level.rank, growth + abs((report.seam or 1.0) - 1.0) + levels / _LEVELS_OF_A_SEAM
+    off = max((side.step for side in met), default=0.0) / _STEP_OF_A_SEAM
+    off += ((report.rim or 0.0) + (report.step or 0.0)) / _LEVELS_OF_A_SEAM
+    return report.verdict.level.rank, growth + abs((report.seam or 1.0) - 1.0) + off

@@ -157,7 +157,7 @@ class Jobs:
         plan = intake.prepare(spec, self._engine.card, inputs.__getitem__, cast("Segmenter", None), max_pixels=10**8)
         member = SimpleNamespace(composite_key=spec.id)
         work = Work(Lease(spec, 1, cast("Any", None), cast("Any", member)))
-        work.rounds = Rounds(spec, plan, partial(self._examiner.report, spec.request))
+        work.rounds = Rounds(spec, plan, self._examiner)
         self._paint(work)
 
     def _paint(self, work: Work) -> None:

@@ -7,21 +7,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from api_schemas.jobs import Preserved, Report, Verdict
-from api_schemas.requests import Level
+from api_schemas.jobs import ModelError, Preserved, Report, Verdict
+from api_schemas.requests import JobRequest, Level
 from scripts.planted.borders import Rim
 from scripts.planted.fills import GROUPS
 from scripts.planted.flaws import Shift, Shown
 from scripts.planted.painters import Painter, painters
 from scripts.planted.scenes import BACKGROUND, Kind, Scene, examiner, scenes
 from worker.images.blend import paste
+from worker.images.codec import Frame
 from worker.images.crop import restore
+from worker.intake import Edit
 from worker.rounds import Rounds
 
 Array = npt.NDArray[np.uint8]
@@ -158,21 +159,37 @@ def pasted(scene: Scene, paint: Callable[[Shown], Array]) -> Array:
     return frame.pixels
 
 
+class _Grader:
+    """The worker's own, or one that says nothing, and when each was asked: composing ends there."""
+
+    def __init__(self, clock: Callable[[], float], graded: bool) -> None:
+        self.told: list[float] = []
+        self._clock, self._graded = clock, graded
+
+    def report(self, request: JobRequest, edit: Edit, output: Frame, error: ModelError | None) -> Report:
+        self.told.append(self._clock())
+        return examiner().report(request, edit, output, error) if self._graded else _NOTHING_SAID
+
+    def best_verdict(self, request: JobRequest, edit: Edit) -> Level:
+        return examiner().best_verdict(request, edit)
+
+    def __call__(self, edit: Edit, output: Frame) -> Report:
+        """As commits before decision 13 ask, whose composing is timed against this one's."""
+        del edit, output
+        self.told.append(self._clock())
+        return _NOTHING_SAID
+
+
 def delivered(scene: Scene, painter: Painter, *, clock: Callable[[], float] = time.perf_counter, graded: bool = True) -> Outcome:
     """The output and the report that a client would get; if it is not to be ``graded``, a report that says nothing."""
-    told: list[float] = []
-
-    def measure(*given: Any) -> Report:
-        told.append(clock())
-        return examiner().report(scene.spec.request, *given) if graded else _NOTHING_SAID
-
-    rounds, number, seconds = Rounds(scene.spec, scene.plan, measure), 0, 0.0
+    grader = _Grader(clock, graded)
+    rounds, number, seconds = Rounds(scene.spec, scene.plan, grader), 0, 0.0
     while rounds.requests:
         regions = scene.plan.passes[number % len(scene.plan.passes)]
         answers = [painter.paint(Shown(scene, region, request)) for region, request in zip(regions, rounds.requests, strict=True)]
         began = clock()
         rounds.take(answers)
-        seconds += (told.pop() if told else clock()) - began
+        seconds += (grader.told.pop(0) if grader.told else clock()) - began
         number += 1
     (output,) = rounds.rendered
     return Outcome(np.asarray(Image.open(io.BytesIO(output.data)).convert("RGB"), np.uint8), output.report, seconds)

@@ -209,3 +209,12 @@ def test_the_defaults_are_told_as_they_are() -> None:
     for operation, (grow, feather) in MASK_DEFAULTS.items():
         assert f"| `{operation}` | {grow} | {feather} |" in page
         assert f"{grow} for `{operation}`" in described
+
+
+def test_an_extension_has_a_strength_of_its_own() -> None:
+    """Studio extends from the colours of the photo's edge unless a strength is named; what else it paints begins from nothing."""
+    models = [ModelInfo(card=card) for card in EMBEDDED_MODELS]
+    extension = {"operation": "outpaint", "image": "upload:a", "prompt": "grass", "expand": {"left": 9}}
+    fill = {"operation": "inpaint", "image": "upload:a", "mask": "upload:b", "prompt": "grass"}
+    resolved = [resolve(job_request.validate_python(each), models)[0] for each in (extension, {**extension, "strength": 0.95}, fill)]
+    assert [getattr(request, "strength", None) for request in resolved] == [0.7, 0.95, 1.0]

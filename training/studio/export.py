@@ -33,7 +33,7 @@ _NOTES = {
     "description": "Studio: small text-guided model for product backdrops, 256 pixels, trained on rendered scenes. It ships with Outfill.",
     "licence": {"id": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0", "commercial_use": True},
     "native_size": SIDE,
-    "sampling": {"steps": 20, "guidance_scale": sampling.GUIDANCE, "strength": 1.0, "scheduler": "ddim"},
+    "sampling": {"steps": 20, "guidance_scale": sampling.GUIDANCE, "strength": 1.0, "outpaint_strength": 0.7, "scheduler": "ddim"},
 }
 _CARD = """---
 license: apache-2.0

@@ -160,6 +160,17 @@ class ExemplarEngine:
         return np.asarray(fill, dtype=np.float32)[inside], matches
 
 
+def fill_all(requests: Sequence[PaintRequest]) -> list[Pixels]:
+    """What the engine answers to ``requests``, one after another; for workers that do not serve it. Raises what went wrong with one."""
+    engine = ExemplarEngine()
+    slots = [engine.prepare(request) for request in requests]
+    engine.step(slots)
+    for slot in slots:
+        if slot.error is not None:
+            raise slot.error
+    return engine.finish(slots)
+
+
 def _painted(slot: Slot) -> Pixels:
     if not isinstance(slot, ExemplarSlot) or slot.result is None:
         raise ValueError("the slot is not done")

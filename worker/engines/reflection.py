@@ -12,16 +12,8 @@ import numpy.typing as npt
 
 from worker.engines.base import Mask, Pixels
 from worker.images.measures import to_lab
+from worker.images.mirror import coordinates
 
-_BAND = 16
-"""Pixels beside the border whose gradients say how lines run across it."""
-_SIGMA = 20.0
-"""Pixels along the border over which that direction is averaged."""
-_NOISE = 4.0
-"""Mean square gradient, (levels per pixel)², below which there is no line to follow."""
-_STEEPEST = 1.2
-_FOLD = 0.45
-"""How far rows may be pushed together, of their distance: at 1 the sheared reflection would fold over."""
 _CELL = 8
 """Least side in pixels of the cells whose mean colours are compared."""
 _CELLS = 50
@@ -77,44 +69,13 @@ def without_blots(fill: Pixels, hole: npt.NDArray[np.bool_]) -> npt.NDArray[np.b
 
 def _continued(picture: Pixels, marked: Mask, count: int) -> tuple[Pixels, Mask]:
     """``count`` columns that continue ``picture`` to the left, the nearest first, and where they show ``marked`` or foreign things."""
-    height, width = picture.shape[:2]
     if count == 0:
         return picture[:, :0], marked[:, :0]
     picture = np.ascontiguousarray(picture)
-    # The first column is the axis: it is not repeated, which would show as a flat line.
-    depth = max(0.5, min(count, width - 1))
-    step = np.arange(1, count + 1, dtype=np.float32)[None, :]
-    column = depth - np.abs(depth - step % (2 * depth))
-    # A line of slope s that leaves at row r is at r - s × step out there and at r + s × column in here.
-    slope = _slopes(picture)
-    turn = float(np.percentile(np.abs(np.diff(slope)), 90)) if height > 1 else 0.0
-    reach = _FOLD / max(turn, 1e-3)
-    shear = slope[:, None] * reach * np.tanh((step + column) / reach)
-    x = np.repeat(column, height, axis=0).astype(np.float32)
-    y = (np.arange(height)[:, None] + shear).astype(np.float32)
+    x, y = coordinates(picture, count)
     pixels = cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
     foreign = cv2.remap(marked | _foreign(picture, count), x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT)
     return np.asarray(pixels, dtype=np.uint8), np.asarray(foreign, dtype=np.uint8)
-
-
-def _slopes(picture: Pixels) -> npt.NDArray[np.float32]:
-    """``float32 (H,)``: how many rows a line moves down for each column to the right, at the left border.
-
-    The least squares of ``gx + s × gy = 0`` over the gradients near each row.
-    """
-    if min(picture.shape[:2]) < 3:
-        return np.zeros(picture.shape[0], np.float32)
-    band = cv2.GaussianBlur(picture[:, :_BAND].astype(np.float32), (0, 0), 1.0, borderType=cv2.BORDER_REFLECT)
-    gy, gx = np.gradient(band, axis=(0, 1))
-    cross = _smooth((gx * gy).sum(axis=2).mean(axis=1))
-    square = _smooth((gy * gy).sum(axis=2).mean(axis=1))
-    return _smooth(np.clip(-cross / (square + _NOISE), -_STEEPEST, _STEEPEST))
-
-
-def _smooth(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    column = np.ascontiguousarray(values[:, None], dtype=np.float32)
-    smooth = cv2.GaussianBlur(column, (1, 6 * int(_SIGMA) + 1), 1.0, sigmaY=_SIGMA, borderType=cv2.BORDER_REPLICATE)
-    return np.asarray(smooth, dtype=np.float32).reshape(-1)
 
 
 def _foreign(picture: Pixels, count: int) -> Mask:

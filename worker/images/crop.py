@@ -37,8 +37,7 @@ class Crop:
 
     def moved(self, x: int, y: int) -> Crop:
         """The same window ``x`` pixels further right and ``y`` further down."""
-        box = self.box
-        return Crop(Box(box.left + x, box.top + y, box.right + x, box.bottom + y), self.size)
+        return Crop(self.box.moved(x, y), self.size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,6 +41,10 @@ class Box:
         """Indexes the box in an array of rows and columns."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
+    def moved(self, x: int, y: int) -> Box:
+        """The same ``x`` pixels further right and ``y`` further down."""
+        return Box(self.left + x, self.top + y, self.right + x, self.bottom + y)
+
     def padded(self, pad: int, shape: tuple[int, ...]) -> Box:
         """The box with ``pad`` pixels on each side, cut at the frame of ``shape`` (H, W, …)."""
         return Box(max(0, self.left - pad), max(0, self.top - pad), min(shape[1], self.right + pad), min(shape[0], self.bottom + pad))
