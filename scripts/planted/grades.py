@@ -162,7 +162,7 @@ def pasted(scene: Scene, paint: Callable[[Shown], Array]) -> Array:
 class _Grader:
     """The worker's own, or one that says nothing, and when each was asked: composing ends there."""
 
-    def __init__(self, clock: Callable[[], float], graded: bool) -> None:
+    def __init__(self, clock: Callable[[], float], *, graded: bool) -> None:
         self.told: list[float] = []
         self._clock, self._graded = clock, graded
 
@@ -182,7 +182,7 @@ class _Grader:
 
 def delivered(scene: Scene, painter: Painter, *, clock: Callable[[], float] = time.perf_counter, graded: bool = True) -> Outcome:
     """The output and the report that a client would get; if it is not to be ``graded``, a report that says nothing."""
-    grader = _Grader(clock, graded)
+    grader = _Grader(clock, graded=graded)
     rounds, number, seconds = Rounds(scene.spec, scene.plan, grader), 0, 0.0
     while rounds.requests:
         regions = scene.plan.passes[number % len(scene.plan.passes)]

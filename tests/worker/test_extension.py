@@ -10,17 +10,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from conftest import pixels_of, png
-from planning import EXAMINER, plan_of, rounds_of
+from planning import SEGMENTER, plan_of, rounds_of
 
 from api_schemas.errors import ChecksNotMet
-from api_schemas.jobs import Report, Verdict
+from api_schemas.jobs import ModelError, Report, Verdict
 from api_schemas.models import EXEMPLAR, SAMPLING_PARAMETERS, EngineKind, Licence, ModelCard, SamplingDefaults
 from api_schemas.requests import JobRequest, Level, Operation
+from core.settings import Quality
 from worker.engines.base import PaintRequest
 from worker.engines.exemplar import fill_all
 from worker.images.codec import Frame
 from worker.intake import Edit, Plan
 from worker.outputs import Rendered
+from worker.report import Examiner
 from worker.rounds import Rounds
 
 Array = npt.NDArray[np.uint8]
@@ -180,13 +182,14 @@ def test_a_model_that_erases_badly_gives_way() -> None:
 def test_what_was_painted_stays_where_nothing_does_better() -> None:
     """Where the extension without the prompt fails too, the model's own is delivered as the failure that it is."""
 
-    def failing(request: JobRequest, edit: Edit, output: Frame) -> Report:
-        report = EXAMINER.report(request, edit, output)
-        return report.model_copy(update={"seam": 1.0, "verdict": Verdict(level=Level.FAIL, reasons=("planted",))})
+    class Failing(Examiner):
+        def report(self, request: JobRequest, edit: Edit, output: Frame, error: ModelError | None) -> Report:
+            report = super().report(request, edit, output, error)
+            return report.model_copy(update={"seam": 1.0, "verdict": Verdict(level=Level.FAIL, reasons=("planted",))})
 
     photo = ground(240, 320)
     spec, plan = plan_of({**OUTPAINT, **SAMPLING}, CARD, {"image": png(photo)})
-    rounds = Rounds(spec, plan, failing)
+    rounds = Rounds(spec, plan, Failing(SEGMENTER, Quality()))
     rounds.take([paints(ground(360, 440, (165, 120, 90)))(each) for each in rounds.requests])
     (rendered,) = rounds.rendered
     assert (rendered.report.painted_by, rendered.report.verdict.level) == (None, Level.FAIL)
