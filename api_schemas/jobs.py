@@ -121,6 +121,18 @@ class Verdict(_Frozen):
     reasons: tuple[str, ...] = Field(default=(), description="Which measures are beyond which limit; none for `pass`.")
 
 
+class Wording(_Frozen):
+    """What the model did not read of a prompt."""
+
+    unknown: tuple[str, ...] = Field(
+        default=(), description="Words that mean nothing to the model and were left out; empty for a model that has met every word."
+    )
+    unheard: tuple[str, ...] = Field(
+        default=(), description="Phrases that ask for something, and of which the model knows nothing: the picture does not show them."
+    )
+    unread: str | None = Field(default=None, description="The end of the prompt, beyond what the model reads; null: it read all.")
+
+
 class Report(_Frozen):
     """What was measured on one output before it was encoded."""
 
@@ -136,6 +148,8 @@ class Report(_Frozen):
         description="ΔE2000 by which the fill is off its surroundings along the border; photos that nobody edited have about 1. Null as `seam` is.",
     )
     subject: Subject | None = Field(default=None, description="For `replace_background` from a prompt. Null where it was not found again.")
+    prompt: Wording | None = Field(default=None, description="What the model did not read of the prompt. Null without one.")
+    negative_prompt: Wording | None = Field(default=None, description="What it did not read of the negative prompt. Null without one.")
     attempts: int = Field(default=1, description="Seeds that were tried for this output; see `checks`.")
     verdict: Verdict = Verdict(level=Level.PASS)
 

@@ -7,7 +7,7 @@ picture that is not good enough begins again with another seed, as often as ``ch
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,8 +22,10 @@ from worker.images.colour import settle
 from worker.images.crop import Region, restore
 from worker.intake import Edit, Plan
 from worker.outputs import Rendered, encode_output
+from worker.wording import Wordings
 
 Measure = Callable[[Edit, Frame], Report]
+_ALL_READ = Wordings()
 _OPAQUE = 255
 
 
@@ -45,11 +47,14 @@ class _Picture:
 class Rounds:
     """Not thread-safe: handed from thread to thread with its job."""
 
-    def __init__(self, spec: JobSpec, plan: Plan, measure: Measure) -> None:
+    def __init__(self, spec: JobSpec, plan: Plan, measure: Measure, wordings: Wordings = _ALL_READ) -> None:
+        """Plan the rounds. Raises ``ChecksNotMet`` where the ``wordings`` of its prompts are worse than the request allows."""
         self._spec = spec
         self._plan = plan
         self._measure = measure
         self._checks = getattr(spec.request, "checks", Checks())
+        self._wordings = wordings
+        wordings.refuse(self._checks)
         request = spec.request
         # Nothing is painted for remove_background: its one picture is what the plan says.
         self._images = 1 if isinstance(request, RemoveBackgroundRequest) else request.num_images
@@ -146,6 +151,8 @@ class Rounds:
             picture.attempt += 1
             self._begun(picture)
         else:
+            # Not before: another seed would be tried in vain for what is wrong with the words.
+            picture.best = replace(picture.best, report=self._wordings.judged(picture.best.report))
             picture.done, picture.fill, picture.frame = True, None, edit.source  # the bytes are kept, not the pixels
 
 

@@ -177,7 +177,7 @@ def test_half_painted_pixels_count_from_the_middle_up() -> None:
 
 def test_a_prompt_is_encoded_once(engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The text encoder runs once for a text while it is remembered, and the text used longest ago is forgotten first."""
-    prompts = PromptEncoder(engine._parts, capacity=2)
+    prompts = PromptEncoder(engine._parts, engine._reader, capacity=2)
     texts: list[str] = []
     encode: Callable[[str], PromptEmbeds] = prompts._encode
 
