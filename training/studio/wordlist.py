@@ -1,4 +1,4 @@
-"""The word list that goes with the model: which words its captions had, what they are for, and what it is given for some that they had not."""
+"""The word list that goes with the model: the words of its captions, what they are for, and what is read as one of them."""
 
 from __future__ import annotations
 
@@ -17,37 +17,44 @@ _BACKDROPS: tuple[Any, ...] = (
 )  # fmt: skip
 """What speaks of a scene; products, openings and endings do not."""
 _JOINTS = """
-a about above across after against along alongside among amongst an and are around as at atop before behind below beneath beside besides
-between beyond but by down during featuring following for from front has have having his her in including inside into is it its like lying my near
-nearby next no not of off on onto opposite or our out outside over past per placed plus resting set sitting since some standing surrounded that the
-their there these this those through throughout to toward towards under underneath up upon using very via was where which while with within
-without your
+a about above across after against along alongside among amongst an and are around as at atop before behind
+below beneath beside besides between beyond but by down during featuring following for from front has have
+having her his in including inside into is it its like lying my near nearby next no not of off on onto
+opposite or our out outside over past per placed plus resting set since sitting some standing surrounded that
+the their there these this those through throughout to toward towards under underneath up upon using very via
+was where which while with within without your
 """
 _PLACES = "on in against before behind atop upon onto inside under beneath over above standing sitting resting lying placed set"
 _CARRIERS = """
-beach board bokeh brick bricks carrara cement cloth concrete counter countertop curtain desk drapes driftwood fabric floor garden gradient grass
-lawn light lighting lights linen marble meadow nature oak ocean panels paper park pedestal plain planks platform plinth podium sand sandy sea seamless
-seaside shadow shadows sky slab slate solid spotlight studio sun sunlight surface table tablecloth tabletop teak terrazzo textile tile tiled tiles travertine
-trees walnut wall window wood wooden
+beach board bokeh brick bricks carrara cement cloth concrete counter countertop curtain desk drapes driftwood
+fabric floor garden gradient grass lawn light lighting lights linen marble meadow nature oak ocean panels
+paper park pedestal plain planks platform plinth podium sand sandy sea seamless seaside shadow shadows sky
+slab slate solid spotlight studio sun sunlight surface table tablecloth tabletop teak terrazzo textile tile
+tiled tiles travertine trees wall walnut window wood wooden
 """
 """Without colours and other adjectives: red baubles are not heard for being red."""
 _NEGATIONS = "no not without"
 _IDLE = """
-ad ads advert advertisement advertising aesthetic aesthetically amazing amazon ambiance ambience angle aperture appealing appetising arranged
-artstation atmosphere atmospheric attractive awarded award background beautifully behance best brand branded branding business camera campaign
-canon catalog catalogue center centered centre centred charming classy clarity clear close closeup color colorful colors colour colourful
-colours commerce commercial composed composition contemporary contrast cosy cozy crisp cute defined definition depth detail detailed details
-directional dof dslr e ecommerce editorial effect elegance end engine essential essentials excellent exposure extremely eye f feel feeling feels
-field film fine focal focused fresh fujifilm full good gorgeous grade graded great hand handcrafted handmade hasselblad hd hdr highlights highly
-hyper hyperdetailed hyperrealistic image images ideal influencer instagram intricate inviting iso kodak leica length lens lenses lifelike
-lifestyle look looking looks lovely luxurious luxury macro magazine main marketing masterpiece max megapixel mm minimalism minimalist
-minimalistic model modern mockup model natural neat neutral nice nikon one online optimal original octane perfect perfectly perspective phase
-photo photograph photographed photographer photographic photographs photography photorealism photoreal photos pic picture pinterest portra
-portrait premium presentation presented pretty pro product products professionally pure quality raw ray real realism realistically render
-rendered rendering res resolution retail rich sale scene sell selling setting setup shallow sharpness shop shoot shooting shopify showcase
-showcased showcasing shot shots side simple simplicity sleek social media sony sophisticated space special stunning style styled stylish styling
-subject subtle suitable super superb tasteful tidy timeless touch traced tracing trendy trending true uhd ultra ultrarealistic uncluttered unreal
-vibe vibes vibrant view visual visuals volumetric vray web website wide winner winning zoom
+ad ads advert advertisement advertising aesthetic aesthetically amazing amazon ambiance ambience angle
+aperture appealing appetising arranged artstation atmosphere atmospheric attractive award awarded background
+beautifully behance best brand branded branding business camera campaign canon catalog catalogue center
+centered centre centred charming clarity classy clear close closeup color colorful colors colour colourful
+colours commerce commercial composed composition contemporary contrast cosy cozy crisp cute defined definition
+depth detail detailed details directional dof dslr e ecommerce editorial effect elegance end engine essential
+essentials excellent exposure extremely eye f feel feeling feels field film fine focal focused foreground
+fresh fujifilm full good gorgeous grade graded great hand handcrafted handmade hasselblad hd hdr highlights
+highly hyper hyperdetailed hyperrealistic ideal image images influencer instagram intricate inviting iso kodak
+left leica length lens lenses lifelike lifestyle look looking looks lovely luxurious luxury macro magazine
+main marketing masterpiece max media megapixel middle minimalism minimalist minimalistic mm mockup model
+modern natural neat neutral nice nikon octane one online optimal original perfect perfectly perspective phase
+photo photograph photographed photographer photographic photographs photography photoreal photorealism photos
+pic picture pinterest portra portrait premium presentation presented pretty pro product products
+professionally pure quality raw ray real realism realistically render rendered rendering res resolution retail
+rich right sale scene sell selling setting setup shallow sharpness shoot shooting shop shopify shot shots
+showcase showcased showcasing side sides simple simplicity sleek social sony sophisticated space special
+stunning style styled styling stylish subject subtle suitable super superb tasteful tidy timeless touch traced
+tracing trending trendy true uhd ultra ultrarealistic uncluttered unreal vibe vibes vibrant view visual
+visuals volumetric vray web website wide winner winning zoom
 """
 _READ_AS = {
     "sunshine": "sunlight", "sunlit": "sunlight", "sunny": "sunlight", "daylight": "natural light", "backlight": "light", "lit": "light",
@@ -62,9 +69,9 @@ _READ_AS = {
     "reddish": "red", "pinkish": "pink", "brownish": "brown", "yellowish": "yellow",
 }  # fmt: skip
 _NOUNS = """
-backdrop beach brick cloth concrete counter countertop curtain desk fabric floor garden gradient lawn leaf light meadow panel park
-pedestal plank platform plinth podium shadow slab spotlight stand stone surface table tablecloth tabletop textile texture tile tone tree wall
-window
+backdrop beach brick cloth concrete counter countertop curtain desk fabric floor garden gradient lawn leaf
+light meadow panel park pedestal plank platform plinth podium shadow slab spotlight stand stone surface table
+tablecloth tabletop textile texture tile tone tree wall window
 """
 """Of which the captions have the one or the many, and a prompt may have the other."""
 
