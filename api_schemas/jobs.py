@@ -122,7 +122,7 @@ class Verdict(_Frozen):
 
 
 class Wording(_Frozen):
-    """What the model did not read of a prompt."""
+    """The parts of a prompt that the model did not read."""
 
     unknown: tuple[str, ...] = Field(
         default=(), description="Words that mean nothing to the model and were left out; empty for a model that has met every word."

@@ -64,7 +64,7 @@ def _letters(prompt: str) -> Iterator[tuple[str, bool]]:
 
 
 def _looks_a_number(text: str) -> bool:
-    """Whether it is nothing, or one word that begins as a number does."""
+    """Tell whether it is nothing, or one word that begins as a number does."""
     return not text or (text[0] in "+-.,0123456789" and not re.search(r"\s", text))
 
 

@@ -1,4 +1,4 @@
-"""What a model reads of a job's prompts: known before anything is painted, and the same for every seed."""
+"""The parts of a job's prompts that its model does not read: known before anything is painted, and the same for every seed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Wordings:
 
     @classmethod
     def of(cls, request: JobRequest, read: Read) -> Wordings:
-        """What is read of the prompts of ``request``. Raises ``Invalid`` for malformed weights."""
+        """Read the prompts of ``request``. Raises ``Invalid`` for malformed weights."""
         # What is filled by ``inpaint`` is what the prompt names; elsewhere the prompt may name the product, which is there.
         names_product = not isinstance(request, InpaintRequest)
 
@@ -39,7 +39,7 @@ class Wordings:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why a picture cannot be what was asked for; words that a negative prompt names in vain are no harm."""
+        """Reasons why a picture cannot be what was asked for; words that a negative prompt names in vain are none."""
         reasons = [_unheard(self.prompt.unheard)] if self.prompt and self.prompt.unheard else []
         for name, wording in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt)):
             if wording and wording.unread:
@@ -52,7 +52,7 @@ class Wordings:
             raise ChecksNotMet(f"nothing was painted: {'; '.join(self.reasons)}", field="checks.min_verdict")
 
     def judged(self, report: Report) -> Report:
-        """``report`` of a picture with what is said of its prompts."""
+        """Return ``report`` of a picture with what is said of its prompts."""
         verdict, reasons = report.verdict, self.reasons
         if reasons:
             level = max(verdict.level, Level.WARN, key=lambda level: level.rank)

@@ -96,7 +96,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model does not read of a prompt."""
+    """The parts of a prompt that a model does not read."""
 
     unknown: tuple[str, ...] = ()
     """Words that mean nothing to it."""

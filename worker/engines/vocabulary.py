@@ -51,7 +51,7 @@ class _Phrase:
 
 
 class Vocabulary(BaseModel):
-    """What a model was taught, in lower case. A word may be in several lists but ``words``, which holds all that it was taught."""
+    """The words that a model was taught, in lower case. A word may be in several lists but ``words``, which holds all that it was taught."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -116,14 +116,14 @@ class Vocabulary(BaseModel):
         return Stray(tuple(unknown), tuple(dict.fromkeys(" ".join(phrase.words) for phrase in unheard)))
 
     def _read(self, word: str) -> str:
-        """What the model is given for a word: itself, another one, or nothing."""
+        """Return what the model is given for a word: itself, another one, or nothing."""
         letters = [each.casefold() for each in _LETTERS.findall(word)]
         if letters and all(each in self.words for each in letters):
             return word
         return self.read_as.get(word.casefold(), "")
 
     def _is_stranger(self, word: str) -> bool:
-        """Whether a word has letters and is not read."""
+        """Tell whether a word has letters and is not read."""
         return _LETTERS.search(word) is not None and not self._read(word) and word not in self.joints
 
     def _phrases(self, prompt: str) -> Iterator[_Phrase]:
@@ -158,7 +158,7 @@ class Vocabulary(BaseModel):
         return bool(asking) and all(self._read(word) and word not in self.things for word in asking)
 
     def _product_end(self, prompt: str, phrases: Sequence[_Phrase]) -> int:
-        """Before which letter a product may be named."""
+        """Return the letter before which a product may be named."""
         stop = _STOP.search(prompt)
         first = [phrase for phrase in phrases if stop is None or phrase.start < stop.start()]
         for phrase, place in pairwise(first):
@@ -172,5 +172,5 @@ def _phrase(words: Sequence[re.Match[str]], before: str, after: str) -> _Phrase:
 
 
 def _mended(gap: str, *, first: bool) -> str:
-    """What parts two words between which others were left out."""
+    """Return the separator of two words between which others were left out."""
     return "" if first else ", " if _STOP.search(gap) else " "

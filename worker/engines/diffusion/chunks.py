@@ -91,7 +91,7 @@ def _room(tokenizer: Any) -> int:
 
 
 def _cut(tokens: Sequence[Token], room: int) -> list[Chunk]:
-    """All of ``tokens`` in chunks of at most ``room``, each but the last up to a comma, else a word's end; one empty chunk for none."""
+    """Cut ``tokens`` into chunks of at most ``room``, each but the last up to a comma, else a word's end; one empty chunk for none."""
     chunks: list[Chunk] = []
     start = 0
     while len(tokens) - start > room:
@@ -103,7 +103,7 @@ def _cut(tokens: Sequence[Token], room: int) -> list[Chunk]:
 
 
 def _end(tokens: Sequence[Token]) -> int:
-    """Where a full chunk ends, in tokens."""
+    """Return the length of a full chunk, in tokens."""
     late = len(tokens) - len(tokens) // _LOOK_BACK
     commas = [index + 1 for index, token in enumerate(tokens) if token.ends_phrase and index + 1 > late]
     words = [index + 1 for index, token in enumerate(tokens) if token.ends_word and index + 1 > late]

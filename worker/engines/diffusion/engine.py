@@ -279,7 +279,7 @@ class DiffusionEngine:
 
     @property
     def _keeps_lengths_apart(self) -> bool:
-        """Whether rows with contexts of several lengths may not share a call.
+        """Tell whether rows with contexts of several lengths may not share a call.
 
         A UNet that pools the text itself counts the pooled token once, and a compiled one has graphs for prompts of one chunk alone: the
         longest would take them from all.

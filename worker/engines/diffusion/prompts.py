@@ -41,9 +41,11 @@ class PromptEncoder:
     """CLIP's hidden states for a text: for one of up to 77 tokens those of the stock pipeline's ``encode_prompt``."""
 
     def __init__(self, parts: Parts, reader: PromptReader, *, capacity: int = 256) -> None:
-        """Keep up to ``capacity`` texts; a chunk takes 236 kB of Stable Diffusion 1.5 in fp32, 631 kB of SDXL."""
+        """Keep texts of up to ``capacity`` chunks in all; one takes 236 kB of Stable Diffusion 1.5 in fp32, 631 kB of SDXL."""
         self._parts, self._reader = parts, reader
         self._capacity = capacity
+        self._held = 0
+        """Chunks that are kept."""
         self._kept: OrderedDict[tuple[str, LoraUses], PromptEmbeds] = OrderedDict()
 
     def encode(self, text: str, loras: LoraUses = ()) -> PromptEmbeds:
@@ -52,8 +54,9 @@ class PromptEncoder:
         embeds = self._kept.get(key)
         if embeds is None:
             embeds = self._kept[key] = self._encode(text)
-            if len(self._kept) > self._capacity:
-                self._kept.popitem(last=False)
+            self._held += self._chunks(embeds)
+            while self._held > self._capacity and len(self._kept) > 1:
+                self._held -= self._chunks(self._kept.popitem(last=False)[1])
         self._kept.move_to_end(key)
         return embeds
 
@@ -63,6 +66,9 @@ class PromptEncoder:
         if text or not self._parts.zeros_for_empty_prompt or embeds.pooled is None:
             return embeds
         return PromptEmbeds(torch.zeros_like(embeds.embeds), torch.zeros_like(embeds.pooled))
+
+    def _chunks(self, embeds: PromptEmbeds) -> int:
+        return embeds.tokens // int(self._parts.tokenizers[0].model_max_length)
 
     def _encode(self, text: str) -> PromptEmbeds:
         joined, pooled = [], None

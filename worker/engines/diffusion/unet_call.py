@@ -200,7 +200,7 @@ def blank_call(unet: UnetCall, height: int, width: int, *, tokens: int) -> Calla
 
 
 def _shape(sample: torch.Tensor, inputs: Mapping[str, Any]) -> tuple[int, ...]:
-    """What a graph is made for: rows, channels and sides of the latents, and tokens of the context."""
+    """The sizes that a graph is made for: rows, channels and sides of the latents, and tokens of the context."""
     context = inputs.get("encoder_hidden_states")
     return (row_bucket(sample.shape[0]), *sample.shape[1:], 0 if context is None else context.shape[1])
 
