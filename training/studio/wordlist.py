@@ -10,10 +10,11 @@ from typing import Any
 
 from training.studio import captions
 from training.studio.captions import words
+from training.studio.colours import NAMED, SHADES, SYNONYMS
 
 _BACKDROPS: tuple[Any, ...] = (
     captions.WALLS, captions.SURFACES, captions.LIGHTS, captions.WARMTHS, captions.WOOD_TONES, captions.MARBLE_TONES, captions.BRICK_TONES,
-    captions.SHADES, captions.SYNONYMS, tuple(captions.NAMED), captions.PAPERS, captions.GRADIENTS, captions.PODIUMS, captions.FLATS,
+    SHADES, SYNONYMS, tuple(NAMED), captions.PAPERS, captions.GRADIENTS, captions.PODIUMS, captions.FLATS,
 )  # fmt: skip
 """What speaks of a scene; products, openings and endings do not."""
 _JOINTS = """

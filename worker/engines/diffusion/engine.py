@@ -284,7 +284,7 @@ class DiffusionEngine:
         A UNet that pools the text itself counts the pooled token once, and a compiled one has graphs for prompts of one chunk alone: the
         longest would take them from all.
         """
-        return self._unet.config.addition_embed_type == "text" or self._unet.is_compiled
+        return bool(self._unet.config.addition_embed_type == "text" or self._unet.is_compiled)
 
     def _predict_noise(self, inputs: Sequence[tuple[DiffusionSlot, torch.Tensor]]) -> Iterator[torch.Tensor]:
         """One UNet call for all rows, then classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) where it is on.
