@@ -90,17 +90,18 @@ def test_a_chunk_ends_with_a_word_where_no_comma_is_near(load: Callable[[str], D
 def test_what_is_beyond_the_last_chunk_is_told(load: Callable[[str], DiffusionEngine]) -> None:
     """No more than ``CHUNKS`` are read, three fill up to four with the empty one, and the reading has the words that are left."""
     engine = load("sd15-inpaint")
-    three, many = "sofa " * 50, "sofa " * 18 * CHUNKS + "carpet lamp"
+    three, many = "sofa " * 50, "sofa " * 18 * CHUNKS + "carpet, lamp"
     assert encoded(engine, three).embeds.shape[1] == CHUNKS * TOKENS
     assert torch.equal(encoded(engine, three).embeds[:, 3 * TOKENS :], encoded(engine, "").embeds)
     assert encoded(engine, many).embeds.shape[1] == CHUNKS * TOKENS
-    assert engine.read(many, names_product=True) == Reading(unread="carpet lamp")
+    assert engine.read(many, names_product=True) == Reading(unread="carpet, lamp")
     assert engine.read(three, names_product=True) == Reading()
 
 
-def test_the_end_of_a_long_prompt_is_heard(load: Callable[[str], DiffusionEngine]) -> None:
+@pytest.mark.parametrize("kind", ["sd15-inpaint", "sdxl-inpaint"])
+def test_the_end_of_a_long_prompt_is_heard(load: Callable[[str], DiffusionEngine], kind: str) -> None:
     """Two prompts that differ beyond the encoder's length alone give different pictures; so do two negative prompts."""
-    engine = load("sd15-inpaint")
+    engine = load(kind)
     one, other = OPENING * 2 + "red carpet", OPENING * 2 + "white tiles"
     for first, second in (
         (replace(SAMPLING, prompt=one), replace(SAMPLING, prompt=other)),

@@ -62,7 +62,7 @@ class PromptReader:
         tokens = self._tokens(self._tokenizers[0], spans)
         unread = [token.id for chunk in _cut(tokens, _room(self._tokenizers[0]))[CHUNKS:] for token in chunk]
         with self._lock:
-            rest = self._tokenizers[0].decode(unread).strip() if unread else None
+            rest = self._tokenizers[0].decode(unread).strip().replace(" ,", ",") if unread else None
         if self._vocabulary is None:
             return Reading(unread=rest)
         text = "".join(span.text for span in weighed(prompt))
