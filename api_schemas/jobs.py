@@ -131,6 +131,18 @@ class Verdict(_Frozen):
     reasons: tuple[str, ...] = Field(default=(), description="Which measures are beyond which limit; none for `pass`.")
 
 
+class Wording(_Frozen):
+    """The parts of a prompt that the model did not read."""
+
+    unknown: tuple[str, ...] = Field(
+        default=(), description="Words that mean nothing to the model and were left out; empty for a model that has met every word."
+    )
+    unheard: tuple[str, ...] = Field(
+        default=(), description="Phrases that ask for something, and of which the model knows nothing: the picture does not show them."
+    )
+    unread: str | None = Field(default=None, description="The end of the prompt, beyond what the model reads; null: it read all.")
+
+
 class Report(_Frozen):
     """What was measured on one output before it was encoded."""
 
@@ -165,6 +177,8 @@ class Report(_Frozen):
         "`replace_background`; null where a mask or the image's own alpha says what the product is.",
     )
     subject: Subject | None = Field(default=None, description="For `replace_background` from a prompt. Null where it was not found again.")
+    prompt: Wording | None = Field(default=None, description="What the model did not read of the prompt. Null without one.")
+    negative_prompt: Wording | None = Field(default=None, description="What it did not read of the negative prompt. Null without one.")
     attempts: int = Field(default=1, description="Seeds that were tried for this output; see `checks`.")
     painted_by: str | None = Field(
         default=None,

@@ -371,7 +371,7 @@ class _Painted(_Request):
 
     seed: int | None = Field(default=None, ge=0, lt=2**32, description="Default: drawn, and told in the output.")
     num_images: int = Field(default=1, ge=1, le=8, description="Variations, with seeds `seed`, `seed`+1, …")
-    negative_prompt: str | None = Field(default=None, max_length=4000)
+    negative_prompt: str | None = Field(default=None, max_length=4000, description="What not to paint; weights as in `prompt`.")
     steps: int | None = Field(default=None, ge=1, le=150)
     guidance_scale: float | None = Field(default=None, ge=0, le=30)
     strength: float | None = Field(default=None, gt=0, le=1, description="1 repaints from noise; less starts from what is there.")
@@ -388,7 +388,14 @@ class _Painted(_Request):
         return value
 
 
-Prompt = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
+Prompt = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=4000),
+    Field(
+        description="`(teal wall:1.4)` asks for it more, `(teal wall:0.5)` less (0 to 2); `\\(` and `\\)` are parentheses. "
+        "What the model does not read is in the report."
+    ),
+]
 
 
 class InpaintRequest(_Painted):

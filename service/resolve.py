@@ -11,6 +11,7 @@ from typing import Any
 
 from api_schemas.errors import ImageTooLarge, Invalid, ModelNotFound, ParameterNotSupported
 from api_schemas.models import BACKDROP, EXEMPLAR, STUDIO, U2NETP, ModelCard, ModelInfo
+from api_schemas.prompts import weighed
 from api_schemas.requests import (
     EraseRequest,
     ImageFormat,
@@ -70,6 +71,7 @@ def resolve(request: JobRequest, models: Sequence[ModelInfo]) -> tuple[JobReques
         raise ParameterNotSupported(f"the model {card.id} takes no seed: it would paint the same again", field="checks.max_attempts")
     _check_scheduler(request, card)
     _check_loras(request, card)
+    _check_weights(request)
     update: dict[str, object] = {"model": card.id, **_sampling(request, card)}
     if (options := getattr(request, "mask_options", None)) is not None or getattr(request, "mask", None) is not None:
         update["mask_options"] = _mask_options(options or MaskOptions(), request.operation)
@@ -115,6 +117,15 @@ def _check_loras(request: PaintedRequest, card: ModelCard) -> None:
     unknown = [use.name for use in request.loras if use.name not in card.loras]
     if unknown:
         raise Invalid(f"the model {card.id} has no LoRA {unknown[0]!r}; see its loras in GET /v1/models", field="loras")
+
+
+def _check_weights(request: PaintedRequest) -> None:
+    for field in ("prompt", "negative_prompt"):
+        try:
+            weighed(getattr(request, field, None) or "")
+        except Invalid as error:
+            error.field = field
+            raise
 
 
 def _sampling(request: PaintedRequest, card: ModelCard) -> dict[str, object]:

@@ -14,6 +14,7 @@ from worker.images.subject import Segmenter
 from worker.intake import Plan, prepare
 from worker.report import Examiner
 from worker.rounds import Rounds
+from worker.wording import Wordings
 
 SEGMENTER = Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx")
 EXAMINER = Examiner(SEGMENTER, Quality())
@@ -34,6 +35,6 @@ def plan_of(request: dict[str, Any], card: ModelCard, inputs: dict[str, bytes]) 
     return spec, prepare(spec, card, inputs.__getitem__, SEGMENTER, max_pixels=10**8)
 
 
-def rounds_of(spec: JobSpec, plan: Plan) -> Rounds:
+def rounds_of(spec: JobSpec, plan: Plan, wordings: Wordings | None = None) -> Rounds:
     """Its pictures, none of them painted."""
-    return Rounds(spec, plan, EXAMINER)
+    return Rounds(spec, plan, EXAMINER, wordings or Wordings())

@@ -41,6 +41,7 @@ from worker.metrics import WorkerMetrics
 from worker.painter import Ends, Painter
 from worker.report import Examiner
 from worker.rounds import Rounds
+from worker.wording import Wordings
 from worker.work import Work
 
 T = TypeVar("T")
@@ -210,9 +211,11 @@ class PaintWorker:
         def fetch(name: str) -> bytes:
             return self._patiently(lambda: self._storage.get(inputs[name].key), work)
 
+        engine = self._engines.get(work.spec.model)
+        wordings = Wordings.of(work.spec.request, engine.read) if engine else Wordings()
         limit = self._settings.limits.max_image_pixels
         plan = intake.prepare(work.spec, self._cards[work.spec.model], fetch, self._segmenter, max_pixels=limit)
-        work.rounds = Rounds(work.spec, plan, self._examiner)
+        work.rounds = Rounds(work.spec, plan, self._examiner, wordings)
         self._lap(work, "intake")
         if work.requests:
             self._painter.inbox.put(work)

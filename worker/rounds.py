@@ -30,7 +30,9 @@ from worker.images.transition import join
 from worker.images.transparency import WHITE, off_ground
 from worker.intake import Edit, Plan
 from worker.outputs import Rendered, encode_output
+from worker.wording import Wordings
 
+_ALL_READ = Wordings()
 _OPAQUE = 255
 _LEVELS_OF_A_SEAM, _STEP_OF_A_SEAM = 20.0, 10.0
 """Levels of a rim or a step, and ΔE2000 of an extension, that are as bad as a seam of 2, or a product of twice its size."""
@@ -72,11 +74,14 @@ class _Picture:
 class Rounds:
     """Not thread-safe: handed from thread to thread with its job."""
 
-    def __init__(self, spec: JobSpec, plan: Plan, grader: Grader) -> None:
+    def __init__(self, spec: JobSpec, plan: Plan, grader: Grader, wordings: Wordings = _ALL_READ) -> None:
+        """Plan the rounds. Raises ``ChecksNotMet`` where the ``wordings`` of its prompts are worse than the request allows."""
         self._spec = spec
         self._plan = plan
         self._grader = grader
         self._checks = getattr(spec.request, "checks", Checks())
+        self._wordings = wordings
+        wordings.refuse(self._checks)
         request = spec.request
         # Nothing is painted for remove_background: its one picture is what the plan says.
         self._images = 1 if isinstance(request, RemoveBackgroundRequest) else request.num_images
@@ -196,7 +201,9 @@ class Rounds:
             picture.attempt += 1
             self._begun(picture)
         else:
-            picture.best = self._or_without_prompt(picture, picture.best)
+            # Not before: another seed would be tried in vain for what is wrong with the words.
+            judged = replace(picture.best, report=self._wordings.judged(picture.best.report))
+            picture.best = self._or_without_prompt(picture, judged)
             picture.done, picture.fill, picture.frame = True, None, edit.source  # the bytes are kept, not the pixels
 
     def _or_without_prompt(self, picture: _Picture, best: Rendered) -> Rendered:

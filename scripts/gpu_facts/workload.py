@@ -20,7 +20,7 @@ from api_schemas.requests import Scheduler, job_request
 from core.settings import Quality
 from worker import intake
 from worker.claims import Lease
-from worker.engines.base import Engine, PaintRequest, Pixels, Slot, WarmUp
+from worker.engines.base import Engine, PaintRequest, Pixels, Reading, Slot, WarmUp
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.images.subject import Segmenter
 from worker.metrics import WorkerMetrics
@@ -68,6 +68,10 @@ class TimedEngine:
     def warm_up(self) -> WarmUp:
         """Not timed."""
         return self.engine.warm_up()
+
+    def read(self, prompt: str, *, names_product: bool) -> Reading:
+        """As the engine does."""
+        return self.engine.read(prompt, names_product=names_product)
 
     def prepare(self, request: PaintRequest) -> Slot:
         """Timed."""

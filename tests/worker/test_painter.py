@@ -25,7 +25,7 @@ from api_schemas.models import BACKDROP
 from api_schemas.requests import Scheduler
 from worker import scheduler
 from worker.claims import Lease
-from worker.engines.base import DeviceBroken, OutOfMemory, PaintRequest, Pixels, Sampling, Slot, WarmUp
+from worker.engines.base import DeviceBroken, OutOfMemory, PaintRequest, Pixels, Reading, Sampling, Slot, WarmUp
 from worker.engines.registry import build_engine, discover
 from worker.metrics import WorkerMetrics
 from worker.painter import Ends, Painter
@@ -63,6 +63,9 @@ class Scripted:
 
     def warm_up(self) -> WarmUp:
         return WarmUp()
+
+    def read(self, _prompt: str, *, names_product: bool) -> Reading:  # noqa: ARG002 - the protocol's
+        return Reading()
 
     def prepare(self, request: PaintRequest) -> Slot:
         if len(self.alive) >= self.room["prepare"]:

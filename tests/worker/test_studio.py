@@ -46,9 +46,17 @@ def painted(engine: Engine, *prompts: str, steps: int = 20) -> list[npt.NDArray[
     return engine.finish(slots)
 
 
+def lab_of(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    return np.asarray(cv2.cvtColor((picture / np.float32(255)).astype(np.float32), cv2.COLOR_RGB2LAB), np.float32)
+
+
 def median_lab(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    lab = cv2.cvtColor((picture / np.float32(255)).astype(np.float32), cv2.COLOR_RGB2LAB)
-    return np.asarray(np.median(lab.reshape(-1, 3), axis=0), np.float32)
+    return np.asarray(np.median(lab_of(picture).reshape(-1, 3), axis=0), np.float32)
+
+
+def share_of_teal(picture: npt.NDArray[np.uint8]) -> float:
+    lab = lab_of(picture)
+    return float(((lab[..., 1] < -12) & (lab[..., 2] < -2)).mean())
 
 
 def grain(picture: npt.NDArray[np.uint8]) -> float:
@@ -95,6 +103,33 @@ def test_light_and_dark_are_told_apart(engine: Engine) -> None:
     white, dark = painted(engine, "white marble", "dark wooden table")
     assert median_lab(white)[0] > 65
     assert median_lab(dark)[0] < 45
+
+
+def test_the_end_of_a_long_prompt_is_heard(engine: Engine) -> None:
+    """Behind a long opening of photographers' talk, each of two endings is what is painted: a teal wall and a dark table; pink paper."""
+    opening = "Professional e-commerce product photograph, ultra sharp, 8k, award-winning, Hasselblad, shallow depth of field, "
+    room, paper = painted(engine, opening + "dark wooden table, teal wall", opening + "seamless pink paper", steps=10)
+    assert share_of_teal(room[:80]) > 0.9
+    table, pink = median_lab(room[-60:]), median_lab(paper)
+    assert (table[0] < 45, table[2] > 3) == (True, True)
+    assert (pink[0] > 65, pink[1] > 20) == (True, True)
+
+
+def test_a_prompt_of_many_known_words_is_read_to_its_end(engine: Engine) -> None:
+    """Words that Studio knows are heard behind the 30 that its text encoder reads at once."""
+    opening = "professional product photo, high quality, photorealistic, sharp focus, elegant, clean, beautiful, minimal, realistic, " * 2
+    red, blue = painted(engine, opening + "red paper backdrop", opening + "blue paper backdrop", steps=10)
+    assert median_lab(red)[1] > 20
+    assert median_lab(blue)[2] < -20
+
+
+def test_a_weight_makes_more_or_less_of_its_words(engine: Engine) -> None:
+    """With a weight of 1.6 more of the picture is teal than with one of 1, and with one of 0.2 none; the table stays dark."""
+    heavy, plain, light = painted(engine, *(f"dark wooden table, (teal wall:{weight})" for weight in (1.6, 1, 0.2)), steps=10)
+    assert np.abs(heavy.astype(int) - light).mean() > 8
+    assert share_of_teal(heavy) > share_of_teal(plain) + 0.05 > 0.3
+    assert share_of_teal(light) < 0.05
+    assert median_lab(light[-60:])[0] < 45
 
 
 @pytest.mark.parametrize("prompt", ["", "zxqv frobnicate 12 !!", "ein heller Holztisch vor einer blauen Wand", "白い大理石のテーブル"])

@@ -13,6 +13,7 @@ from training.studio import checkpoint, decoder, latents, sampling, text
 from training.studio.captions import words
 from training.studio.diffusion import SIDE, Learner
 from training.studio.recipe import Recipe
+from training.studio.wordlist import write_vocabulary
 
 _VERSION = "0.42.1"
 _INDEX: dict[str, Any] = {
@@ -62,7 +63,8 @@ spotlight, dark and bright moods.
 
 ## Limits
 
-- It draws backdrops and nothing else: no people, animals, text or things. A word that it does not know is read past.
+- It draws backdrops and nothing else: no people, animals, text or things. A word that it does not know is read past; Outfill leaves out
+  what is not in `vocabulary.json`, and says so.
 - English only.
 - It is for surroundings. In a small region amid a photo it goes on with what is around, whatever the prompt says.
 - Fine structure, such as grain and veins, is suggested and not exact.
@@ -103,6 +105,7 @@ def export(recipe: Recipe, work: Path, directory: Path) -> Path:
     )
     _write_json(partial / "model_index.json", _INDEX)
     _write_json(partial / "outfill.json", _NOTES)
+    write_vocabulary(partial)
     card = _CARD.format(
         parameters=sum(millions.values()), **millions, side=SIDE, tokens=recipe.tokens, words=len(words()), scenes=recipe.scenes,
         seed=recipe.seed, vae_steps=recipe.vae_steps, decoder_steps=recipe.decoder_steps, text_steps=recipe.text_steps,

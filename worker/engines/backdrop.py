@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from api_schemas.models import BACKDROP, ModelCard
-from worker.engines.base import Backdrop, PaintRequest, Pixels, Slot, WarmUp
+from worker.engines.base import Backdrop, PaintRequest, Pixels, Reading, Slot, WarmUp
 from worker.images.backdrop import apply_shadow, contact_shadow, render
 
 
@@ -33,6 +33,10 @@ class BackdropEngine:
     def warm_up(self) -> WarmUp:
         """Nothing to warm."""
         return WarmUp()
+
+    def read(self, _prompt: str, *, names_product: bool) -> Reading:  # noqa: ARG002 - the protocol's
+        """Nothing is said of prompts: it is given none."""
+        return Reading()
 
     def prepare(self, request: PaintRequest) -> BackdropSlot:
         """A slot of one step. Raises ``TypeError`` where the recipe is not a ``Backdrop``."""

@@ -95,6 +95,18 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """The parts of a prompt that a model does not read."""
+
+    unknown: tuple[str, ...] = ()
+    """Words that mean nothing to it."""
+    unheard: tuple[str, ...] = ()
+    """Phrases that ask for something, and of which it knows nothing."""
+    unread: str | None = None
+    """The end of the prompt, beyond what it reads at all."""
+
+
+@dataclass(frozen=True)
 class WarmUp:
     """The findings of a warm-up."""
 
@@ -109,7 +121,7 @@ class WarmUp:
 
 
 class Engine(Protocol):
-    """A resident model. Called from one thread only.
+    """A resident model. Called from one thread only, but for ``read``.
 
     ``prepare``, ``step`` and ``finish`` raise ``OutOfMemory`` where the device has no room; the same call with less may then succeed.
     """
@@ -131,6 +143,13 @@ class Engine(Protocol):
         """Run once before the first job, in the thread of all calls after it: compile, and measure ``budget`` and ``max_rows``.
 
         Raises ``OutOfMemory`` where the device has no room for one picture.
+        """
+        ...
+
+    def read(self, prompt: str, *, names_product: bool) -> Reading:
+        """Tell what it does not read of ``prompt``, which may name what is in the picture already. Called from any thread.
+
+        Raises ``Invalid`` for malformed weights.
         """
         ...
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from api_schemas.errors import EngineFailed
 from api_schemas.models import EXEMPLAR, ModelCard
-from worker.engines.base import PaintRequest, Pixels, Slot, WarmUp
+from worker.engines.base import PaintRequest, Pixels, Reading, Slot, WarmUp
 from worker.engines.reflection import extend_by_reflection, without_blots
 
 _PATCH_SIZES = (9, 7, 5, 3)
@@ -73,6 +73,10 @@ class ExemplarEngine:
     def warm_up(self) -> WarmUp:
         """Nothing to warm."""
         return WarmUp()
+
+    def read(self, _prompt: str, *, names_product: bool) -> Reading:  # noqa: ARG002 - the protocol's
+        """Nothing is said of prompts: it is given none."""
+        return Reading()
 
     def prepare(self, request: PaintRequest) -> ExemplarSlot:
         """A slot of one step."""

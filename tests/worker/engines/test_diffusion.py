@@ -177,7 +177,7 @@ def test_half_painted_pixels_count_from_the_middle_up() -> None:
 
 def test_a_prompt_is_encoded_once(engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The text encoder runs once for a text while it is remembered, and the text used longest ago is forgotten first."""
-    prompts = PromptEncoder(engine._parts, capacity=2)
+    prompts = PromptEncoder(engine._parts, engine._reader, capacity=2)
     texts: list[str] = []
     encode: Callable[[str], PromptEmbeds] = prompts._encode
 
@@ -195,11 +195,6 @@ def test_a_prompt_is_encoded_once(engine: DiffusionEngine, monkeypatch: pytest.M
     prompts.encode("a sofa")
     prompts.encode("a lamp")
     assert texts == ["a sofa", "a lamp", "a rug", "a lamp"]
-
-
-def test_a_prompt_beyond_77_tokens_is_cut(engine: DiffusionEngine) -> None:
-    """A prompt longer than the text model reads is cut, as the stock pipeline does, rather than refused."""
-    assert engine._prompts.encode("sofa " * 500).embeds.shape == (1, 77, 32)
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.6])

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from worker.engines.diffusion.kernels import attention_kernels
 from worker.engines.diffusion.lora import LoraAdapters
 from worker.engines.diffusion.parts import Parts, load_parts
 from worker.engines.diffusion.residency import apply
-from worker.engines.diffusion.unet_call import blank_call, blank_inputs
+from worker.engines.diffusion.unet_call import UnetCall, blank_call, blank_inputs
 from worker.metrics import WorkerMetrics
 from worker.tuning import PLAIN, TuningRefused
 
@@ -148,6 +149,27 @@ def test_a_graph_that_no_longer_serves_is_not_counted_as_one(parts: Parts) -> No
     assert [entry["event"] for entry in logs] == ["compiled_graph_lost"]
     assert dict(unet.calls) == {"compiled": 1, "eager": 2}
     assert len(backend.rows) == 1
+
+
+class Attention(torch.nn.Module):
+    """The least that is called as a UNet is."""
+
+    config, dtype, device = SimpleNamespace(addition_embed_type="text"), torch.float32, torch.device("cpu")
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
+        return (scaled_dot_product_attention(sample, encoder_hidden_states, encoder_hidden_states) + timestep[0],)
+
+
+def test_a_longer_context_costs_no_graph() -> None:
+    """A call with a longer text than was warmed runs as it is: nothing is compiled for it, and the graph of the others stays."""
+    backend = Backend()
+    unet = UnetCall(Attention(), COMPILED, backend=backend)
+    sample, timestep, short, long = torch.randn(2, 8, 16), torch.zeros(2), torch.randn(2, 77, 16), torch.randn(2, 154, 16)
+    unet.warm(sample, timestep, encoder_hidden_states=short)
+    for context in (long, short, long):
+        assert torch.equal(unet(sample, timestep, encoder_hidden_states=context)[0], scaled_dot_product_attention(sample, context, context))
+    assert backend.asked == 1
+    assert dict(unet.calls) == {"compiled": 2, "eager": 2}
 
 
 TWICE = """

@@ -1,7 +1,8 @@
 """What a pipeline directory says about itself, read without torch.
 
 A supported directory is one that ``save_pretrained`` of a Stable Diffusion pipeline writes (``families.PIPELINES``), with weights in
-safetensors. An ``outfill.json`` in it adds what diffusers does not record; ``loras/NAME.safetensors`` are adapters for it.
+safetensors. An ``outfill.json`` in it adds what diffusers does not record; ``loras/NAME.safetensors`` are adapters for it, and a
+``vocabulary.json`` says which words it knows, if those are few.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from api_schemas.models import SAMPLING_PARAMETERS, EngineKind, Licence, ModelCard, SamplingDefaults
 from api_schemas.requests import Operation, Scheduler
 from worker.engines.diffusion.families import PIPELINES, Family
+from worker.engines.vocabulary import Vocabulary, VocabularyError
 from worker.engines.weights import NotSafetensorsError, half_precision_bytes, sha256
 
 LIBRARIES = {"diffusers", "transformers"}
@@ -84,6 +86,7 @@ def card_for(path: Path, model_id: str) -> ModelCard:
     unet, vae = read_json(path / "unet" / "config.json"), read_json(path / "vae" / "config.json")
     _check_unet(path, unet, family, latent_channels=vae.get("latent_channels", 4))
     notes = _notes(path)
+    _check_vocabulary(path)
     factor = _vae_factor(vae)
     sample_size = unet.get("sample_size") or 64
     native_size: int = (max(sample_size) if isinstance(sample_size, list) else sample_size) * factor
@@ -213,6 +216,13 @@ def _check_unet(path: Path, unet: dict[str, Any], family: Family, *, latent_chan
     for option in ("time_cond_proj_dim", "class_embed_type", "encoder_hid_dim"):
         if unet.get(option) is not None:
             raise UnsupportedPipelineError(f"{path}: the UNet's {option} is not supported")
+
+
+def _check_vocabulary(path: Path) -> None:
+    try:
+        Vocabulary.of(path)
+    except VocabularyError as error:
+        raise UnsupportedPipelineError(str(error)) from error
 
 
 def _schedulers(path: Path) -> tuple[Scheduler, ...]:

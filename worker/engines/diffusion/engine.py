@@ -24,9 +24,10 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from api_schemas.errors import EngineFailed
 from api_schemas.models import ModelCard
-from worker.engines.base import DeviceBroken, OutOfMemory, PaintRequest, Pixels, Sampling, Slot, WarmUp
+from worker.engines.base import DeviceBroken, OutOfMemory, PaintRequest, Pixels, Reading, Sampling, Slot, WarmUp
 from worker.engines.device import use_device
 from worker.engines.diffusion.card import lora_file
+from worker.engines.diffusion.chunks import PromptReader
 from worker.engines.diffusion.fastest_attention import measure_attention
 from worker.engines.diffusion.kernels import attention_kernels, ready_profiler
 from worker.engines.diffusion.lora import LoraAdapters
@@ -75,7 +76,8 @@ class DiffusionEngine:
         self._vae = parts.vae
         self._encoder = ImageEncoder(parts.vae, dtype=parts.unet.dtype)
         self._inpaints = parts.unet.config.in_channels > parts.vae.config.latent_channels
-        self._prompts = PromptEncoder(self._parts)
+        self._reader = PromptReader(parts.tokenizers, parts.vocabulary)
+        self._prompts = PromptEncoder(self._parts, self._reader)
         self._loras = LoraAdapters(parts.unet, parts.text_encoders, lora_files)
         self._kept_bytes = kept_bytes
         self._projection: Projection | None = None
@@ -129,6 +131,10 @@ class DiffusionEngine:
         self._unet.prefer(fastest)
         return {"x".join(map(str, shape)): kernel for shape, kernel in fastest.by_shape.items()}
 
+    def read(self, prompt: str, *, names_product: bool) -> Reading:
+        """Tell what the model does not read of ``prompt``. Called from any thread."""
+        return self._reader.read(prompt, names_product=names_product)
+
     def prepare(self, request: PaintRequest) -> DiffusionSlot:
         """Encode prompt and picture and draw the noise, in the order in which the stock pipeline draws from its generator.
 
@@ -148,10 +154,13 @@ class DiffusionEngine:
             with torch.inference_mode():
                 latents, kept = self._initial_latents(request, sampler, timesteps, sampling.strength, generator)
                 masked_image_latents = self._masked_image_latents(request, mask, latents, generator)
+            prompt = self._prompts.encode(sampling.prompt, loras)
+            negative_prompt = self._prompts.encode_negative(sampling.negative_prompt, loras) if guided else None
+            tokens = max(prompt.tokens, negative_prompt.tokens if negative_prompt else 0)
             return DiffusionSlot(
                 request=request,
                 steps=len(timesteps),
-                batch_key=(self.card.id, tuple(latents.shape[1:]), loras),
+                batch_key=(self.card.id, tuple(latents.shape[1:]), loras, tokens if self._keeps_lengths_apart else None),
                 cost=(2 if guided else 1) * request.mask.size / (self.card.native_size or 512) ** 2,
                 loras=loras,
                 sampler=sampler,
@@ -161,8 +170,8 @@ class DiffusionEngine:
                 mask_latents=mask_latents(mask, self._encoder.factor).to(latents),
                 masked_image_latents=masked_image_latents,
                 kept=kept,
-                prompt=self._prompts.encode(sampling.prompt, loras),
-                negative_prompt=self._prompts.encode_negative(sampling.negative_prompt, loras) if guided else None,
+                prompt=prompt,
+                negative_prompt=negative_prompt,
                 guidance_scale=sampling.guidance_scale,
             )
 
@@ -268,6 +277,15 @@ class DiffusionEngine:
         self._encoder.skip(latents.shape, generator)
         return None
 
+    @property
+    def _keeps_lengths_apart(self) -> bool:
+        """Tell whether rows with contexts of several lengths may not share a call.
+
+        A UNet that pools the text itself counts the pooled token once, and a compiled one has graphs for prompts of one chunk alone: the
+        longest would take them from all.
+        """
+        return bool(self._unet.config.addition_embed_type == "text" or self._unet.is_compiled)
+
     def _predict_noise(self, inputs: Sequence[tuple[DiffusionSlot, torch.Tensor]]) -> Iterator[torch.Tensor]:
         """One UNet call for all rows, then classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) where it is on.
 
@@ -275,10 +293,11 @@ class DiffusionEngine:
         """
         rows = [(slot, slot.unet_input(scaled), slot.prompt) for slot, scaled in inputs]
         rows += [(slot, sample, slot.negative_prompt) for slot, sample, _ in rows if slot.negative_prompt is not None]
+        tokens = max(prompt.tokens for _, _, prompt in rows)
         predicted: torch.Tensor = self._unet(
             torch.cat([sample for _, sample, _ in rows]),
             torch.stack([slot.timestep.float() for slot, _, _ in rows]).to(self._unet.device),
-            encoder_hidden_states=torch.cat([prompt.embeds for _, _, prompt in rows]),
+            encoder_hidden_states=torch.cat([prompt.repeated(tokens) for _, _, prompt in rows]),
             added_cond_kwargs=self._added_conditions(inputs[0][0], [prompt for _, _, prompt in rows]),
             repeated=len(rows) - len(inputs),
             adapted=bool(inputs[0][0].loras),

@@ -13,6 +13,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from worker.engines.diffusion.card import family_of, read_json
 from worker.engines.diffusion.families import Family
 from worker.engines.diffusion.samplers import sampler_config
+from worker.engines.vocabulary import Vocabulary
 from worker.tuning import Dtype
 
 CLASSES: dict[str, Any] = {
@@ -37,6 +38,8 @@ class Parts:
     zeros_for_empty_prompt: bool
     """Whether an empty negative prompt is all zeros rather than the embeddings of an empty text."""
     sampler_config: dict[str, Any]
+    vocabulary: Vocabulary | None = None
+    """``None`` for a model that has met every word."""
 
 
 def load_parts(path: Path, *, dtype: Dtype, vae_dtype: Dtype) -> Parts:
@@ -58,4 +61,5 @@ def load_parts(path: Path, *, dtype: Dtype, vae_dtype: Dtype) -> Parts:
         tokenizers=tuple(CLIPTokenizer.from_pretrained(path / folder, local_files_only=True) for folder in family.tokenizers),
         zeros_for_empty_prompt=family.penultimate_layer and index.get("force_zeros_for_empty_prompt", True),
         sampler_config=sampler_config(path, family.sampler_corrections),
+        vocabulary=Vocabulary.of(path),
     )

@@ -82,7 +82,7 @@ class UnetCall:
         """
         if return_dict:
             raise ValueError("return_dict: only tuples are returned")
-        if not adapted and _shape(sample) in self._warmed:
+        if not adapted and _shape(sample, inputs) in self._warmed:
             predicted = self._call_compiled(sample, timestep, inputs)
             if predicted is not None:
                 return predicted
@@ -96,7 +96,7 @@ class UnetCall:
         Where compiling fails, this shape runs as it is, and so do all others if none was compiled before; raises ``TuningRefused`` if
         the tuning must compile.
         """
-        if self._may_compile(_shape(sample)):
+        if self._may_compile(_shape(sample, inputs)):
             try:
                 return self._compile(sample, timestep, inputs)
             except torch.AcceleratorError:  # the device is broken
@@ -104,7 +104,7 @@ class UnetCall:
             except Exception as error:
                 if self._warmed and is_out_of_memory(error):
                     raise
-                self._do_without(_shape(sample), error)
+                self._do_without(_shape(sample, inputs), error)
         return self(sample, timestep, **inputs)
 
     def _may_compile(self, shape: tuple[int, ...]) -> bool:
@@ -119,7 +119,7 @@ class UnetCall:
         with torch._dynamo.config.patch(recompile_limit=GRAPHS), torch._functorch.config.patch(enable_autograd_cache=False):  # noqa: SLF001
             predicted = self._call_padded(self._compiled, sample, timestep, inputs)
         self.calls["compiled"] += 1
-        self._warmed.add(_shape(sample))
+        self._warmed.add(_shape(sample, inputs))
         return predicted
 
     def _call_compiled(self, sample: torch.Tensor, timestep: torch.Tensor, inputs: Mapping[str, Any]) -> tuple[torch.Tensor] | None:
@@ -132,8 +132,8 @@ class UnetCall:
         except RuntimeError as error:
             if _NO_GRAPH not in str(error):
                 raise
-            _log.warning("compiled_graph_lost", shape=_shape(sample), instead="this shape runs uncompiled")
-            self._warmed.discard(_shape(sample))
+            _log.warning("compiled_graph_lost", shape=_shape(sample, inputs), instead="this shape runs uncompiled")
+            self._warmed.discard(_shape(sample, inputs))
             return None
         self.calls["compiled"] += 1
         return predicted
@@ -199,8 +199,10 @@ def blank_call(unet: UnetCall, height: int, width: int, *, tokens: int) -> Calla
     return lambda rows: unet.warm(**blank_inputs(unet, rows, height, width, tokens=tokens))
 
 
-def _shape(sample: torch.Tensor) -> tuple[int, ...]:
-    return (row_bucket(sample.shape[0]), *sample.shape[1:])
+def _shape(sample: torch.Tensor, inputs: Mapping[str, Any]) -> tuple[int, ...]:
+    """The sizes that a graph is made for: rows, channels and sides of the latents, and tokens of the context."""
+    context = inputs.get("encoder_hidden_states")
+    return (row_bucket(sample.shape[0]), *sample.shape[1:], 0 if context is None else context.shape[1])
 
 
 def _pad(inputs: Mapping[str, Any], rows: int) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""Weights in prompts: which are read, which are text, which are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from api_schemas.errors import Invalid
+from api_schemas.models import EMBEDDED_MODELS, ModelInfo
+from api_schemas.prompts import MAX_WEIGHT, MAX_WEIGHTED, Span, weighed
+from api_schemas.requests import job_request
+from service.resolve import resolve
+
+MODELS = [ModelInfo(card=card, workers=("w",)) for card in EMBEDDED_MODELS]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "spans"),
+    [
+        ("teal wall", [Span("teal wall")]),
+        ("table, (teal wall:1.6)", [Span("table, "), Span("teal wall", 1.6)]),
+        ("(teal: .5) wall", [Span("teal", 0.5), Span(" wall")]),
+        ("(a (b:0.5) c:1.5) d", [Span("a ", 1.5), Span("b", 0.75), Span(" c", 1.5), Span(" d")]),
+        ("((a:0.5):0)", [Span("a", 0.0)]),
+    ],
+)
+def test_a_weight_counts_for_what_stands_in_its_parentheses(prompt: str, spans: list[Span]) -> None:
+    """The signs are taken away, the rest keeps its letters, and nested weights multiply."""
+    assert list(weighed(prompt)) == spans
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("table (oak), wall", "table (oak), wall"),
+        ("(note: oak)", "(note: oak)"),
+        ("(16:9 frame)", "(16:9 frame)"),
+        (r"\(teal:1.6\)", "(teal:1.6)"),
+        ("a) b (c", "a) b (c"),
+        ("C:\\", "C:\\"),
+        ("", ""),
+    ],
+)
+def test_other_parentheses_are_text(prompt: str, text: str) -> None:
+    """Without a number behind a colon, or with a backslash, a parenthesis is a letter like others."""
+    assert "".join(span.text for span in weighed(prompt)) == text
+    assert {span.weight for span in weighed(prompt)} <= {1.0}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        ("(teal:2.1)", "from 0 to 2, not '2.1'"),
+        ("(teal:-1)", "not '-1'"),
+        ("(teal:1,5)", "not '1,5'"),
+        ("(teal:1.2.3)", "not '1.2.3'"),
+        ("(teal:)", "not ''"),
+        ("(:1.2)", "nothing that the weight could count for"),
+        ("wall, (teal:1.2, table", "not closed"),
+        ("((teal:1.5):1.5)", "multiply"),
+        ("(a:1.1) " * (MAX_WEIGHTED + 1), f"{MAX_WEIGHTED} may"),
+    ],
+)
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_a_malformed_weight_is_refused_with_its_field(prompt: str, reason: str, field: str) -> None:
+    """What is meant as a weight and is none from 0 to ``MAX_WEIGHT`` is an error of the field that has it, and says what is wrong."""
+    fields: dict[str, Any] = {"operation": "replace_background", "image": "a", "prompt": "teal wall", field: prompt}
+    with pytest.raises(Invalid) as caught:
+        resolve(job_request.validate_python(fields), MODELS)
+    assert caught.value.field == field
+    assert reason in caught.value.detail
+    assert MAX_WEIGHT == 2
