@@ -66,7 +66,7 @@ def _truth(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
 
 
 def _errors(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
-    """Errors that were planted: taken back, told of, or not carried inwards where they say nothing. And of all cases, what was kept."""
+    """Errors that were planted: taken back, or told of. And of all cases, what was kept."""
     found = {}
     for name in sorted({case.painter for case in cases if case.painter.startswith("shifted")}):
         own = [case for case in cases if case.painter == name and case.left is not None]
@@ -76,9 +76,6 @@ def _errors(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
         own = [case for case in cases if case.painter == name and case.there]
         if own:
             found[f"{name}_caught"] = at_least(_share(case.level is not Level.PASS for case in own), _CAUGHT)
-    striped = [case for case in cases if case.painter == "stepped" and case.fill in GROUPS]
-    if striped:
-        found["stepped_within_2_levels"] = at_least(_share(case.p99 <= _WITHIN for case in striped), _SHARE)
     return found | {"planted_kept_share": at_least(_share(case.kept for case in cases), 1.0)}
 
 

@@ -17,8 +17,8 @@ from scripts.planted.grades import Case, graded
 from scripts.planted.painters import painters
 from scripts.planted.scenes import BACKGROUND, KINDS, Kind, scenes
 
-PHOTOS = {3: "chelsea.png", 5: "coffee.png", 8: "gravel.png"}
-"""By their numbers, which say whose turn it is: fur, things, and a texture without colour."""
+PHOTOS = {3: "chelsea.png", 4: "gravel.png", 5: "coffee.png"}
+"""By their numbers, which say whose turn it is: fur, a texture without colour (with a step of 20 levels: fewer nobody sees in it), and things."""
 TODAY = pytest.mark.xfail(
     strict=True, reason="settle pulls every fill towards what lies across its border, and the report grades by the same"
 )
@@ -119,9 +119,9 @@ def test_a_step_does_not_pass_where_going_on_was_the_wish() -> None:
 
 @TODAY
 def test_an_error_that_tells_nothing_of_the_inside_is_not_carried_there() -> None:
-    """Kept pixels that were rendered wrongly in stripes, without mean, gain or slow field, change nothing in the fill."""
+    """Kept pixels that were rendered wrongly in stripes, without mean, gain or slow field, change the fill by less than two levels on the mean."""
     found = [case for case in those(lambda case: case.painter == "stepped") if case.operation in ("inpaint", "outpaint")]
-    assert [(case.photo, case.operation, case.p99) for case in found if case.p99 > 2] == []
+    assert [(case.photo, case.operation, case.mean) for case in found if case.mean >= 2] == []
 
 
 def test_kept_pixels_are_exact_whatever_was_painted() -> None:
