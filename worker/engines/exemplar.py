@@ -28,8 +28,8 @@ _SOLVED = 512 * 512
 """Pixels of a picture above which its matches are found on a halved one: that takes 1 to 2 s on a core, and more would grow with the photo."""
 _RIM = 3
 """Known pixels around the hole that are painted too, to see how far the fill is off the picture there."""
-_EASE = 12.0
-"""Pixels into the hole over which that difference is eased out."""
+_EASE = (24.0, 8.0, 3.0)
+"""Pixels into the hole over which that difference is eased out, and along the border over which it is averaged, in turn."""
 _PIECE = 512
 """Pixels: the side of what that is done to at once."""
 _PATCHED = 512 * 512
@@ -149,10 +149,10 @@ def _enlarged(pixels: Pixels, shape: tuple[int, ...]) -> Pixels:
 def _eased(image: Pixels, fill: Pixels, hole: Known, painted: Known) -> Pixels:
     """``image`` with ``fill`` in the hole, its difference from the picture on the painted rim carried inwards and eased out: no seam shows.
 
-    Piece by piece: what is added reaches no further than ``_EASE`` pixels, and memory does not grow with the picture.
+    Piece by piece: what is added reaches no further than that, and memory does not grow with the picture.
     """
     out = np.where(hole[..., None], fill, image)
-    halo = 3 * round(_EASE)
+    halo = 3 * round(max(_EASE))
     for top in range(0, hole.shape[0], _PIECE):
         for left in range(0, hole.shape[1], _PIECE):
             piece = Box(left, top, min(hole.shape[1], left + _PIECE), min(hole.shape[0], top + _PIECE))
@@ -168,9 +168,11 @@ def _eased(image: Pixels, fill: Pixels, hole: Known, painted: Known) -> Pixels:
 
 
 def _carried(difference: npt.NDArray[np.float32], rim: Known, hole: Known) -> npt.NDArray[np.float32]:
-    """``difference (h, w, 3)`` on ``rim``, averaged along it and eased out over ``_EASE`` pixels of the hole."""
-    share = rim.astype(np.float32)
-    weight = cv2.GaussianBlur(share, (0, 0), _EASE / 2)[..., None]
-    mean = cv2.GaussianBlur(difference * share[..., None], (0, 0), _EASE / 2) / np.maximum(weight, 1e-4)
+    """``difference (h, w, 3)`` on ``rim``, averaged along it and eased out in the hole: what is coarse deep into it, what is fine hardly."""
     depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[..., None]
-    return np.asarray(mean * np.clip(1 - depth / _EASE, 0, 1), np.float32)
+    share, added = rim.astype(np.float32), np.zeros_like(difference)
+    for ease in _EASE:
+        weight = cv2.GaussianBlur(share, (0, 0), ease / 2)[..., None]
+        mean = cv2.GaussianBlur((difference - added) * share[..., None], (0, 0), ease / 2) / np.maximum(weight, 1e-4)
+        added += mean * np.clip(1 - depth / ease, 0, 1)
+    return added
