@@ -87,7 +87,7 @@ def halved(pixels: Pixels, unknown: Known) -> tuple[Pixels, Known]:
     height, width = (side // 2 * 2 for side in unknown.shape)
     parts = unknown[:height, :width].reshape(height // 2, 2, width // 2, 2)
     small = cv2.resize(pixels[:height, :width], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    return np.asarray(small, np.uint8), parts.any(axis=(1, 3))
+    return np.asarray(small, np.uint8), np.asarray(parts.any(axis=(1, 3)), np.bool_)
 
 
 def _begun(unknown: Known, matches: Matches) -> _Cells | None:
@@ -151,7 +151,7 @@ class _Level:
         def differences(places: _Ints) -> _Float:
             bins = self._bins(places)
             others = np.maximum(used[bins] - (bins == own), 0)
-            return self._off(places, target) * (1 + _AGAIN * others.astype(np.float32))
+            return np.asarray(self._off(places, target) * (1 + _AGAIN * others.astype(np.float32)), np.float32)
 
         least = differences(places)
         for margin, offsets in _candidates(cells, number, rng):
@@ -163,7 +163,7 @@ class _Level:
 
     def _possible(self, wanted: _Ints, places: _Ints) -> tuple[_Ints, npt.NDArray[np.bool_]]:
         """``wanted (n, 2)``, but ``places`` where that cannot be copied, and where it can."""
-        inside = ((wanted >= 0) & (wanted < self._free.shape)).all(axis=1)
+        inside = np.asarray(((wanted >= 0) & (wanted < self._free.shape)).all(axis=1), np.bool_)
         wanted = np.where(inside[:, None], wanted, places)
         possible = inside & self._free[wanted[:, 0], wanted[:, 1]]
         return np.where(possible[:, None], wanted, places), possible

@@ -138,11 +138,13 @@ def test_the_window_of_an_erasure_is_not_shrunk(side: int) -> None:
     """Up to 25 megapixels of window the engine is shown the photo's own pixels; beyond, no more than that."""
     mask = np.zeros((6000, 6000), np.uint8)
     mask[2000 : 2000 + side, 2000 : 2000 + side] = 255
-    sizes = {"native_size": EXEMPLAR.native_size, "min_size": EXEMPLAR.min_size, "max_upscale": EXEMPLAR.max_upscale}
-    crop = plan_crop(mask, **sizes)
+    crop = plan_crop(mask, native_size=EXEMPLAR.native_size, min_size=EXEMPLAR.min_size, max_upscale=EXEMPLAR.max_upscale)
     assert crop.size == (crop.box.width, crop.box.height)
     mask[500:5500, 500:5500] = 255
-    assert plan_crop(mask, **sizes).pixels <= 5100 * 5100
+    assert (
+        plan_crop(mask, native_size=EXEMPLAR.native_size, min_size=EXEMPLAR.min_size, max_upscale=EXEMPLAR.max_upscale).pixels
+        <= 5100 * 5100
+    )
 
 
 def test_a_larger_erasure_costs_more(engine: ExemplarEngine) -> None:
