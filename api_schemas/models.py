@@ -97,7 +97,7 @@ EXEMPLAR = ModelCard(
     description="PatchMatch fills from the rest of the picture; extensions are its reflection. No weights, no prompt.",
     licence=Licence(id="BSD-3-Clause", url="https://github.com/Teriks/patchmatch-cython", commercial_use=True),
     revision="patchmatch-cython-0.2.1",
-    native_size=512,
+    native_size=5000,
     min_size=256,
     max_upscale=1.0,
     parameters=frozenset({"seed", "num_images"}),

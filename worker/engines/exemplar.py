@@ -1,9 +1,6 @@
-"""Fills a hole with patches of the rest of the picture: no weights, no prompt.
+"""Fills a hole with pieces of the rest of the picture: no weights, no prompt.
 
-The pyramid is our own, around the solver of ``patchmatch-cython``. Its ``inpaint_pyramid`` starts from random matches and compares
-patches that stick out of the frame with black: holes at the border grow dark bands and distant objects, and it fails where the coarsest
-level knows no whole patch. Here the coarsest level starts from the nearest known patch, stops while enough is known, and every level
-stands in a reflected rim.
+What goes where is found on a picture of at most ``_SOLVED`` pixels, and carried out at full size: the fill is made of the picture's own pixels.
 
 Patches do badly where a hole is open on all sides but one: far from anything known they drift to what is flat. So what lies outside a
 box, as in outpainting, is the box reflected, and patches only erase what should not be there twice.
@@ -12,9 +9,8 @@ box, as in outpainting, is the box reflected, and patches only erase what should
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,27 +19,21 @@ import numpy.typing as npt
 from api_schemas.errors import EngineFailed
 from api_schemas.models import EXEMPLAR, ModelCard
 from worker.engines.base import PaintRequest, Pixels, Reading, Slot, WarmUp
+from worker.engines.pyramid import Known, Pyramid, shrunk
+from worker.engines.quilt import halved, quilt
 from worker.engines.reflection import extend_by_reflection, without_blots
+from worker.images.mask import Box
 
-_PATCH_SIZES = (9, 7, 5, 3)
-"""The first of which enough is known is used: the larger is the more coherent."""
-_ITERATIONS = (24, 16, 10)
-"""Rounds of matching from the coarsest level on; the finest level does the last ``_FINEST``."""
-_FINEST = 4
-_COARSEST_SIDE = 64
-"""Pixels of the shorter side below which a level shows too little of the picture: fills then drift to flat, distant patches."""
-_KNOWN_SHARE = 0.03
-"""Least share of a level's patches that are wholly known."""
+_SOLVED = 512 * 512
+"""Pixels of a picture above which its matches are found on a halved one: that takes 1 to 2 s on a core, and more would grow with the photo."""
 _RIM = 3
 """Known pixels around the hole that are painted too, to see how far the fill is off the picture there."""
-_EASE = 12.0
-"""Pixels into the hole over which that difference is eased out."""
+_EASE = (24.0, 8.0, 3.0)
+"""Pixels into the hole over which that difference is eased out, and along the border over which it is averaged, in turn."""
+_PIECE = 512
+"""Pixels: the side of what that is done to at once."""
 _PATCHED = 512 * 512
 """Pixels of an extended picture above which things are erased from it at a smaller size."""
-
-_Matches = npt.NDArray[np.int32]
-"""``int32 (H, W, 2)``: for each pixel the (x, y) of the patch that paints it."""
-_Known = npt.NDArray[np.bool_]
 
 
 @dataclass(eq=False)
@@ -56,7 +46,7 @@ class ExemplarSlot(Slot):
 class ExemplarEngine:
     """PatchMatch (Barnes et al., 2009), coarse to fine (Wexler et al., 2007). One result for a seed, on one thread.
 
-    Each round of matching on a 512-pixel crop takes well under a second, and the interpreter's lock is free between rounds.
+    Each round of matching takes well under a second, and the interpreter's lock is free between rounds.
     """
 
     card: ModelCard = EXEMPLAR
@@ -65,10 +55,8 @@ class ExemplarEngine:
     budget: float = 1.0
 
     def __init__(self) -> None:
-        from patchmatch_cython import CythonSolver
-
         self.calls: Counter[str] = Counter()
-        self._solver: Callable[..., Any] = CythonSolver
+        self._pyramid = Pyramid()
 
     def warm_up(self) -> WarmUp:
         """Nothing to warm."""
@@ -79,8 +67,8 @@ class ExemplarEngine:
         return Reading()
 
     def prepare(self, request: PaintRequest) -> ExemplarSlot:
-        """A slot of one step."""
-        return ExemplarSlot(request, steps=1)
+        """A slot of one step. It costs more the more is painted, and no two go together: they would gain nothing."""
+        return ExemplarSlot(request, steps=1, cost=max(1.0, np.count_nonzero(request.mask) / _SOLVED))
 
     def step(self, slots: Sequence[Slot]) -> None:
         """Fill every slot's picture where its mask is above 0. A row that cannot be filled sets ``slot.error``."""
@@ -107,7 +95,7 @@ class ExemplarEngine:
         slot.result = self._fill(slot.request.image, hole, slot.request.seed) if hole.any() else slot.request.image.copy()
         slot.position = slot.steps
 
-    def _fill(self, image: Pixels, hole: _Known, seed: int) -> Pixels:
+    def _fill(self, image: Pixels, hole: Known, seed: int) -> Pixels:
         known = _rectangle(~hole)
         return self._filled(image, hole, seed) if known is None else self._extended(image, known, seed)
 
@@ -121,8 +109,8 @@ class ExemplarEngine:
         # A few large patches hide a thing as well as many small ones, in a time that does not grow with the picture.
         scale = min(1.0, (_PATCHED / foreign.size) ** 0.5)
         size = max(1, round(height * scale)), max(1, round(width * scale))
-        small = _shrunk(reflected.astype(np.float32), size).round().astype(np.uint8)
-        hole = _shrunk(foreign.astype(np.float32), size) > 0
+        small = shrunk(reflected.astype(np.float32), size).round().astype(np.uint8)
+        hole = shrunk(foreign.astype(np.float32), size) > 0
         fill = self._filled(small, hole, seed)
         erased = without_blots(fill, hole).astype(np.uint8)
         if size != foreign.shape:
@@ -130,38 +118,19 @@ class ExemplarEngine:
             erased = np.asarray(cv2.resize(erased, (width, height), interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
         return np.where((foreign & (erased > 0))[..., None], fill, reflected)
 
-    def _filled(self, image: Pixels, hole: _Known, seed: int) -> Pixels:
+    def _filled(self, image: Pixels, hole: Known, seed: int) -> Pixels:
         painted = cv2.dilate(hole.astype(np.uint8), np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8)) > 0
-        plan = _plan(painted)
-        if plan is None:
+        small, unknown, halvings = image, painted, 0
+        while unknown.size > _SOLVED:
+            (small, unknown), halvings = halved(small, unknown), halvings + 1
+        matches = self._pyramid.matches(small, unknown, seed)
+        if matches is None:
             # So little is known that there is no patch of it.
             return np.where(hole[..., None], cv2.inpaint(image, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA), image)
-        patch, sizes = plan
-        matches: _Matches | None = None
-        fill = image.astype(np.float32)
-        for level, size in enumerate(sizes):
-            pixels = _shrunk(image.astype(np.float32), size)
-            unknown = _shrunk(painted.astype(np.float32), size) > 0
-            start = _start(matches, unknown, patch // 2)
-            rounds = _ITERATIONS[min(level, len(_ITERATIONS) - 1)] if level + 1 < len(sizes) or level == 0 else _FINEST
-            fill, matches = self._match(pixels, unknown, start, patch, rounds, seed)
-        return np.where(hole[..., None], _eased(image, fill, hole, painted), image)
-
-    def _match(
-        self, pixels: npt.NDArray[np.float32], unknown: _Known, start: _Matches, patch: int, rounds: int, seed: int
-    ) -> tuple[npt.NDArray[np.float32], _Matches]:
-        """One level: the filled pixels, and the matches that made them."""
-        rim = 2 * (patch // 2)
-        pixels = pixels.copy()
-        pixels[unknown] = pixels[start[..., 1], start[..., 0]][unknown]
-        framed = cv2.copyMakeBorder(pixels, rim, rim, rim, rim, cv2.BORDER_REFLECT)
-        solver = self._solver(framed, np.pad(unknown, rim), patch)
-        start = np.pad(start + rim, ((rim, rim), (rim, rim), (0, 0)), mode="edge").astype(np.int32)
-        fill = solver(iterations=rounds, randomize_nnf=False, nnf=start, seed=seed, em_loops=1)
-        inside = slice(rim, -rim), slice(rim, -rim)
-        height, width = unknown.shape
-        matches = np.clip(np.asarray(solver.nnf)[inside] - rim, 0, (width - 1, height - 1)).astype(np.int32)
-        return np.asarray(fill, dtype=np.float32)[inside], matches
+        fill = quilt(image, painted, matches, halvings, seed)
+        if fill is None:
+            fill = _enlarged(small[matches[..., 1], matches[..., 0]], hole.shape)
+        return _eased(image, fill, hole, painted)
 
 
 def fill_all(requests: Sequence[PaintRequest]) -> list[Pixels]:
@@ -181,66 +150,44 @@ def _painted(slot: Slot) -> Pixels:
     return slot.result
 
 
-def _rectangle(known: _Known) -> tuple[int, int, int, int] | None:
+def _rectangle(known: Known) -> tuple[int, int, int, int] | None:
     """(top, bottom, left, right) of what is known, if that is a rectangle."""
     rows, columns = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     return (top, bottom, left, right) if known[top:bottom, left:right].all() else None
 
 
-def _plan(unknown: _Known) -> tuple[int, list[tuple[int, int]]] | None:
-    """The patch size, and the (height, width) of the levels from coarse to fine; ``None`` where no patch is known."""
-    for patch in _PATCH_SIZES:
-        if not _centres(unknown, patch // 2).any():
-            continue
-        sizes = [unknown.shape]
-        while min(sizes[0]) // 2 >= _COARSEST_SIDE:
-            size = sizes[0][0] // 2, sizes[0][1] // 2
-            if _centres(_shrunk(unknown.astype(np.float32), size) > 0, patch // 2).mean() < _KNOWN_SHARE:
-                break
-            sizes.insert(0, size)
-        return patch, sizes
-    return None
+def _enlarged(pixels: Pixels, shape: tuple[int, ...]) -> Pixels:
+    return np.asarray(cv2.resize(pixels, shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def _shrunk(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_AREA), dtype=np.float32)
+def _eased(image: Pixels, fill: Pixels, hole: Known, painted: Known) -> Pixels:
+    """``image`` with ``fill`` in the hole, its difference from the picture on the painted rim carried inwards and eased out: no seam shows.
+
+    Piece by piece: what is added reaches no further than that, and memory does not grow with the picture.
+    """
+    out = np.where(hole[..., None], fill, image)
+    halo = 3 * round(max(_EASE))
+    for top in range(0, hole.shape[0], _PIECE):
+        for left in range(0, hole.shape[1], _PIECE):
+            piece = Box(left, top, min(hole.shape[1], left + _PIECE), min(hole.shape[0], top + _PIECE))
+            view = piece.padded(halo, hole.shape)
+            rim = painted[view.slices] & ~hole[view.slices]
+            if not rim.any() or not hole[piece.slices].any():
+                continue
+            added = _carried(image[view.slices].astype(np.float32) - fill[view.slices], rim, hole[view.slices])
+            inner = slice(top - view.top, piece.bottom - view.top), slice(left - view.left, piece.right - view.left)
+            eased = np.clip(np.rint(fill[piece.slices] + added[inner]), 0, 255)
+            out[piece.slices] = np.where(hole[piece.slices][..., None], eased, image[piece.slices])
+    return out
 
 
-def _centres(unknown: _Known, half: int) -> _Known:
-    """Where a patch is wholly inside the frame and known."""
-    kernel = np.ones((2 * half + 1, 2 * half + 1), np.uint8)
-    known = (~unknown).astype(np.uint8)
-    return np.asarray(cv2.erode(known, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0)
-
-
-def _start(coarser: _Matches | None, unknown: _Known, half: int) -> _Matches:
-    """Matches to start a level from: those of the coarser level, scaled up; where that does not help, the nearest known patch."""
-    centres = _centres(unknown, half)
-    height, width = unknown.shape
-    _, labels = cv2.distanceTransformWithLabels((~centres).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    y, x = np.nonzero(centres)
-    place = np.zeros((int(labels.max()) + 1, 2), np.int32)
-    place[labels[y, x]] = np.stack([x, y], axis=-1)
-    nearest: _Matches = place[labels]
-    if coarser is None:
-        return nearest
-    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
-    ratio = np.array([width / coarser.shape[1], height / coarser.shape[0]])
-    below = np.minimum((grid / ratio).astype(np.int64), (coarser.shape[1] - 1, coarser.shape[0] - 1))
-    # A match keeps its offset within the coarser pixel, so that neighbours copy neighbours.
-    wanted = np.rint(coarser[below[..., 1], below[..., 0]] * ratio + grid - below * ratio).astype(np.int64)
-    wanted = np.clip(wanted, 0, (width - 1, height - 1))
-    matches: _Matches = nearest[wanted[..., 1], wanted[..., 0]]
-    return matches
-
-
-def _eased(image: Pixels, fill: npt.NDArray[np.float32], hole: _Known, painted: _Known) -> Pixels:
-    """``fill`` with its difference from the picture on the painted rim carried inwards and eased out, so that no seam shows."""
-    rim = (painted & ~hole).astype(np.float32)
-    sigma = _EASE / 2
-    weight = cv2.GaussianBlur(rim, (0, 0), sigma)[..., None]
-    difference = cv2.GaussianBlur((image - fill) * rim[..., None], (0, 0), sigma) / np.maximum(weight, 1e-4)
+def _carried(difference: npt.NDArray[np.float32], rim: Known, hole: Known) -> npt.NDArray[np.float32]:
+    """``difference (h, w, 3)`` on ``rim``, averaged along it and eased out in the hole: what is coarse deep into it, what is fine hardly."""
     depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[..., None]
-    eased = fill + difference * np.clip(1 - depth / _EASE, 0, 1)
-    return np.asarray(np.clip(np.rint(eased), 0, 255), dtype=np.uint8)
+    share, added = rim.astype(np.float32), np.zeros_like(difference)
+    for ease in _EASE:
+        weight = cv2.GaussianBlur(share, (0, 0), ease / 2)[..., None]
+        mean = cv2.GaussianBlur((difference - added) * share[..., None], (0, 0), ease / 2) / np.maximum(weight, 1e-4)
+        added += mean * np.clip(1 - depth / ease, 0, 1)
+    return added
