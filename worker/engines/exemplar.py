@@ -20,8 +20,8 @@ from api_schemas.errors import EngineFailed
 from api_schemas.models import EXEMPLAR, ModelCard
 from worker.engines.base import PaintRequest, Pixels, Reading, Slot, WarmUp
 from worker.engines.pyramid import Known, Pyramid, shrunk
-from worker.engines.quilt import halved, quilt
 from worker.engines.reflection import extend_by_reflection, without_blots
+from worker.engines.shift_map import halved, quilt
 from worker.images.mask import Box
 
 _SOLVED = 512 * 512

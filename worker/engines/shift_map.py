@@ -1,4 +1,4 @@
-"""Carries matches that were found on a small picture out at full size: each cell of the hole copies a piece of the picture as it is.
+"""A shift map: carries matches that were found on a small picture out at full size, where each cell of the hole copies a piece of the picture as it is.
 
 A mean of many patches is smooth, and a small fill that is enlarged is soft. Here only *where from* is taken over from the small picture. The
 hole is cut into cells, a cell copies with one offset, and from level to level the cells become finer and try the offsets of their neighbours,

@@ -14,7 +14,7 @@ from worker.engines.base import PaintRequest
 from worker.engines.exemplar import ExemplarEngine
 from worker.engines.peel import peel
 from worker.engines.pyramid import patch_centres
-from worker.engines.quilt import quilt
+from worker.engines.shift_map import quilt
 from worker.images.crop import plan_crop
 
 Array = npt.NDArray[np.uint8]
