@@ -18,7 +18,7 @@ def is_grey(pixels: npt.NDArray[np.uint8]) -> bool:
     for start in range(0, pixels.shape[0], _STRIP):
         red, green, blue = cv2.split(pixels[start : start + _STRIP])
         apart = np.maximum(np.maximum(cv2.absdiff(red, green), cv2.absdiff(green, blue)), cv2.absdiff(red, blue))
-        coloured += np.count_nonzero(apart > _APART)
+        coloured += int(np.count_nonzero(apart > _APART))
         if coloured > _SHARE * pixels.size / 3:
             return False
     return True
