@@ -108,6 +108,18 @@ def test_texture_goes_on_without_a_gap() -> None:
     assert max(lines[59], lines[299]) < 1.3 * np.median(lines)
 
 
+def test_a_thing_near_the_border_is_not_shown_again() -> None:
+    """A red disc a few pixels from the border is not reflected in what fades in from there."""
+    photo = ground(240, 320)
+    cv2.circle(photo, (160, 11), 6, (220, 20, 20), -1)
+    _, rounds = done(OUTPAINT, {"image": photo}, paints(ground(360, 440, (165, 120, 90), seed=1)))
+    output, rendered = output_of(rounds)
+    red = output[..., 0].astype(int) - output[..., 1] > 90
+    assert red[60:300, 60:380].sum() > 80
+    assert red.sum() == red[60:300, 60:380].sum()
+    assert rendered.report.painted_by is None
+
+
 def test_what_goes_on_by_itself_is_left_alone() -> None:
     """A model that paints what was really there gets every pixel of it delivered, and passes."""
     truth = ground(360, 440)

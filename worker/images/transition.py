@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.images.continuity import Continuity
-from worker.images.fade import carried, faded, smoothstep
+from worker.images.fade import alike, carried, faded, smoothstep
 from worker.images.mask import Box
 from worker.images.mirror import mirrored
 
@@ -26,6 +26,8 @@ _TURN = 0.3
 """Of the picture's shorter side: the least way over which colours are led, however thin the extension, so that they do not turn at once."""
 _LOOK = 3
 """How many times the fade of a picture is looked at to continue it."""
+_BESIDE = 6
+"""Part of a fade whose colours are those of the border."""
 _PIECE = 256
 """Columns that are changed at a time, which bounds memory."""
 _CELLS = 8
@@ -71,7 +73,11 @@ def _join(side: _Side, reach: int, turn: int) -> None:
     depth = side.outer.shape[1]
     reach = min(reach, depth)
     continued = mirrored(np.ascontiguousarray(side.inner[:, : _LOOK * reach]), reach).astype(np.float32)
-    field = _led(continued[:, : max(1, reach // 2)].mean(axis=1), side.outer, max(turn, depth), reach)
+    beside = max(2, reach // _BESIDE)
+    # What stands near the border, and not at it, is not shown again.
+    at = (np.arange(reach, dtype=np.float32) + np.float32(0.5)) / np.float32(reach)
+    share = (1 - smoothstep(at))[None, :, None] * alike(continued, beside, reach)
+    field = _led(continued[:, :beside].mean(axis=1), side.outer, max(turn, depth), reach)
     height, scale = side.outer.shape[0], np.divide(field.shape[:2], side.outer.shape[:2])
     for start in range(0, depth, _PIECE):
         part = side.outer[:, start : start + _PIECE]
@@ -80,7 +86,7 @@ def _join(side: _Side, reach: int, turn: int) -> None:
         moved = part + cv2.warpAffine(field, way, (part.shape[1], height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
         if start < reach:
             there = slice(0, reach - start)
-            moved[:, there] = faded(continued[:, start:], moved[:, there], reach)
+            moved[:, there] = faded(continued[:, start:], moved[:, there], share[:, start:])
         part[:] = np.clip(np.rint(moved), 0, 255)
 
 
