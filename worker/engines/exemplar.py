@@ -28,8 +28,8 @@ _SOLVED = 512 * 512
 """Pixels of a picture above which its matches are found on a halved one: that takes 1 to 2 s on a core, and more would grow with the photo."""
 _RIM = 3
 """Known pixels around the hole that are painted too, to see how far the fill is off the picture there."""
-_EASE = (24.0, 8.0, 3.0)
-"""Pixels into the hole over which that difference is eased out, and along the border over which it is averaged, in turn."""
+_EASE = (32.0, 16.0, 8.0, 4.0, 2.0)
+"""Pixels into the hole over which that difference is eased out, and along the border over which it is averaged, in turn: what is coarse reaches far."""
 _PIECE = 512
 """Pixels: the side of what that is done to at once."""
 _PATCHED = 512 * 512
