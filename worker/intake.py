@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from api_schemas.errors import MaskFull, OutfillError
+from api_schemas.errors import MaskFull, OutfillError, SubjectNotFound
 from api_schemas.jobs import JobSpec
 from api_schemas.models import EngineKind, ModelCard
 from api_schemas.requests import (
@@ -38,6 +38,8 @@ OUTPAINT_FEATHER_PX = 2
 KNOWN_SHARE = 0.4
 """Of what a pass of an outpainting leaves: at least so much was there before it, so that the model sees what to continue."""
 _LEAST_GROWTH_PX = 64
+_SEEN = 25
+"""Of a matte: what is above it would be seen as a part of the product."""
 
 Fetch = Callable[[str], bytes]
 """The bytes of an input by its name."""
@@ -69,11 +71,14 @@ class Plan:
     """Whether the engine is shown what is painted at all, rather than how much of it is pasted."""
     known: tuple[Box, ...] = ()
     """Of an outpainting: what is there before each pass."""
+    product: Mask | None = None
+    """``uint8 (H, W)`` of the frame, above 0 where the product stands; ``None`` where it was not looked for or not found."""
 
     def request(self, region: Region, frame: Frame, passed: int, seed: int) -> PaintRequest:
         """``region`` of the pass after ``passed``, on ``frame`` as it is by then."""
         mask = fit_mask(self.unknown(passed, region.crop.box), region.crop.size)
-        return PaintRequest(_as_seen(frame, region.crop), mask, seed, self.recipe)
+        apart = None if self.product is None else fit_mask(self.product[region.crop.box.slices], region.crop.size)
+        return PaintRequest(_as_seen(frame, region.crop), mask, seed, self.recipe, apart)
 
     def unknown(self, passed: int, box: Box) -> Mask:
         """``uint8 (h, w)`` of ``box``: what is not there before the pass after ``passed``: 255, or the strength of the edit for soft masks."""
@@ -125,7 +130,7 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
                 raise ValueError("such a request has a mask")
             edit = Edit(source, (0, 0), source, painted)
         case OutpaintRequest():
-            return _outpaint(source, request, card)
+            return _outpaint(source, request, card, segmenter)
         case ReplaceBackgroundRequest():
             edit = _behind_product(source, 255 - subject_of(source, segmenter) if painted is None else painted)
     backdrop = read("background.image") if "background.image" in spec.inputs else None
@@ -170,7 +175,7 @@ def _foreground(source: Frame, matte: Mask) -> Pixels:
     return np.where(((source.alpha < 255) & (matte > 0))[..., None], source.pixels, estimate)
 
 
-def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard) -> Plan:
+def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard, segmenter: Segmenter) -> Plan:
     if request.expand is not None:
         sides = (request.expand.left, request.expand.right, request.expand.top, request.expand.bottom)
     elif request.canvas is not None:
@@ -178,11 +183,13 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard) -> Plan:
     frame, mask = extend(source, *sides)
     edit = Edit(source, (sides[0], sides[2]), frame, edit_alpha(mask, 0, OUTPAINT_FEATHER_PX))
     known = [Box(sides[0], sides[2], sides[0] + source.width, sides[2] + source.height)]
-    # The exemplar engine reflects what it is shown: that it can do at full size, and shrinking would cost texture.
-    sizes = _sizes(card) | ({"native_size": None} if card.engine is EngineKind.EXEMPLAR else {})
-    passes = []
-    while known[-1] != Box(0, 0, frame.width, frame.height):
-        grown = _grown(known[-1], mask.shape)
+    # The exemplar engine continues what it is shown: that it can do at full size and at once, and shrinking would cost texture.
+    continues = card.engine is EngineKind.EXEMPLAR
+    sizes = _sizes(card) | ({"native_size": None} if continues else {})
+    product = _product(source, segmenter, sides) if continues else None
+    passes, whole = [], Box(0, 0, frame.width, frame.height)
+    while known[-1] != whole:
+        grown = whole if continues else _grown(known[-1], mask.shape)
         new = np.zeros(mask.shape, np.uint8)
         new[grown.slices] = 255
         new[known[-1].slices] = 0
@@ -191,7 +198,17 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard) -> Plan:
         crop = plan_crop(alpha[grown.slices], **sizes).moved(grown.left, grown.top)
         passes.append((Region(crop, alpha[crop.box.slices]),))
         known.append(grown)
-    return Plan(edit, tuple(passes), _recipe(request, source), known=tuple(known))
+    return Plan(edit, tuple(passes), _recipe(request, source), known=tuple(known), product=product)
+
+
+def _product(source: Frame, segmenter: Segmenter, sides: tuple[int, int, int, int]) -> Mask | None:
+    """The product in ``source``, on the canvas larger by ``sides`` (left, right, top, bottom); ``None`` where nothing stands out."""
+    left, right, top, bottom = sides
+    try:
+        matte = subject_of(source, segmenter)
+    except SubjectNotFound:
+        return None
+    return np.pad((matte > _SEEN).astype(np.uint8), ((top, bottom), (left, right)))
 
 
 def _grown(known: Box, shape: tuple[int, ...]) -> Box:
