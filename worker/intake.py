@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from api_schemas.errors import MaskFull, OutfillError, SubjectNotFound
+from api_schemas.errors import MaskFull, OutfillError
 from api_schemas.jobs import JobSpec
 from api_schemas.models import EngineKind, ModelCard
 from api_schemas.requests import (
@@ -29,6 +29,7 @@ from worker.images.blend import composite, estimate_foreground
 from worker.images.canvas import extend, place
 from worker.images.codec import Frame, decode, decode_mask, into_space
 from worker.images.crop import Crop, Region, fit_mask, plan_crop, plan_regions, take
+from worker.images.ground import things_in
 from worker.images.mask import Box, edit_alpha
 from worker.images.subject import Segmenter, subject_of
 
@@ -38,8 +39,6 @@ OUTPAINT_FEATHER_PX = 2
 KNOWN_SHARE = 0.4
 """Of what a pass of an outpainting leaves: at least so much was there before it, so that the model sees what to continue."""
 _LEAST_GROWTH_PX = 64
-_SEEN = 25
-"""Of a matte: what is above it would be seen as a part of the product."""
 
 Fetch = Callable[[str], bytes]
 """The bytes of an input by its name."""
@@ -71,14 +70,14 @@ class Plan:
     """Whether the engine is shown what is painted at all, rather than how much of it is pasted."""
     known: tuple[Box, ...] = ()
     """Of an outpainting: what is there before each pass."""
-    product: Mask | None = None
-    """``uint8 (H, W)`` of the frame, above 0 where the product stands; ``None`` where it was not looked for or not found."""
+    things: Mask | None = None
+    """``uint8 (H, W)`` of the frame, above 0 where something stands that must not be seen twice; ``None`` where nothing was looked for or found."""
 
     def request(self, region: Region, frame: Frame, passed: int, seed: int) -> PaintRequest:
         """``region`` of the pass after ``passed``, on ``frame`` as it is by then."""
         mask = fit_mask(self.unknown(passed, region.crop.box), region.crop.size)
-        apart = None if self.product is None else fit_mask(self.product[region.crop.box.slices], region.crop.size)
-        return PaintRequest(_as_seen(frame, region.crop), mask, seed, self.recipe, apart)
+        things = None if self.things is None else fit_mask(self.things[region.crop.box.slices], region.crop.size)
+        return PaintRequest(_as_seen(frame, region.crop), mask, seed, self.recipe, things)
 
     def unknown(self, passed: int, box: Box) -> Mask:
         """``uint8 (h, w)`` of ``box``: what is not there before the pass after ``passed``: 255, or the strength of the edit for soft masks."""
@@ -186,7 +185,7 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard, segmente
     # The exemplar engine continues what it is shown: that it can do at full size and at once, and shrinking would cost texture.
     continues = card.engine is EngineKind.EXEMPLAR
     sizes = _sizes(card) | ({"native_size": None} if continues else {})
-    product = _product(source, segmenter, sides) if continues else None
+    things = things_in(source, segmenter) if continues else None
     passes, whole = [], Box(0, 0, frame.width, frame.height)
     while known[-1] != whole:
         grown = whole if continues else _grown(known[-1], mask.shape)
@@ -198,17 +197,12 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard, segmente
         crop = plan_crop(alpha[grown.slices], **sizes).moved(grown.left, grown.top)
         passes.append((Region(crop, alpha[crop.box.slices]),))
         known.append(grown)
-    return Plan(edit, tuple(passes), _recipe(request, source), known=tuple(known), product=product)
+    return Plan(edit, tuple(passes), _recipe(request, source), known=tuple(known), things=_on_canvas(things, sides))
 
 
-def _product(source: Frame, segmenter: Segmenter, sides: tuple[int, int, int, int]) -> Mask | None:
-    """The product in ``source``, on the canvas larger by ``sides`` (left, right, top, bottom); ``None`` where nothing stands out."""
+def _on_canvas(mask: Mask | None, sides: tuple[int, int, int, int]) -> Mask | None:
     left, right, top, bottom = sides
-    try:
-        matte = subject_of(source, segmenter)
-    except SubjectNotFound:
-        return None
-    return np.pad((matte > _SEEN).astype(np.uint8), ((top, bottom), (left, right)))
+    return None if mask is None else np.pad(mask, ((top, bottom), (left, right)))
 
 
 def _grown(known: Box, shape: tuple[int, ...]) -> Box:

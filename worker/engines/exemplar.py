@@ -110,8 +110,8 @@ class ExemplarEngine:
         height, width = request.mask.shape
         top, bottom, left, right = known
         box = slice(top, bottom), slice(left, right)
-        apart = np.zeros(request.mask.shape, np.bool_) if request.apart is None else request.apart > 0
-        return extend_picture(request.image[box], apart[box], left, width - right, top, height - bottom, request.seed)
+        things = np.zeros_like(request.mask) if request.things is None else request.things
+        return extend_picture(request.image[box], things[box], left, width - right, top, height - bottom, request.seed)
 
     def _filled(self, image: Pixels, hole: _Known, seed: int) -> Pixels:
         painted = cv2.dilate(hole.astype(np.uint8), np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8)) > 0

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from worker.engines.base import Mask, Pixels
+from worker.engines.base import Pixels
 from worker.images.blend import composite
-from worker.images.ground import standing_out
+from worker.images.ground import PRODUCT, standing_out
 from worker.images.membrane import membrane
 from worker.images.quilt import Texture, quilt
 
@@ -40,33 +40,35 @@ _EASE = 1.5
 """Sides of a block over which a shade's slope is followed before it has levelled out."""
 _DRAWN = 0.06
 """Depth, of the picture's shorter side, from which a thing that the border cuts is drawn out."""
+_SOFTENED = 3.0
+"""Times that depth from the border at which it is wholly out of focus."""
 _SLOPE_LEVELS = 20.0
 """Most that a shade goes on to change."""
 
 
-def extend_picture(picture: Pixels, apart: _Bool, left: int, right: int, top: int, bottom: int, seed: int) -> Pixels:
-    """``picture (H, W, 3)`` with that many more pixels on its sides, which show nothing of what is set ``apart (H, W)``.
+def extend_picture(picture: Pixels, things: Mask, left: int, right: int, top: int, bottom: int, seed: int) -> Pixels:
+    """``picture (H, W, 3)`` with that many more pixels on its sides, which show nothing of what is set ``things (H, W)``.
 
     The picture itself stands unchanged at (``left``, ``top``).
     """
     # Rows first, then the columns of what came of it, so that the corners continue both.
     for number, (before, after) in enumerate(((left, right), (top, bottom))):
-        start = _continued(picture, apart, before, seed + 2 * number)
-        end = _continued(picture[:, ::-1], apart[:, ::-1], after, seed + 2 * number + 1)
+        start = _continued(picture, things, before, seed + 2 * number)
+        end = _continued(picture[:, ::-1], things[:, ::-1], after, seed + 2 * number + 1)
         picture = np.concatenate([start, picture, end[:, ::-1]], axis=1).transpose(1, 0, 2)
-        apart = np.pad(apart, ((0, 0), (before, after))).T
+        things = np.pad(things, ((0, 0), (before, after))).T
     return np.ascontiguousarray(picture)
 
 
-def _continued(picture: Pixels, apart: _Bool, count: int, seed: int) -> Pixels:
+def _continued(picture: Pixels, things: Mask, count: int, seed: int) -> Pixels:
     """``count`` columns that continue ``picture`` to the left, in the picture's order."""
     if count == 0:
         return picture[:, :0]
     picture = np.ascontiguousarray(picture)
-    apart = np.ascontiguousarray(apart)
+    things = np.ascontiguousarray(things)
     shorter = min(picture.shape[:2])
     block = int(np.clip(_BLOCK * shorter, *_BLOCKS_PX))
-    ground = ~standing_out(picture, apart, max(count, 4 * block))
+    ground = ~standing_out(picture, things, max(count, 4 * block))
     if not ground.any():
         return _stretched(picture, count, shorter)
     shade = _shade(picture, ground, _SHADE * block)
@@ -76,13 +78,14 @@ def _continued(picture: Pixels, apart: _Bool, count: int, seed: int) -> Pixels:
     beyond = _shade_beyond(shade, ground, count, _EASE * block)
     reflected, there = quilt(reflected, there, beyond, Texture(texture, shade, ground), block, seed)
     # What is shaded at the border gets light from there on.
-    dark = np.where(apart[:, :1, None], 0, _shade(picture, ~apart, _SHADE * block)[:, :1] - shade[:, :1])
+    dark = np.where(things[:, :1, None], 0, _shade(picture, ~things, _SHADE * block)[:, :1] - shade[:, :1])
     fading = dark * np.exp(-np.arange(count, 0, -1, dtype=np.float32) / (_SHADE * block))[None, :, None]
     pixels = np.asarray(np.clip(np.rint(beyond + fading + reflected), 0, 255), np.uint8)
-    cut = _cut(apart[:, 0], count)
-    if not cut.any():
+    cut = _cut(things[:, 0] == PRODUCT, count)
+    drawn = np.where(cut, np.uint8(255), np.uint8(0))
+    if not drawn.any():
         return pixels
-    return composite(pixels, _stretched(picture, count, shorter), np.repeat(_smooth_mask(cut)[:, None], count, axis=1))
+    return composite(pixels, _stretched(picture, count, shorter), np.repeat(cv2.blur(drawn[:, None], (1, 3)).reshape(-1, 1), count, axis=1))
 
 
 def _cut(touching: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:
@@ -93,19 +96,17 @@ def _cut(touching: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:
     return np.asarray((lengths >= count)[labels.reshape(-1)])
 
 
-def _smooth_mask(rows: npt.NDArray[np.bool_]) -> Mask:
-    soft = cv2.GaussianBlur(rows[:, None].astype(np.float32), (0, 0), 1.0, borderType=cv2.BORDER_REPLICATE)
-    return np.asarray(np.rint(255 * soft), np.uint8).reshape(-1)
-
-
 def _stretched(picture: Pixels, count: int, shorter: int) -> Pixels:
     """The last pixels before the border drawn out, ever more: a thing that goes on, without a second one."""
     deep = max(1.0, _DRAWN * shorter)
     step = np.arange(count, 0, -1, dtype=np.float32)
     x = np.minimum(deep * (1 - np.exp(-step / deep)), picture.shape[1] - 1)
     y = np.arange(picture.shape[0], dtype=np.float32)
-    pixels = cv2.remap(picture, np.repeat(x[None, :], len(y), axis=0), np.repeat(y[:, None], count, axis=1), cv2.INTER_LINEAR)
-    return np.asarray(pixels, np.uint8)
+    drawn = cv2.remap(picture, np.repeat(x[None, :], len(y), axis=0), np.repeat(y[:, None], count, axis=1), cv2.INTER_LINEAR)
+    # Further out it is ever more out of focus: streaks would tell how it was made.
+    share = np.clip(step / (_SOFTENED * deep), 0, 1)[None, :, None]
+    soft = cv2.GaussianBlur(drawn, (0, 0), deep / 3, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(np.rint(drawn * (1 - share) + soft * share), np.uint8)
 
 
 def _shade(picture: Pixels, ground: _Bool, sigma: float) -> _Float:
@@ -114,7 +115,9 @@ def _shade(picture: Pixels, ground: _Bool, sigma: float) -> _Float:
     height, width = ground.shape
     size = max(1, round(width / scale)), max(1, round(height / scale))
     share = np.asarray(cv2.resize(ground.astype(np.float32), size, interpolation=cv2.INTER_AREA))
-    colours = np.asarray(cv2.resize(picture * ground[..., None].astype(np.float32), size, interpolation=cv2.INTER_AREA)).reshape(size[1], size[0], 3)
+    colours = np.asarray(cv2.resize(picture * ground[..., None].astype(np.float32), size, interpolation=cv2.INTER_AREA)).reshape(
+        size[1], size[0], 3
+    )
     known = share > 0.5
     if not known.any():
         known = share > 0

@@ -6,11 +6,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from api_schemas.errors import SubjectNotFound
+from worker.images.codec import Frame
 from worker.images.measures import to_lab
+from worker.images.membrane import membrane
+from worker.images.subject import Segmenter, subject_of
 
 _Mask = npt.NDArray[np.uint8]
 _Bool = npt.NDArray[np.bool_]
 
+PRODUCT, THING = 255, 128
+"""Values of a mask of things."""
+_SEEN, _HALF = 25, 127
+"""Of a matte: from where on it would be seen as a part of the product, and from where on as a thing of its own."""
+_SECOND_LOOK = 640
+"""Longest side in pixels of the picture in which what stands out next is looked for."""
 _CELL = 8
 """Least side in pixels of the cells whose mean colours are compared."""
 _CELLS = 50
@@ -33,6 +43,37 @@ _HALO = 2
 """Cells around a thing that its soft edge and its shadow may cover."""
 _SHADOW, _TINGE = 5.0, 8.0
 """How much darker than the middle of the border a shadow is, and how far its colour may be from there (CIELAB), besides what the border varies."""
+
+
+def things_in(frame: Frame, segmenter: Segmenter) -> _Mask | None:
+    """``uint8 (H, W)``: ``PRODUCT`` on the product of ``frame``, ``THING`` on what stands out next within it, else 0; ``None`` where nothing does.
+
+    The second look is at the picture with the product taken away. What it finds at the frame's border is scenery rather than a thing.
+    """
+    try:
+        product = subject_of(frame, segmenter) > _SEEN
+    except SubjectNotFound:
+        return None
+    out = np.where(product, np.uint8(PRODUCT), np.uint8(0))
+    height, width = product.shape
+    scale = min(1.0, _SECOND_LOOK / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    hidden = cv2.resize(product.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    hidden = cv2.dilate(hidden, _square(max(1, max(size) // 160))) > 0
+    if hidden.all():
+        return out
+    view = np.asarray(cv2.resize(frame.pixels, size, interpolation=cv2.INTER_AREA))
+    behind = membrane(np.where(hidden[..., None], 0, view).astype(np.float32), (~hidden).astype(np.float32))
+    view = np.where(hidden[..., None], np.clip(np.rint(behind), 0, 255), view).astype(np.uint8)
+    try:
+        matte = segmenter.matte(view)
+    except SubjectNotFound:
+        return out
+    _, labels = cv2.connectedComponents((matte > _HALF).astype(np.uint8), connectivity=8)
+    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    second = ((labels > 0) & ~np.isin(labels, border)).astype(np.uint8)
+    seen = cv2.resize(second, (width, height), interpolation=cv2.INTER_NEAREST) > 0
+    return np.where(seen & ~product, np.uint8(THING), out)
 
 
 def standing_out(picture: npt.NDArray[np.uint8], product: _Bool, deep: int) -> _Bool:

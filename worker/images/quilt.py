@@ -34,8 +34,12 @@ _SHADE = 2.0
 """Weight of the square of the difference in shade, in variances of the texture by mean squares of the texture."""
 _JITTER = 0.1
 """Variances by which the choice is at random."""
-_SOFT = 1.5
-"""Pixels over which a seam is blended."""
+_LEAST = 12
+"""Side in pixels of the smallest block: smaller ones are no texture."""
+_SOFT = 1.5, 1.0
+"""Least sigma in pixels with which a seam is blended, and that of what is out of focus, by the size of its details."""
+_FAINT = 0.15
+"""How far a difference between blocks must be known about a place for it to be made up for there."""
 _FORCED = 2
 """Pixels of a block's rim that must stay as they are, so that a seam runs between them and what is new."""
 
@@ -58,11 +62,11 @@ def quilt(beside: _Float, there: _Bool, shade: _Float, texture: Texture, block: 
     Columns run as in the picture: the last one is the neighbour of the texture's first. A block is the better the nearer the ``shade`` at which it
     was found is to that where it comes, ``(H, N, 3)``. ``block`` is the side of a block in pixels; where no block of that size is wholly usable smaller ones are taken, and where there is none at all, nothing.
     """
-    while not there.all() and block >= _MATCHED // 2:
-        quilting = _Quilting(beside, there, shade, texture, block, seed)
-        quilting.run()
-        beside, there = quilting.result
-        block //= 2
+    for side in (block, block // 2, block // 4):
+        if not there.all() and side >= _LEAST:
+            quilting = _Quilting(beside, there, shade, texture, side, seed)
+            quilting.run()
+            beside, there = quilting.result
     return beside, there
 
 
@@ -91,7 +95,9 @@ class _Quilting:
         self._small = [self._shrunk(each) for each, _ in self._sources]
         cells = side // self._scale
         self._open = [_windows(self._shrunk(usable.astype(np.float32)) >= 1, cells) for _, usable in self._sources]
-        self._target = self._means(cv2.copyMakeBorder(np.concatenate([shade, texture.shade[:, :width]], axis=1), *border, cv2.BORDER_REPLICATE))
+        self._target = self._means(
+            cv2.copyMakeBorder(np.concatenate([shade, texture.shade[:, :width]], axis=1), *border, cv2.BORDER_REPLICATE)
+        )
         own = cv2.copyMakeBorder(texture.shade[:, :width], 0, down, 0, 0, cv2.BORDER_REPLICATE)
         self._shades = [self._means(own), self._means(own[:, ::-1])]
         self._used = [np.zeros(each.shape, np.float32) for each in self._open]
@@ -122,6 +128,7 @@ class _Quilting:
         number, row, column = self._best(window)
         rows, columns = (slice(at * self._scale, at * self._scale + self._side) for at in (row, column))
         block = self._sources[number][0][rows, columns]
+        block = _met(block, self._canvas[window], there, self._overlap / 2)
         new = _seamed(self._canvas[window], there, self._fixed[window], block)[..., None]
         self._canvas[window] = self._canvas[window] * (1 - new) + block * new
         self._there[window] = True
@@ -162,7 +169,9 @@ class _Quilting:
     def _means(self, shade: _Float) -> _Float:
         """The mean shade of each block, by where it begins, in cells."""
         cells = self._side // self._scale
-        return np.asarray(cv2.blur(self._shrunk(shade), (cells, cells), anchor=(0, 0)), np.float32)[: 1 - cells or None, : 1 - cells or None]
+        return np.asarray(cv2.blur(self._shrunk(shade), (cells, cells), anchor=(0, 0)), np.float32)[
+            : 1 - cells or None, : 1 - cells or None
+        ]
 
     def _shrunk(self, values: _Float) -> _Float:
         size = values.shape[1] // self._scale, values.shape[0] // self._scale
@@ -183,6 +192,20 @@ def _windows(usable: _Bool, cells: int) -> _Bool:
     return np.asarray(total[cells:, cells:] - total[:-cells, cells:] - total[cells:, :-cells] + total[:-cells, :-cells] == 0)
 
 
+def _met(block: _Float, old: _Float, there: _Bool, sigma: float) -> _Float:
+    """``block`` with what it is off the ``old`` beside it, without detail, taken back; further in ever less of that."""
+    weight = cv2.GaussianBlur(there.astype(np.float32), (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)[..., None]
+    off = cv2.GaussianBlur((old - block) * there[..., None], (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+    return np.asarray(block + off / (weight + _FAINT), np.float32)
+
+
+def _softness(block: _Float) -> float:
+    """Sigma in pixels with which a seam in ``block`` can be blended without losing detail: more where it is out of focus."""
+    steps = sum(float(np.square(np.diff(block, axis=axis)).mean()) for axis in (0, 1))
+    details = float(block.var(axis=(0, 1)).mean() / max(steps, 1e-3)) ** 0.5
+    return float(np.clip(_SOFT[1] * details, _SOFT[0], block.shape[0] / 8))
+
+
 def _seamed(old: _Float, there: _Bool, fixed: _Bool, block: _Float) -> _Float:
     """How much of ``block`` is seen, 0 to 1 ``(h, w)``: all of it where nothing is there, none where that is ``fixed``, up to the least seam between."""
     if not there.any():
@@ -195,6 +218,6 @@ def _seamed(old: _Float, there: _Bool, fixed: _Bool, block: _Float) -> _Float:
     cut = finder.find([old, np.ascontiguousarray(block)], [(0, 0), (0, 0)], [before, after])[1]
     mask = np.asarray(cut.get() if hasattr(cut, "get") else cut, np.float32) / 255
     mask[~there] = 1
-    soft = cv2.GaussianBlur(mask, (0, 0), _SOFT)
+    soft = cv2.GaussianBlur(mask, (0, 0), _softness(block))
     soft[~there], soft[fixed] = 1, 0
     return np.asarray(soft, np.float32)
