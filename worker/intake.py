@@ -29,7 +29,7 @@ from worker.images.blend import composite, estimate_foreground
 from worker.images.canvas import extend, place
 from worker.images.codec import Frame, decode, decode_mask, into_space
 from worker.images.crop import Crop, Region, fit_mask, plan_crop, plan_regions, take
-from worker.images.ground import things_in
+from worker.images.ground import doubts, things_in
 from worker.images.mask import Box, edit_alpha
 from worker.images.subject import Segmenter, subject_of
 
@@ -56,6 +56,10 @@ class Edit:
     """What the fill is pasted onto, at the output's size. Equal to the source where ``alpha`` is 0."""
     alpha: Mask
     """``uint8 (H, W)``: 0 is kept exactly, 255 is all fill, between is blended."""
+    things: Mask | None = None
+    """``uint8 (H, W)``: 255 on the product and above 0 on what else must not be seen twice; ``None`` where nothing was looked for or found."""
+    doubts: tuple[str, ...] = ()
+    """Reasons, known before it is painted, for which it may not come out well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +74,11 @@ class Plan:
     """Whether the engine is shown what is painted at all, rather than how much of it is pasted."""
     known: tuple[Box, ...] = ()
     """Of an outpainting: what is there before each pass."""
-    things: Mask | None = None
-    """``uint8 (H, W)`` of the frame, above 0 where something stands that must not be seen twice; ``None`` where nothing was looked for or found."""
 
     def request(self, region: Region, frame: Frame, passed: int, seed: int) -> PaintRequest:
         """``region`` of the pass after ``passed``, on ``frame`` as it is by then."""
         mask = fit_mask(self.unknown(passed, region.crop.box), region.crop.size)
-        things = None if self.things is None else fit_mask(self.things[region.crop.box.slices], region.crop.size)
+        things = None if self.edit.things is None else fit_mask(self.edit.things[region.crop.box.slices], region.crop.size)
         return PaintRequest(_as_seen(frame, region.crop), mask, seed, self.recipe, things)
 
     def unknown(self, passed: int, box: Box) -> Mask:
@@ -180,15 +182,22 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard, segmente
     elif request.canvas is not None:
         sides = place((source.width, source.height), request.canvas)
     frame, mask = extend(source, *sides)
-    edit = Edit(source, (sides[0], sides[2]), frame, edit_alpha(mask, 0, OUTPAINT_FEATHER_PX))
+    alone = card.engine is EngineKind.EXEMPLAR
+    things = things_in(source, segmenter) if alone else None
+    edit = Edit(
+        source,
+        (sides[0], sides[2]),
+        frame,
+        edit_alpha(mask, 0, OUTPAINT_FEATHER_PX),
+        None if things is None else np.pad(things, (sides[2:], sides[:2])),
+        doubts(source.pixels, things, *sides) if alone else (),
+    )
     known = [Box(sides[0], sides[2], sides[0] + source.width, sides[2] + source.height)]
     # The exemplar engine continues what it is shown: that it can do at full size and at once, and shrinking would cost texture.
-    continues = card.engine is EngineKind.EXEMPLAR
-    sizes = _sizes(card) | ({"native_size": None} if continues else {})
-    things = things_in(source, segmenter) if continues else None
+    sizes = _sizes(card) | ({"native_size": None} if alone else {})
     passes, whole = [], Box(0, 0, frame.width, frame.height)
     while known[-1] != whole:
-        grown = whole if continues else _grown(known[-1], mask.shape)
+        grown = whole if alone else _grown(known[-1], mask.shape)
         new = np.zeros(mask.shape, np.uint8)
         new[grown.slices] = 255
         new[known[-1].slices] = 0
@@ -197,12 +206,7 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard, segmente
         crop = plan_crop(alpha[grown.slices], **sizes).moved(grown.left, grown.top)
         passes.append((Region(crop, alpha[crop.box.slices]),))
         known.append(grown)
-    return Plan(edit, tuple(passes), _recipe(request, source), known=tuple(known), things=_on_canvas(things, sides))
-
-
-def _on_canvas(mask: Mask | None, sides: tuple[int, int, int, int]) -> Mask | None:
-    left, right, top, bottom = sides
-    return None if mask is None else np.pad(mask, ((top, bottom), (left, right)))
+    return Plan(edit, tuple(passes), _recipe(request, source), known=tuple(known))
 
 
 def _grown(known: Box, shape: tuple[int, ...]) -> Box:

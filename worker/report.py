@@ -12,6 +12,8 @@ from api_schemas.jobs import Preserved, Report, Subject, Verdict
 from api_schemas.requests import JobRequest, Level, RemoveBackgroundRequest, ReplaceBackgroundRequest
 from core.settings import Quality
 from worker.images.codec import Frame
+from worker.images.copies import second_copy
+from worker.images.ground import PRODUCT
 from worker.images.mask import coverage
 from worker.images.measures import Border
 from worker.images.subject import Segmenter
@@ -21,6 +23,7 @@ _STRIP = 64
 """Rows compared at a time."""
 _SEEN = 128
 """Alpha from which a pixel counts as seen."""
+_TWICE = "a part of the product is seen a second time"
 _NOT_FOUND = "the product was not found in the output"
 
 
@@ -46,6 +49,9 @@ class Examiner:
             if border is not None:
                 seam, shift = border.seam(output.pixels), border.colour_shift(output.pixels)
             reasons += self._beyond("seam", seam) + self._beyond("colour_shift", shift)
+            reasons += [(Level.WARN, doubt) for doubt in edit.doubts]
+            if edit.things is not None and second_copy(output.pixels, edit.things == PRODUCT, edit.alpha > 0):
+                reasons.append((Level.FAIL, _TWICE))
         level = max((level for level, _ in reasons), key=lambda level: level.rank, default=Level.PASS)
         return Report(
             preserved=preserved,

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from worker.engines.base import Pixels
+from worker.engines.base import Mask, Pixels
 from worker.images.blend import composite
 from worker.images.ground import PRODUCT, standing_out
 from worker.images.membrane import membrane
@@ -47,7 +47,7 @@ _SLOPE_LEVELS = 20.0
 
 
 def extend_picture(picture: Pixels, things: Mask, left: int, right: int, top: int, bottom: int, seed: int) -> Pixels:
-    """``picture (H, W, 3)`` with that many more pixels on its sides, which show nothing of what is set ``things (H, W)``.
+    """``picture (H, W, 3)`` with that many more pixels on its sides, which show nothing of its ``things (H, W)`` (``ground.things_in``) again.
 
     The picture itself stands unchanged at (``left``, ``top``).
     """
@@ -65,10 +65,10 @@ def _continued(picture: Pixels, things: Mask, count: int, seed: int) -> Pixels:
     if count == 0:
         return picture[:, :0]
     picture = np.ascontiguousarray(picture)
-    things = np.ascontiguousarray(things)
+    stands = np.ascontiguousarray(things > 0)
     shorter = min(picture.shape[:2])
     block = int(np.clip(_BLOCK * shorter, *_BLOCKS_PX))
-    ground = ~standing_out(picture, things, max(count, 4 * block))
+    ground = ~standing_out(picture, stands, max(count, 4 * block))
     if not ground.any():
         return _stretched(picture, count, shorter)
     shade = _shade(picture, ground, _SHADE * block)
@@ -78,14 +78,14 @@ def _continued(picture: Pixels, things: Mask, count: int, seed: int) -> Pixels:
     beyond = _shade_beyond(shade, ground, count, _EASE * block)
     reflected, there = quilt(reflected, there, beyond, Texture(texture, shade, ground), block, seed)
     # What is shaded at the border gets light from there on.
-    dark = np.where(things[:, :1, None], 0, _shade(picture, ~things, _SHADE * block)[:, :1] - shade[:, :1])
+    dark = np.where(stands[:, :1, None], 0, _shade(picture, ~stands, _SHADE * block)[:, :1] - shade[:, :1])
     fading = dark * np.exp(-np.arange(count, 0, -1, dtype=np.float32) / (_SHADE * block))[None, :, None]
     pixels = np.asarray(np.clip(np.rint(beyond + fading + reflected), 0, 255), np.uint8)
     cut = _cut(things[:, 0] == PRODUCT, count)
-    drawn = np.where(cut, np.uint8(255), np.uint8(0))
-    if not drawn.any():
+    if not cut.any():
         return pixels
-    return composite(pixels, _stretched(picture, count, shorter), np.repeat(cv2.blur(drawn[:, None], (1, 3)).reshape(-1, 1), count, axis=1))
+    drawn = cv2.blur(np.where(cut, np.uint8(255), np.uint8(0))[:, None], (1, 3)).reshape(-1, 1)
+    return composite(pixels, _stretched(picture, count, shorter), np.repeat(drawn, count, axis=1))
 
 
 def _cut(touching: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:

@@ -20,15 +20,19 @@ _Bool = npt.NDArray[np.bool_]
 
 _PRODUCT_PX = 64
 """Longest side of the product as it is looked for."""
+_MOST_PX = 160_000
+"""Pixels of the picture in which it is looked for, at most: a very small product is looked for at less than that side."""
 _SCALES = (0.8, 0.9, 1.0, 1.12, 1.25)
 _PARTS = ((0.55, 3), (0.35, 5))
 """Sides of windows, of the product's, and how many along each: copies that the frame cuts are found by those of their windows that are seen."""
 _RIM = 2
 """Pixels around the product that belong to a window where the product itself is plain."""
-_LEAST_PX = 120
+_LEAST_PX = 90
 """Pixels of a window below which it is no part of anything."""
 _LIVELY = 7.0
 """Least standard deviation (CIELAB) of a window: a plain one fits any plain place."""
+_HELD, _MOSTLY = 0.5, 0.8
+"""Share of a reduced pixel, and of a window, from which it belongs to a part of the picture."""
 _FITS = 0.72
 """Share of a window's variance that a place must explain to look like it."""
 _BETTER = 0.5
@@ -40,7 +44,7 @@ def second_copy(picture: npt.NDArray[np.uint8], product: _Bool, new: _Bool) -> f
     box = bounding_box(product.astype(np.uint8))
     if box is None or not new.any():
         return 0.0
-    scale = min(1.0, _PRODUCT_PX / max(box.width, box.height))
+    scale = min(1.0, _PRODUCT_PX / max(box.width, box.height), (_MOST_PX / product.size) ** 0.5)
     lab, found = _reduced(picture, scale), 0.0
     held, painted = (cv2.resize(each.astype(np.float32), lab.shape[1::-1], interpolation=cv2.INTER_AREA) for each in (product, new))
     rim = cv2.dilate((held > _HELD).astype(np.uint8), np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8)) > 0
@@ -51,9 +55,6 @@ def second_copy(picture: npt.NDArray[np.uint8], product: _Bool, new: _Bool) -> f
         for pattern, weight in _variants(lab[window], mask & (painted[window] < _HELD)):
             found = max(found, _seen_again(lab, pattern, weight, painted, rim))
     return found
-
-
-_HELD = 0.5
 
 
 def _reduced(picture: npt.NDArray[np.uint8], scale: float) -> _Float:
@@ -108,9 +109,6 @@ def _seen_again(lab: _Float, pattern: _Float, mask: _Float, painted: _Float, pro
         return 0.0
     left, usual = float(off[there].min()), float(off[ground].min()) if ground.any() else 1.0
     return 1 - left if 1 - left > _FITS and left < _BETTER * usual else 0.0
-
-
-_MOSTLY = 0.8
 
 
 def _mean(values: _Float, area: tuple[int, int]) -> _Float:

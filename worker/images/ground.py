@@ -41,6 +41,12 @@ _PLAIN = 2.0
 """Variety of a border so plain that whatever differs from it is foreign, however much that is."""
 _HALO = 2
 """Cells around a thing that its soft edge and its shadow may cover."""
+_SHORT = 0.15
+"""Share of the photo's shorter side up to which an extension is a reflection, or a thing drawn out: that does for any ground."""
+_TOUCHING, _CUT = 2, 0.1
+"""Pixels from the border within which the product is cut by it, and the share of the border from which that is a part of the picture."""
+_VARIED, _VARIED_FAR = 10.5, 5.5
+"""Variety of a border (CIELAB) above which its ground makes no scene, and the same times the share of the shorter side that is added."""
 _SHADOW, _TINGE = 5.0, 8.0
 """How much darker than the middle of the border a shadow is, and how far its colour may be from there (CIELAB), besides what the border varies."""
 
@@ -81,20 +87,59 @@ def standing_out(picture: npt.NDArray[np.uint8], product: _Bool, deep: int) -> _
 
     Colours of cells are compared with those beside the border near them, where these are no product.
     """
+    reduced = _reduced(picture, product)
+    if reduced is None:
+        return product
+    cells, held = reduced
+    height, width = product.shape
+    shaded = _shaded(cells, held)
+    distance, variety = _unlikeness(cells, held | shaded)
+    things = _foreign(distance, variety, held, min(held.shape[1], deep * held.shape[1] // width + 1)) | shaded
+    grown = cv2.dilate(things.astype(np.uint8), _square(_HALO)) | cv2.dilate(held.astype(np.uint8), _square(1))
+    return np.asarray(cv2.resize(grown, (width, height), interpolation=cv2.INTER_NEAREST) > 0) | product
+
+
+def doubts(picture: npt.NDArray[np.uint8], things: _Mask | None, left: int, right: int, top: int, bottom: int) -> tuple[str, ...]:
+    """Reasons to doubt that ``picture (H, W, 3)`` can be continued by that many pixels on its sides, ``things (H, W)`` left out; none if it can."""
+    stands = np.zeros(picture.shape[:2], np.uint8) if things is None else things
+    turned = {
+        "left": (left, picture, stands),
+        "right": (right, picture[:, ::-1], stands[:, ::-1]),
+        "top": (top, picture.transpose(1, 0, 2), stands.T),
+        "bottom": (bottom, picture[::-1].transpose(1, 0, 2), stands[::-1].T),
+    }
+    found = []
+    for side, (count, pixels, mask) in turned.items():
+        share = count / min(mask.shape)
+        if share <= _SHORT:
+            continue
+        if np.mean((mask[:, :_TOUCHING] == PRODUCT).any(axis=1)) >= _CUT:
+            found.append(f"the product is cut by the photo's {side} border and cannot go on for {count} px")
+        elif _is_varied(np.ascontiguousarray(pixels), np.ascontiguousarray(mask > 0), share):
+            found.append(f"the background at the photo's {side} border is too varied to go on for {count} px")
+    return tuple(found)
+
+
+def _is_varied(picture: npt.NDArray[np.uint8], product: _Bool, share: float) -> bool:
+    """Whether what lies along the left border changes so much that blocks of it make no scene, for an extension of that ``share``."""
+    reduced = _reduced(picture, product)
+    if reduced is None:
+        return False
+    cells, held = reduced
+    variety = float(np.median(_unlikeness(cells, held | _shaded(cells, held))[1]))
+    return variety > _VARIED or variety * share > _VARIED_FAR
+
+
+def _reduced(picture: npt.NDArray[np.uint8], product: _Bool) -> tuple[npt.NDArray[np.float32], _Bool] | None:
+    """The mean colour (CIELAB) of each cell, and where the product is in them; ``None`` where the picture is too small for cells."""
     height, width = product.shape
     cell = max(_CELL, min(height, width) // _CELLS)
     rows, columns = height // cell, width // cell
-    along, beside = _BESIDE
-    if rows < along or columns <= beside:
-        return product
+    if rows < _BESIDE[0] or columns <= _BESIDE[1]:
+        return None
     held = cv2.resize(product.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA) > 0
     # The colours are converted once they are few.
-    cells = to_lab(np.asarray(cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)))
-    shaded = _shaded(cells, held)
-    distance, variety = _unlikeness(cells, held | shaded)
-    things = _foreign(distance, variety, held, min(columns, deep // cell + 1)) | shaded
-    grown = cv2.dilate(things.astype(np.uint8), _square(_HALO)) | cv2.dilate(held.astype(np.uint8), _square(1))
-    return np.asarray(cv2.resize(grown, (width, height), interpolation=cv2.INTER_NEAREST) > 0) | product
+    return to_lab(np.asarray(cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA))), held
 
 
 def _shaded(cells: npt.NDArray[np.float32], held: _Bool) -> _Bool:

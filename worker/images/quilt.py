@@ -161,10 +161,12 @@ class _Quilting:
 
     def _note(self, number: int, row: int, column: int, cells: int) -> None:
         """Make the place that was taken dearer, in both of the sources."""
-        for other, used in enumerate(self._used):
-            x = column if other == number else used.shape[1] - 1 - column
-            y = np.exp(-np.square((np.arange(used.shape[0]) - row) / (cells / 2)))[:, None]
-            used += _AGAIN * self._variance * y * np.exp(-np.square((np.arange(used.shape[1]) - x) / (cells / 2)))
+        rows, columns = self._used[0].shape
+        along = np.exp(-np.square((np.arange(rows) - row) / (cells / 2)))[:, None]
+        across = np.exp(-np.square((np.arange(columns) - column) / (cells / 2)))
+        price = _AGAIN * self._variance * along * across
+        self._used[number] += price
+        self._used[1 - number] += price[:, ::-1]
 
     def _means(self, shade: _Float) -> _Float:
         """The mean shade of each block, by where it begins, in cells."""
