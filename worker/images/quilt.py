@@ -7,6 +7,7 @@ stays as sharp as it is.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -34,6 +35,12 @@ _SHADE = 2.0
 """Weight of the square of the difference in shade, in variances of the texture by mean squares of the texture."""
 _JITTER = 0.1
 """Variances by which the choice is at random."""
+_BLOCKS = 200
+"""Blocks of the largest size that are laid at most, for the time that it takes: more is continued by larger ones."""
+_STEP = 1.5
+"""Sides of a block, by the pixels from one block to the next."""
+_PLAIN = 0.4
+"""Standard deviation of a texture, in levels, below which there is nothing to lay."""
 _LEAST = 12
 """Side in pixels of the smallest block: smaller ones are no texture."""
 _SOFT = 1.5, 1.0
@@ -62,8 +69,13 @@ def quilt(beside: _Float, there: _Bool, shade: _Float, texture: Texture, block: 
     Columns run as in the picture: the last one is the neighbour of the texture's first. A block is the better the nearer the ``shade`` at which it
     was found is to that where it comes, ``(H, N, 3)``. ``block`` is the side of a block in pixels; where no block of that size is wholly usable smaller ones are taken, and where there is none at all, nothing.
     """
+    known = texture.pixels[texture.usable]
+    if there.all() or not known.size or float(known.std()) < _PLAIN:
+        return beside, there
+    block = max(block, math.ceil(_STEP * math.sqrt(there.size / _BLOCKS)))
     for side in (block, block // 2, block // 4):
-        if not there.all() and side >= _LEAST:
+        wanted = np.count_nonzero(~there) * (_STEP / side) ** 2
+        if side >= _LEAST and 0 < wanted <= 2 * _BLOCKS:
             quilting = _Quilting(beside, there, shade, texture, side, seed)
             quilting.run()
             beside, there = quilting.result
