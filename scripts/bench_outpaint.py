@@ -168,9 +168,10 @@ def _planted(picture: Array, product: npt.NDArray[np.bool_], plan: Plan) -> Iter
     for kind, size in PLANTED.items():
         thing, mask = picture[box], product[box].astype(np.uint8)
         if kind == "mirrored":
-            thing, mask = (np.flip(each, axis=1 if left else 0) for each in (thing, mask))
+            thing, mask = np.flip(thing, axis=1 if left else 0), np.flip(mask, axis=1 if left else 0)
         shape = max(1, round(thing.shape[1] * size)), max(1, round(thing.shape[0] * size))
-        thing, mask = cv2.resize(thing, shape, interpolation=cv2.INTER_AREA), cv2.resize(mask, shape, interpolation=cv2.INTER_NEAREST)
+        thing = np.asarray(cv2.resize(thing, shape, interpolation=cv2.INTER_AREA), np.uint8)
+        mask = np.asarray(cv2.resize(mask, shape, interpolation=cv2.INTER_NEAREST), np.uint8)
         # Centred on what was added before the photo, and cut by the frame and by the photo.
         aside = 0 if kind == "mirrored" else min(thing.shape[:2]) // 5
         x, y = (left // 2 - shape[0] // 2, box[0].start + aside) if left else (box[1].start + aside, top // 2 - shape[1] // 2)

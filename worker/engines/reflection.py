@@ -122,7 +122,7 @@ def _shade(picture: Pixels, ground: _Bool, sigma: float) -> _Float:
     if not known.any():
         known = share > 0
     colours = np.where(known[..., None], colours / np.maximum(share, 1e-3)[..., None], 0).astype(np.float32)
-    whole = colours if known.all() else membrane(colours, known.astype(np.float32))
+    whole = colours if known.all() else membrane(np.asarray(colours, np.float32), known.astype(np.float32))
     smooth = cv2.GaussianBlur(np.where(known[..., None], colours, whole), (0, 0), sigma / scale, borderType=cv2.BORDER_REPLICATE)
     return np.asarray(cv2.resize(smooth, (width, height), interpolation=cv2.INTER_CUBIC), np.float32).reshape(height, width, 3)
 

@@ -46,7 +46,10 @@ def second_copy(picture: npt.NDArray[np.uint8], product: _Bool, new: _Bool) -> f
         return 0.0
     scale = min(1.0, _PRODUCT_PX / max(box.width, box.height), (_MOST_PX / product.size) ** 0.5)
     lab, found = _reduced(picture, scale), 0.0
-    held, painted = (cv2.resize(each.astype(np.float32), lab.shape[1::-1], interpolation=cv2.INTER_AREA) for each in (product, new))
+    size = lab.shape[1], lab.shape[0]
+    held, painted = (
+        np.asarray(cv2.resize(each.astype(np.float32), size, interpolation=cv2.INTER_AREA), np.float32) for each in (product, new)
+    )
     rim = cv2.dilate((held > _HELD).astype(np.uint8), np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8)) > 0
     shown = rim & (painted < _HELD)
     for window in _windows(held > _HELD):
@@ -59,7 +62,7 @@ def second_copy(picture: npt.NDArray[np.uint8], product: _Bool, new: _Bool) -> f
 
 def _reduced(picture: npt.NDArray[np.uint8], scale: float) -> _Float:
     size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
-    small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+    small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
     return np.asarray(to_lab(small), np.float32)
 
 

@@ -64,13 +64,13 @@ def things_in(frame: Frame, segmenter: Segmenter) -> _Mask | None:
     height, width = product.shape
     scale = min(1.0, _SECOND_LOOK / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    hidden = cv2.resize(product.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    hidden = cv2.dilate(hidden, _square(max(1, max(size) // 160))) > 0
+    small = cv2.resize(product.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    hidden = np.asarray(cv2.dilate(small, _square(max(1, max(size) // 160))) > 0)
     if hidden.all():
         return out
-    view = np.asarray(cv2.resize(frame.pixels, size, interpolation=cv2.INTER_AREA))
-    behind = membrane(np.where(hidden[..., None], 0, view).astype(np.float32), (~hidden).astype(np.float32))
-    view = np.where(hidden[..., None], np.clip(np.rint(behind), 0, 255), view).astype(np.uint8)
+    shown = np.asarray(cv2.resize(frame.pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    behind = membrane(np.where(hidden[..., None], 0, shown).astype(np.float32), (~hidden).astype(np.float32))
+    view = np.where(hidden[..., None], np.clip(np.rint(behind), 0, 255), shown).astype(np.uint8)
     try:
         matte = segmenter.matte(view)
     except SubjectNotFound:
@@ -95,7 +95,8 @@ def standing_out(picture: npt.NDArray[np.uint8], product: _Bool, deep: int) -> _
     shaded = _shaded(cells, held)
     distance, variety = _unlikeness(cells, held | shaded)
     things = _foreign(distance, variety, held, min(held.shape[1], deep * held.shape[1] // width + 1)) | shaded
-    grown = cv2.dilate(things.astype(np.uint8), _square(_HALO)) | cv2.dilate(held.astype(np.uint8), _square(1))
+    wide, narrow = cv2.dilate(things.astype(np.uint8), _square(_HALO)), cv2.dilate(held.astype(np.uint8), _square(1))
+    grown = np.asarray(np.maximum(wide, narrow), np.uint8)
     return np.asarray(cv2.resize(grown, (width, height), interpolation=cv2.INTER_NEAREST) > 0) | product
 
 
@@ -139,7 +140,7 @@ def _reduced(picture: npt.NDArray[np.uint8], product: _Bool) -> tuple[npt.NDArra
         return None
     held = cv2.resize(product.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA) > 0
     # The colours are converted once they are few.
-    return to_lab(np.asarray(cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA))), held
+    return to_lab(np.asarray(cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8)), held
 
 
 def _shaded(cells: npt.NDArray[np.float32], held: _Bool) -> _Bool:
@@ -185,7 +186,7 @@ def _foreign(distance: npt.NDArray[np.float32], variety: npt.NDArray[np.float32]
     looked = np.zeros(held.shape, np.bool_)
     looked[:, :deep] = True
     unlike = (distance > _UNLIKE) & looked
-    jumbled = np.count_nonzero(unlike & ~held) > _CLUTTER * max(1, np.count_nonzero(looked & ~held))
+    jumbled = np.count_nonzero(unlike & ~held) > _CLUTTER * max(1, int(np.count_nonzero(looked & ~held)))
     if jumbled and np.median(variety) > _PLAIN:
         return np.zeros(held.shape, np.bool_)
     closed = cv2.morphologyEx(unlike.astype(np.uint8), cv2.MORPH_CLOSE, _square(1))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -66,8 +67,9 @@ class Texture:
 def quilt(beside: _Float, there: _Bool, shade: _Float, texture: Texture, block: int, seed: int) -> tuple[_Float, _Bool]:
     """``beside (H, N, 3)``, the columns left of ``texture``, with blocks of it where they are not ``there (H, N)``, and what is there then.
 
-    Columns run as in the picture: the last one is the neighbour of the texture's first. A block is the better the nearer the ``shade`` at which it
-    was found is to that where it comes, ``(H, N, 3)``. ``block`` is the side of a block in pixels; where no block of that size is wholly usable smaller ones are taken, and where there is none at all, nothing.
+    Columns run as in the picture: the last one is the neighbour of the texture's first. A block is the better the nearer the ``shade`` at
+    which it was found is to that where it comes, ``(H, N, 3)``. ``block`` is the side of a block in pixels; where none of that size is wholly
+    usable smaller ones are taken, and where there is none at all, nothing.
     """
     known = texture.pixels[texture.usable]
     if there.all() or not known.size or float(known.std()) < _PLAIN:
@@ -92,29 +94,22 @@ class _Quilting:
         self._overlap = max(self._scale, side // _OVERLAP // self._scale * self._scale)
         self._random = np.random.default_rng(seed)
         width = min(texture.usable.shape[1], max(_DEPTH * side, count)) // self._scale * self._scale
-        down, out = -height % self._scale, -count % self._scale
-        border = (0, down, out, 0)
-        source = texture.pixels[:, :width], texture.usable[:, :width]
-        self._canvas = cv2.copyMakeBorder(np.concatenate([beside, source[0]], axis=1), *border, cv2.BORDER_REFLECT)
-        whole = np.concatenate([there, np.ones_like(source[1])], axis=1).astype(np.uint8)
-        self._there = cv2.copyMakeBorder(whole, *border, cv2.BORDER_REFLECT) > 0
-        self._count = count + out
+        # Blocks are matched in whole cells, so all sides are filled up to such.
+        down, self._count = -height % self._scale, count + -count % self._scale
+        pixels, shades = (_filled(each[:, :width], down) for each in (texture.pixels, texture.shade))
+        open_here = _filled(texture.usable[:, :width].astype(np.float32), down)
+        self._canvas = _beside(pixels, beside, self._count, down)
+        self._there = _beside(np.ones(pixels.shape[:2], np.float32), there.astype(np.float32), self._count, down) > 0
         self._fixed = np.zeros_like(self._there)
         self._fixed[:, self._count :] = True
-        usable = cv2.copyMakeBorder(source[1].astype(np.uint8), 0, down, 0, 0, cv2.BORDER_REFLECT)
-        pixels = self._canvas[:, self._count :]
-        self._sources = [(pixels.copy(), usable), (pixels[:, ::-1].copy(), usable[:, ::-1].copy())]
-        self._small = [self._shrunk(each) for each, _ in self._sources]
-        cells = side // self._scale
-        self._open = [_windows(self._shrunk(usable.astype(np.float32)) >= 1, cells) for _, usable in self._sources]
-        self._target = self._means(
-            cv2.copyMakeBorder(np.concatenate([shade, texture.shade[:, :width]], axis=1), *border, cv2.BORDER_REPLICATE)
-        )
-        own = cv2.copyMakeBorder(texture.shade[:, :width], 0, down, 0, 0, cv2.BORDER_REPLICATE)
-        self._shades = [self._means(own), self._means(own[:, ::-1])]
+        self._target = self._means(_beside(shades, shade, self._count, down))
+        # What is mirrored is another source.
+        self._sources = [pixels, pixels[:, ::-1].copy()]
+        self._small = [self._shrunk(each) for each in self._sources]
+        self._shades = [self._means(each) for each in (shades, shades[:, ::-1])]
+        self._open = [_windows(self._shrunk(each) >= 1, side // self._scale) for each in (open_here, open_here[:, ::-1])]
         self._used = [np.zeros(each.shape, np.float32) for each in self._open]
-        known = texture.pixels[texture.usable]
-        self._variance = 3 * float(np.square(known).mean()) + 1e-3 if known.size else 1.0
+        self._variance = 3 * float(np.square(texture.pixels[texture.usable]).mean()) + 1e-3
 
     @property
     def result(self) -> tuple[_Float, _Bool]:
@@ -139,7 +134,7 @@ class _Quilting:
         there = self._there[window]
         number, row, column = self._best(window)
         rows, columns = (slice(at * self._scale, at * self._scale + self._side) for at in (row, column))
-        block = self._sources[number][0][rows, columns]
+        block = self._sources[number][rows, columns]
         block = _met(block, self._canvas[window], there, self._overlap / 2)
         new = _seamed(self._canvas[window], there, self._fixed[window], block)[..., None]
         self._canvas[window] = self._canvas[window] * (1 - new) + block * new
@@ -165,18 +160,18 @@ class _Quilting:
             off = self._shades[number][first:last] - self._target[at, window[1].start // self._scale]
             cost = cost + _SHADE * np.square(off).sum(axis=2)
             cost = np.where(free[first:last], cost, np.inf)
-            row, column = np.unravel_index(int(cost.argmin()), cost.shape)
-            best = min(best, (float(cost[row, column]), number, first + int(row), int(column)))
+            place = int(cost.argmin())
+            best = min(best, (float(cost.flat[place]), number, first + place // cost.shape[1], place % cost.shape[1]))
         _, number, row, column = best
         self._note(number, row, column, cells)
         return number, row, column
 
     def _note(self, number: int, row: int, column: int, cells: int) -> None:
         """Make the place that was taken dearer, in both of the sources."""
-        rows, columns = self._used[0].shape
-        along = np.exp(-np.square((np.arange(rows) - row) / (cells / 2)))[:, None]
-        across = np.exp(-np.square((np.arange(columns) - column) / (cells / 2)))
-        price = _AGAIN * self._variance * along * across
+        along, across = (
+            np.exp(-np.square((np.arange(self._used[0].shape[axis]) - place) / (cells / 2))) for axis, place in enumerate((row, column))
+        )
+        price = _AGAIN * self._variance * along[:, None] * across
         self._used[number] += price
         self._used[1 - number] += price[:, ::-1]
 
@@ -190,6 +185,16 @@ class _Quilting:
     def _shrunk(self, values: _Float) -> _Float:
         size = values.shape[1] // self._scale, values.shape[0] // self._scale
         return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _filled(values: _Float, down: int, out: int = 0) -> _Float:
+    """``values (h, w[, c])`` with ``down`` more rows at the bottom and ``out`` more columns on the left."""
+    return np.asarray(cv2.copyMakeBorder(values, 0, down, out, 0, cv2.BORDER_REFLECT), np.float32)
+
+
+def _beside(source: _Float, values: _Float, count: int, down: int) -> _Float:
+    """``values``, filled up to ``count`` columns, to the left of ``source``."""
+    return np.concatenate([_filled(values, down, count - values.shape[1]), source], axis=1)
 
 
 def _starts(length: int, side: int, step: int) -> list[int]:
@@ -228,9 +233,9 @@ def _seamed(old: _Float, there: _Bool, fixed: _Bool, block: _Float) -> _Float:
     forced[_FORCED:-_FORCED, _FORCED:-_FORCED] = False
     forced |= fixed
     before, after = there.astype(np.uint8) * 255, (~forced).astype(np.uint8) * 255
-    finder = cv2.detail_GraphCutSeamFinder("COST_COLOR")
+    finder: Any = cv2.detail.GraphCutSeamFinder("COST_COLOR")  # it takes arrays, though its stubs say otherwise
     cut = finder.find([old, np.ascontiguousarray(block)], [(0, 0), (0, 0)], [before, after])[1]
-    mask = np.asarray(cut.get() if hasattr(cut, "get") else cut, np.float32) / 255
+    mask = np.asarray(cut.get(), np.float32) / 255
     mask[~there] = 1
     soft = cv2.GaussianBlur(mask, (0, 0), _softness(block))
     soft[~there], soft[fixed] = 1, 0

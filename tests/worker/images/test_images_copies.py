@@ -36,7 +36,8 @@ def planted(canvas: Array, product: Bool, at: int, size: float, flip: int | None
     if flip is not None:
         thing, mask = np.flip(thing, flip), np.flip(mask, flip)
     shape = round(260 * size), round(360 * size)
-    thing, mask = cv2.resize(thing, shape, interpolation=cv2.INTER_AREA), cv2.resize(mask, shape, interpolation=cv2.INTER_NEAREST)
+    thing = np.asarray(cv2.resize(thing, shape, interpolation=cv2.INTER_AREA), np.uint8)
+    mask = np.asarray(cv2.resize(mask, shape, interpolation=cv2.INTER_NEAREST), np.uint8)
     cut = max(0, -at)
     thing, mask = thing[: 400 - 20, cut:], mask[: 400 - 20, cut:]
     out = canvas.copy()
