@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # GPU machines: CONTRIBUTING.md.
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo up check format test test-gpu chaos fuzz bench bench-path bench-queue bench-burst bench-accept bench-engine bench-quality bench-composing bench-studio bench-codecs bench-gpu load studio clean
+.PHONY: setup demo up check format test test-gpu chaos fuzz bench bench-path bench-queue bench-burst bench-accept bench-engine bench-quality bench-composing bench-outpaint bench-studio bench-codecs bench-gpu load studio clean
 
 setup: $(VENV)/.installed
 
@@ -93,6 +93,11 @@ bench-quality: setup
 # How much longer than another commit this one composes: AGAINST is a worktree of the other.
 bench-composing: setup
 	$(BIN)/python -W ignore -m scripts.bench_composing --against $(AGAINST)
+
+# Photos extended to 4:5 and 16:9 without a prompt, and copies of their products planted there to be found. PHOTOS is a folder of photos; without
+# one, scikit-image's samples.
+bench-outpaint: setup
+	$(BIN)/python -m scripts.bench_outpaint $(if $(PHOTOS),--photos $(PHOTOS))
 
 # Files of 24 megapixels: what decoders and encoders cost.
 bench-codecs: setup

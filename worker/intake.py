@@ -29,6 +29,7 @@ from worker.images.blend import estimate_foreground
 from worker.images.canvas import extend, place
 from worker.images.codec import Frame, decode, decode_mask, into_space
 from worker.images.crop import Crop, Region, fit_mask, plan_crop, plan_regions, take
+from worker.images.ground import doubts, things_in
 from worker.images.mask import Box, edit_alpha
 from worker.images.subject import Product, Segmenter, subject_of
 from worker.images.transparency import GREY, WHITE, continued, over_ground
@@ -60,6 +61,10 @@ class Edit:
     """``uint8 (H, W)``: how opaque the fill itself is; ``None``: wholly."""
     ambiguity: float | None = None
     """Share of the product, 0..1, of which the segmenter was not sure; ``None`` where it was not asked."""
+    things: Mask | None = None
+    """``uint8 (H, W)``: 255 on the product and above 0 on what else must not be seen twice; ``None`` where nothing was looked for or found."""
+    doubts: tuple[str, ...] = ()
+    """Reasons, known before it is painted, for which it may not come out well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +90,8 @@ class Plan:
     def request(self, region: Region, frame: Frame, passed: int, seed: int) -> PaintRequest:
         """``region`` of the pass after ``passed``, on ``frame`` as it is by then."""
         mask = fit_mask(self.unknown(passed, region.crop.box), region.crop.size)
-        return PaintRequest(_as_seen(frame, region.crop), mask, seed, self.recipe)
+        things = None if self.edit.things is None else fit_mask(self.edit.things[region.crop.box.slices], region.crop.size)
+        return PaintRequest(_as_seen(frame, region.crop), mask, seed, self.recipe, things)
 
     def unknown(self, passed: int, box: Box) -> Mask:
         """``uint8 (h, w)`` of ``box``: what is not there before the pass after ``passed``: 255, or the strength of the edit for soft masks."""
@@ -137,8 +143,7 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
                 raise ValueError("such a request has a mask")
             edit = Edit(source, (0, 0), source, painted, _cover(source, painted, goes_on=isinstance(request, EraseRequest)))
         case OutpaintRequest():
-            plan = _outpaint(source, request, card)
-            return replace(plan, without_prompt=lambda: _outpaint(source, request, EXEMPLAR)) if plan.is_extended_by_model else plan
+            return _extended(source, request, card, segmenter)
         case ReplaceBackgroundRequest():
             product = subject_of(source, segmenter) if painted is None else Product(255 - painted, None)
             edit = _behind_product(source, product)
@@ -148,6 +153,13 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
     if isinstance(request, EraseRequest) and isinstance(plan.recipe, Sampling):
         return replace(plan, without_prompt=lambda: _filled(edit, request, EXEMPLAR, None))
     return plan
+
+
+def _extended(source: Frame, request: OutpaintRequest, card: ModelCard, segmenter: Segmenter) -> Plan:
+    plan = _outpaint(source, request, card, segmenter)
+    if not plan.is_extended_by_model:
+        return plan
+    return replace(plan, without_prompt=lambda: _outpaint(source, request, EXEMPLAR, segmenter))
 
 
 def _filled(edit: Edit, request: PaintedRequest, card: ModelCard, recipe: Sampling | Backdrop | None) -> Plan:
@@ -202,7 +214,7 @@ def _cover(source: Frame, alpha: Mask, *, goes_on: bool) -> Mask | None:
     return np.full_like(alpha, most) if 0 < most < 255 else None  # in a picture that is clear throughout there is nothing to go by
 
 
-def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard) -> Plan:
+def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard, segmenter: Segmenter) -> Plan:
     if request.expand is not None:
         sides = (request.expand.left, request.expand.right, request.expand.top, request.expand.bottom)
     elif request.canvas is not None:
@@ -212,13 +224,23 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard) -> Plan:
         raise Invalid(
             "the picture is clear along the border that is extended, and clear goes on as clear; see replace_background", field="image"
         )
-    edit = Edit(source, (sides[0], sides[2]), frame, edit_alpha(mask, 0, OUTPAINT_FEATHER_PX), frame.alpha)
+    alone = card.engine is EngineKind.EXEMPLAR
+    things = things_in(source, segmenter) if alone else None
+    edit = Edit(
+        source,
+        (sides[0], sides[2]),
+        frame,
+        edit_alpha(mask, 0, OUTPAINT_FEATHER_PX),
+        cover=frame.alpha,
+        things=None if things is None else np.pad(things, (sides[2:], sides[:2])),
+        doubts=doubts(source.pixels, things, *sides) if alone else (),
+    )
     known = [Box(sides[0], sides[2], sides[0] + source.width, sides[2] + source.height)]
-    # The exemplar engine reflects what it is shown: that it can do at full size, and shrinking would cost texture.
-    sizes = _sizes(card) | ({"native_size": None} if card.engine is EngineKind.EXEMPLAR else {})
-    passes = []
-    while known[-1] != Box(0, 0, frame.width, frame.height):
-        grown = _grown(known[-1], mask.shape)
+    # The exemplar engine continues what it is shown: that it can do at full size and at once, and shrinking would cost texture.
+    sizes = _sizes(card) | ({"native_size": None} if alone else {})
+    passes, whole = [], Box(0, 0, frame.width, frame.height)
+    while known[-1] != whole:
+        grown = whole if alone else _grown(known[-1], mask.shape)
         new = np.zeros(mask.shape, np.uint8)
         new[grown.slices] = 255
         new[known[-1].slices] = 0

@@ -14,6 +14,8 @@ from api_schemas.requests import EraseRequest, JobRequest, Level, OutpaintReques
 from core.settings import Quality
 from worker.images.backdrop import base_is_cut
 from worker.images.codec import Frame
+from worker.images.copies import second_copy
+from worker.images.ground import PRODUCT
 from worker.images.mask import coverage
 from worker.images.measures import Border
 from worker.images.profile import Profile
@@ -24,6 +26,7 @@ _STRIP = 64
 """Rows compared at a time."""
 _SEEN = 128
 """Alpha from which a pixel counts as seen."""
+_TWICE = "a part of the product is seen a second time"
 _NOT_FOUND = "the product was not found in the output"
 _CUT = "the product meets the lower border: of its shadow no more is seen than lies beside it"
 
@@ -65,6 +68,8 @@ class Examiner:
         if error is not None and not isinstance(request, ReplaceBackgroundRequest):
             # How well a model renders a product in detail says little of the background that it paints.
             reasons += self._beyond("model_error", error.corrected)
+        if edit.things is not None and second_copy(output.pixels, edit.things == PRODUCT, edit.alpha > 0):
+            reasons.append((Level.FAIL, _TWICE))
         return Report(
             preserved=preserved,
             coverage=coverage(edit.alpha),
@@ -81,7 +86,8 @@ class Examiner:
 
     def _brought(self, request: JobRequest, edit: Edit) -> list[tuple[Level, str]]:
         cut = isinstance(request, ReplaceBackgroundRequest) and request.shadow is not None and base_is_cut(255 - edit.alpha)
-        return self._beyond("ambiguity", edit.ambiguity) + ([(Level.WARN, _CUT)] if cut else [])
+        doubts = [(Level.WARN, doubt) for doubt in (*edit.doubts, *((_CUT,) if cut else ()))]
+        return self._beyond("ambiguity", edit.ambiguity) + doubts
 
     def _beyond(self, name: str, value: float | None) -> list[tuple[Level, str]]:
         for level in (Level.FAIL, Level.WARN):

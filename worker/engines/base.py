@@ -70,6 +70,8 @@ class PaintRequest:
     seed: int
     recipe: Sampling | Backdrop | None = None
     """What this engine needs besides pixels; ``None`` for engines that need nothing."""
+    things: Mask | None = None
+    """``uint8 (H, W)``, above 0 on what must not be shown a second time, 255 on the product; ``None`` where nothing is known of such things."""
 
 
 @dataclass(eq=False)

@@ -3,7 +3,7 @@
 What goes where is found on a picture of at most ``_SOLVED`` pixels, and carried out at full size: the fill is made of the picture's own pixels.
 
 Patches do badly where a hole is open on all sides but one: far from anything known they drift to what is flat. So what lies outside a
-box, as in outpainting, is the box reflected, and patches only erase what should not be there twice.
+box, as in outpainting, is continued from its border (``reflection``).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy.typing as npt
 from api_schemas.errors import EngineFailed
 from api_schemas.models import EXEMPLAR, ModelCard
 from worker.engines.base import PaintRequest, Pixels, Reading, Slot, WarmUp
-from worker.engines.pyramid import Known, Pyramid, shrunk
-from worker.engines.reflection import extend_by_reflection, without_blots
+from worker.engines.pyramid import Known, Pyramid
+from worker.engines.reflection import extend_picture
 from worker.engines.shift_map import halved, quilt
 from worker.images.mask import Box
 
@@ -32,8 +32,6 @@ _EASE = (32.0, 16.0, 8.0, 4.0, 2.0)
 """Pixels into the hole over which that difference is eased out, and along the border over which it is averaged, in turn: what is coarse reaches far."""
 _PIECE = 512
 """Pixels: the side of what that is done to at once."""
-_PATCHED = 512 * 512
-"""Pixels of an extended picture above which things are erased from it at a smaller size."""
 
 
 @dataclass(eq=False)
@@ -92,31 +90,20 @@ class ExemplarEngine:
         hole = slot.request.mask > 0
         if hole.all():
             raise EngineFailed("The mask covers all of the picture: there is nothing to copy from.")
-        slot.result = self._fill(slot.request.image, hole, slot.request.seed) if hole.any() else slot.request.image.copy()
+        slot.result = self._fill(slot.request, hole) if hole.any() else slot.request.image.copy()
         slot.position = slot.steps
 
-    def _fill(self, image: Pixels, hole: Known, seed: int) -> Pixels:
+    def _fill(self, request: PaintRequest, hole: Known) -> Pixels:
         known = _rectangle(~hole)
-        return self._filled(image, hole, seed) if known is None else self._extended(image, known, seed)
+        return self._filled(request.image, hole, request.seed) if known is None else self._extended(request, known)
 
-    def _extended(self, image: Pixels, known: tuple[int, int, int, int], seed: int) -> Pixels:
-        """``image`` where only the box ``known`` (top, bottom, left, right) of it is known: the box reflected, without second copies of things."""
-        height, width = image.shape[:2]
+    def _extended(self, request: PaintRequest, known: tuple[int, int, int, int]) -> Pixels:
+        """The picture where only the box ``known`` (top, bottom, left, right) of it is known: continued on all sides."""
+        height, width = request.mask.shape
         top, bottom, left, right = known
-        reflected, foreign = extend_by_reflection(image[top:bottom, left:right], left, width - right, top, height - bottom)
-        if not foreign.any():
-            return reflected
-        # A few large patches hide a thing as well as many small ones, in a time that does not grow with the picture.
-        scale = min(1.0, (_PATCHED / foreign.size) ** 0.5)
-        size = max(1, round(height * scale)), max(1, round(width * scale))
-        small = shrunk(reflected.astype(np.float32), size).round().astype(np.uint8)
-        hole = shrunk(foreign.astype(np.float32), size) > 0
-        fill = self._filled(small, hole, seed)
-        erased = without_blots(fill, hole).astype(np.uint8)
-        if size != foreign.shape:
-            fill = np.asarray(cv2.resize(fill, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
-            erased = np.asarray(cv2.resize(erased, (width, height), interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
-        return np.where((foreign & (erased > 0))[..., None], fill, reflected)
+        box = slice(top, bottom), slice(left, right)
+        things = np.zeros_like(request.mask) if request.things is None else request.things
+        return extend_picture(request.image[box], things[box], left, width - right, top, height - bottom, request.seed)
 
     def _filled(self, image: Pixels, hole: Known, seed: int) -> Pixels:
         painted = cv2.dilate(hole.astype(np.uint8), np.ones((2 * _RIM + 1, 2 * _RIM + 1), np.uint8)) > 0

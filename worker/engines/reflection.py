@@ -1,7 +1,8 @@
-"""Extends a picture over its border by reflecting it, sheared so that lines cross the old border without a kink.
+"""Extends a picture over its border: near it by a reflection, sheared so that lines cross without a kink, further out by blocks of its texture.
 
-A reflection has the picture's own texture and meets it without a step. What gives it away is a second copy of a thing that stands inside,
-so such things are found: the caller erases them.
+A reflection has the picture's own texture and meets it without a step. What gives it away is a second copy of a thing that stands inside, and
+its symmetry where it goes on for long: so it is as deep only as the ground that it shows, and blocks go on from there (``quilt``). Colours
+and shades wider than a block are taken off before and go on by themselves, smoothly: nothing folds in them.
 """
 
 from __future__ import annotations
@@ -11,104 +12,136 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.engines.base import Mask, Pixels
-from worker.images.measures import to_lab
-from worker.images.mirror import coordinates
+from worker.images.blend import composite
+from worker.images.ground import PRODUCT, standing_out
+from worker.images.membrane import membrane
+from worker.images.mirror import sheared
+from worker.images.quilt import Texture, quilt
 
-_CELL = 8
-"""Least side in pixels of the cells whose mean colours are compared."""
-_CELLS = 50
-"""Cells along the shorter side of a large picture."""
-_BESIDE = 6, 2
-"""Cells to each side along the border, and cells into the picture, that a cell is compared with."""
-_UNLIKE = 14.0
-"""Least distance (CIELAB) of a cell of a foreign thing from every cell beside the border."""
-_STRICT, _PER_VARIETY = 8.0, 1.5
-"""The same for what marks a thing as foreign for certain: more where the border itself is varied."""
-_SURE = 0.4
-"""Share of a foreign thing's cells that must be so for certain."""
-_SMALLEST = 6
-"""Cells of the smallest thing that is looked at."""
-_CLUTTER = 0.36
-"""Share of unlike cells above which a side is a jumble of things, of which none stands out."""
-_HALO = 2
-"""Cells around a foreign thing that its soft edge and its shadow may cover."""
-_LEAST_TEXTURE = 0.4
-"""Least local deviation of a fill, of that in the surroundings: what has less is a blot."""
-_AROUND = 24
-"""Pixels around a fill that are its surroundings."""
+_Float = npt.NDArray[np.float32]
+_Bool = npt.NDArray[np.bool_]
+
+_DEEPEST = 0.15
+"""Depth of a reflection, of the picture's shorter side: deeper ones look like mirrors."""
+_BLOCK = 0.1
+"""Side of a block, of the picture's shorter side."""
+_BLOCKS_PX = 16, 160
+_SHADE = 0.5
+"""Sigma of what counts as shade rather than texture, in sides of a block."""
+_EASE = 1.5
+"""Sides of a block over which a shade's slope is followed before it has levelled out."""
+_DRAWN = 0.06
+"""Depth, of the picture's shorter side, from which a thing that the border cuts is drawn out."""
+_SOFTENED = 3.0
+"""Times that depth from the border at which it is wholly out of focus."""
+_SLOPE_LEVELS = 20.0
+"""Most that a shade goes on to change."""
 
 
-def extend_by_reflection(picture: Pixels, left: int, right: int, top: int, bottom: int) -> tuple[Pixels, npt.NDArray[np.bool_]]:
-    """``picture (H, W, 3)`` with that many more pixels on its sides, and where these show a thing that the border does not.
+def extend_picture(picture: Pixels, things: Mask, left: int, right: int, top: int, bottom: int, seed: int) -> Pixels:
+    """``picture (H, W, 3)`` with that many more pixels on its sides, which show nothing of its ``things (H, W)`` (``ground.things_in``) again.
 
-    The picture itself stands unchanged at (``left``, ``top``), and nothing of it is marked.
+    The picture itself stands unchanged at (``left``, ``top``).
     """
-    foreign = np.zeros(picture.shape[:2], np.uint8)
     # Rows first, then the columns of what came of it, so that the corners continue both.
-    for before, after in ((left, right), (top, bottom)):
-        start, start_foreign = _continued(picture, foreign, before)
-        end, end_foreign = _continued(picture[:, ::-1], foreign[:, ::-1], after)
-        picture = np.concatenate([start[:, ::-1], picture, end], axis=1).transpose(1, 0, 2)
-        foreign = np.concatenate([start_foreign[:, ::-1], foreign, end_foreign], axis=1).T
-    return np.ascontiguousarray(picture), np.asarray(foreign > 0)
+    for number, (before, after) in enumerate(((left, right), (top, bottom))):
+        start = _continued(picture, things, before, seed + 2 * number)
+        end = _continued(picture[:, ::-1], things[:, ::-1], after, seed + 2 * number + 1)
+        picture = np.concatenate([start, picture, end[:, ::-1]], axis=1).transpose(1, 0, 2)
+        things = np.pad(things, ((0, 0), (before, after))).T
+    return np.ascontiguousarray(picture)
 
 
-def without_blots(fill: Pixels, hole: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """``hole (H, W)`` without those of its parts where ``fill (H, W, 3)`` is flat and its surroundings are not."""
-    out = hole.copy()
-    deviation = _deviation(fill)
-    kernel = np.ones((2 * _AROUND + 1, 2 * _AROUND + 1), np.uint8)
-    count, labels = cv2.connectedComponents(hole.astype(np.uint8), connectivity=8)
-    for number in range(1, count):
-        part = labels == number
-        ring = (cv2.dilate(part.astype(np.uint8), kernel) > 0) & ~hole
-        if ring.any() and np.median(deviation[part]) < _LEAST_TEXTURE * np.median(deviation[ring]):
-            out[part] = False
-    return out
-
-
-def _continued(picture: Pixels, marked: Mask, count: int) -> tuple[Pixels, Mask]:
-    """``count`` columns that continue ``picture`` to the left, the nearest first, and where they show ``marked`` or foreign things."""
+def _continued(picture: Pixels, things: Mask, count: int, seed: int) -> Pixels:
+    """``count`` columns that continue ``picture`` to the left, in the picture's order."""
     if count == 0:
-        return picture[:, :0], marked[:, :0]
+        return picture[:, :0]
     picture = np.ascontiguousarray(picture)
-    x, y = coordinates(picture, count)
-    pixels = cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
-    foreign = cv2.remap(marked | _foreign(picture, count), x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT)
-    return np.asarray(pixels, dtype=np.uint8), np.asarray(foreign, dtype=np.uint8)
+    stands = np.ascontiguousarray(things > 0)
+    shorter = min(picture.shape[:2])
+    block = int(np.clip(_BLOCK * shorter, *_BLOCKS_PX))
+    ground = ~standing_out(picture, stands, max(count, 4 * block))
+    if not ground.any():
+        return _stretched(picture, count, shorter)
+    shade = _shade(picture, ground, _SHADE * block)
+    texture = picture - shade
+    texture[~ground] = 0
+    reflected, there = _reflected(picture, texture, ground, count, max(1, round(_DEEPEST * shorter)))
+    beyond = _shade_beyond(shade, ground, count, _EASE * block)
+    reflected, there = quilt(reflected, there, beyond, Texture(texture, shade, ground), block, seed)
+    # What is shaded at the border gets light from there on.
+    dark = np.where(stands[:, :1, None], 0, _shade(picture, ~stands, _SHADE * block)[:, :1] - shade[:, :1])
+    fading = dark * np.exp(-np.arange(count, 0, -1, dtype=np.float32) / (_SHADE * block))[None, :, None]
+    pixels = np.asarray(np.clip(np.rint(beyond + fading + reflected), 0, 255), np.uint8)
+    cut = _cut(things[:, 0] == PRODUCT, count)
+    if not cut.any():
+        return pixels
+    drawn = cv2.blur(np.where(cut, np.uint8(255), np.uint8(0))[:, None], (1, 3)).reshape(-1, 1)
+    return composite(pixels, _stretched(picture, count, shorter), np.repeat(drawn, count, axis=1))
 
 
-def _foreign(picture: Pixels, count: int) -> Mask:
-    """``uint8 (H, W)``: 1 on things in the first ``count`` columns whose colours are not seen beside the left border near them."""
-    height, width = picture.shape[:2]
-    out = np.zeros((height, width), np.uint8)
-    cell = max(_CELL, min(height, width) // _CELLS)
-    # One column of cells more: a thing that begins there casts its edge into those before.
-    rows, columns = height // cell, min(count + cell, width) // cell
-    along, deep = _BESIDE
-    if rows < along or columns <= deep:
-        return out
-    window = columns * cell
-    cells = np.asarray(cv2.resize(to_lab(picture[:, :window]), (columns, rows), interpolation=cv2.INTER_AREA))
-    near = np.clip(np.arange(rows)[:, None] + np.arange(-along, along + 1), 0, rows - 1)
-    beside = cells[near][:, :, :deep].reshape(rows, -1, 3)
-    variety = np.linalg.norm(beside - beside.mean(axis=1, keepdims=True), axis=2).mean(axis=1)
-    distance = np.stack([np.linalg.norm(cells[:, column, None] - beside, axis=2).min(axis=1) for column in range(columns)], axis=1)
-    unlike = cv2.morphologyEx((distance > _UNLIKE).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    if unlike.mean() > _CLUTTER:
-        return out
-    number, labels = cv2.connectedComponents(unlike, connectivity=8)
-    area = np.bincount(labels.reshape(-1), minlength=number)
-    sure = np.bincount(labels[distance > _STRICT + _PER_VARIETY * variety[:, None]], minlength=number)
-    things = (area >= _SMALLEST) & (sure > _SURE * area)
-    things[0] = False
-    grown = cv2.dilate(things[labels].astype(np.uint8), np.ones((2 * _HALO + 1, 2 * _HALO + 1), np.uint8))
-    out[:, :window] = cv2.resize(grown, (window, height), interpolation=cv2.INTER_NEAREST)
-    return out
+def _cut(touching: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:
+    """The rows ``(H,)`` in which a thing is cut by the border, and so broad there that it would go on for ``count`` pixels."""
+    number, labels = cv2.connectedComponents(touching[:, None].astype(np.uint8), connectivity=8)
+    lengths = np.bincount(labels.reshape(-1), minlength=number)
+    lengths[0] = 0
+    return np.asarray((lengths >= count)[labels.reshape(-1)])
 
 
-def _deviation(picture: Pixels) -> npt.NDArray[np.float32]:
-    """``float32 (H, W)``: the standard deviation of the brightness in the 7 × 7 pixels around each."""
-    grey = picture.mean(axis=2, dtype=np.float32)
-    mean = cv2.blur(grey, (7, 7))
-    return np.asarray(np.sqrt(np.maximum(cv2.blur(grey * grey, (7, 7)) - mean * mean, 0)))
+def _stretched(picture: Pixels, count: int, shorter: int) -> Pixels:
+    """The last pixels before the border drawn out, ever more: a thing that goes on, without a second one."""
+    deep = max(1.0, _DRAWN * shorter)
+    step = np.arange(count, 0, -1, dtype=np.float32)
+    x = np.minimum(deep * (1 - np.exp(-step / deep)), picture.shape[1] - 1)
+    y = np.arange(picture.shape[0], dtype=np.float32)
+    drawn = cv2.remap(picture, np.repeat(x[None, :], len(y), axis=0), np.repeat(y[:, None], count, axis=1), cv2.INTER_LINEAR)
+    # Further out it is ever more out of focus: streaks would tell how it was made.
+    share = np.clip(step / (_SOFTENED * deep), 0, 1)[None, :, None]
+    soft = cv2.GaussianBlur(drawn, (0, 0), deep / 3, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(np.rint(drawn * (1 - share) + soft * share), np.uint8)
+
+
+def _shade(picture: Pixels, ground: _Bool, sigma: float) -> _Float:
+    """``float32 (H, W, 3)``: what is left of the ground's colours without texture, going on smoothly behind what is no ground."""
+    scale = max(1.0, sigma / 3)
+    height, width = ground.shape
+    size = max(1, round(width / scale)), max(1, round(height / scale))
+    share = np.asarray(cv2.resize(ground.astype(np.float32), size, interpolation=cv2.INTER_AREA))
+    colours = np.asarray(cv2.resize(picture * ground[..., None].astype(np.float32), size, interpolation=cv2.INTER_AREA)).reshape(
+        size[1], size[0], 3
+    )
+    known = share > 0.5
+    if not known.any():
+        known = share > 0
+    colours = np.where(known[..., None], colours / np.maximum(share, 1e-3)[..., None], 0).astype(np.float32)
+    whole = colours if known.all() else membrane(np.asarray(colours, np.float32), known.astype(np.float32))
+    smooth = cv2.GaussianBlur(np.where(known[..., None], colours, whole), (0, 0), sigma / scale, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(cv2.resize(smooth, (width, height), interpolation=cv2.INTER_CUBIC), np.float32).reshape(height, width, 3)
+
+
+def _shade_beyond(shade: _Float, ground: _Bool, count: int, ease: float) -> _Float:
+    """``float32 (H, count, 3)``: the shade left of the picture, where its slope levels out."""
+    deep = min(shade.shape[1] - 1, max(1, round(ease)))
+    step = np.arange(count, 0, -1, dtype=np.float32)
+    eased = (1 - np.exp(-step / max(1.0, ease)))[None, :, None]
+    rise = cv2.GaussianBlur(shade[:, :1] - shade[:, deep : deep + 1], (0, 0), max(1.0, ease), borderType=cv2.BORDER_REPLICATE)
+    rise = np.clip(rise.reshape(-1, 1, 3), -_SLOPE_LEVELS, _SLOPE_LEVELS)
+    low, high = np.percentile(shade[ground], (0.5, 99.5), axis=0)
+    return np.asarray(np.clip(shade[:, :1] + rise * eased, np.minimum(low, shade[:, :1]), np.maximum(high, shade[:, :1])), np.float32)
+
+
+def _reflected(picture: Pixels, texture: _Float, ground: _Bool, count: int, deepest: int) -> tuple[_Float, _Bool]:
+    """The ``texture`` mirrored at its left border, ``(H, count, 3)``, and where it shows ``ground`` no deeper than ``deepest``."""
+    height, width = ground.shape
+    # The first column is the axis: it is not repeated, which would show as a flat line.
+    depth = max(0, min(deepest, width - 1))
+    column = np.arange(count, 0, -1, dtype=np.float32)[None, :]
+    # A line of slope s that leaves at row r is at r - s × step out there and at r + s × column in here.
+    shear = sheared(picture, 2 * column)
+    x = np.repeat(np.minimum(column, depth), height, axis=0).astype(np.float32)
+    y = (np.arange(height)[:, None] + shear).astype(np.float32)
+    pixels = cv2.remap(texture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    shown = cv2.remap(ground.astype(np.uint8), x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT) > 0
+    # Behind what is hidden a reflection does not begin again.
+    open_here = np.minimum.accumulate(shown[:, ::-1], axis=1)[:, ::-1] & (column <= depth)
+    return np.asarray(pixels, np.float32) * open_here[..., None], np.asarray(open_here)

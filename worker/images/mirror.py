@@ -34,11 +34,19 @@ def coordinates(picture: _Pixels, count: int) -> tuple[_Float, _Float]:
     step = np.arange(1, count + 1, dtype=np.float32)[None, :]
     column = depth - np.abs(depth - step % (2 * depth))
     # A line of slope s that leaves at row r is at r - s × step out there and at r + s × column in here.
-    slope = _slopes(picture)
-    turn = float(np.percentile(np.abs(np.diff(slope)), 90)) if height > 1 else 0.0
-    reach = _FOLD / max(turn, 1e-3)
-    shear = slope[:, None] * reach * np.tanh((step + column) / reach)
+    shear = sheared(picture, step + column)
     return np.repeat(column, height, axis=0).astype(np.float32), (np.arange(height)[:, None] + shear).astype(np.float32)
+
+
+def sheared(picture: _Pixels, across: _Float) -> _Float:
+    """``float32 (H, count)``: how many rows a line of ``picture (H, W, 3)`` moves over ``across (1, count)`` columns at its left border.
+
+    Less for distant columns where lines turn along the border: rows that are pushed together would fold over.
+    """
+    slope = _slopes(picture)
+    turn = float(np.percentile(np.abs(np.diff(slope)), 90)) if len(slope) > 1 else 0.0
+    reach = _FOLD / max(turn, 1e-3)
+    return np.asarray(slope[:, None] * reach * np.tanh(across / reach), np.float32)
 
 
 def _slopes(picture: _Pixels) -> _Float:

@@ -1,0 +1,202 @@
+"""The part of a picture that goes on beyond a border: the ground that is seen there, without the product and without things that stand on it."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from api_schemas.errors import SubjectNotFound
+from worker.images.codec import Frame
+from worker.images.measures import to_lab
+from worker.images.membrane import membrane
+from worker.images.subject import Segmenter, subject_of
+
+_Mask = npt.NDArray[np.uint8]
+_Bool = npt.NDArray[np.bool_]
+
+PRODUCT, THING = 255, 128
+"""Values of a mask of things."""
+_SEEN, _HALF = 25, 127
+"""Of a matte: from where on it would be seen as a part of the product, and from where on as a thing of its own."""
+_SECOND_LOOK = 640
+"""Longest side in pixels of the picture in which what stands out next is looked for."""
+_CELL = 8
+"""Least side in pixels of the cells whose mean colours are compared."""
+_CELLS = 50
+"""Cells along the shorter side of a large picture."""
+_BESIDE = 6, 2
+"""Cells to each side along the border, and cells into the picture, that a cell is compared with."""
+_UNLIKE = 14.0
+"""Least distance (CIELAB) of a cell of a foreign thing from every cell beside the border."""
+_STRICT, _PER_VARIETY = 8.0, 1.5
+"""The same for what marks a thing as foreign for certain: more where the border itself is varied."""
+_SURE = 0.4
+"""Share of a foreign thing's cells that must be so for certain."""
+_SMALLEST = 6
+"""Cells of the smallest thing that is looked at."""
+_CLUTTER = 0.36
+"""Share of unlike cells, of those that are no product, above which a side is a jumble of things, of which none stands out."""
+_PLAIN = 2.0
+"""Variety of a border so plain that whatever differs from it is foreign, however much that is."""
+_HALO = 2
+"""Cells around a thing that its soft edge and its shadow may cover."""
+_SHORT = 0.15
+"""Share of the photo's shorter side up to which an extension is a reflection, or a thing drawn out: that does for any ground."""
+_TOUCHING, _CUT = 2, 0.1
+"""Pixels from the border within which the product is cut by it, and the share of the border from which that is a part of the picture."""
+_VARIED, _VARIED_FAR = 10.5, 5.5
+"""Variety of a border (CIELAB) above which its ground makes no scene, and the same times the share of the shorter side that is added."""
+_SHADOW, _TINGE = 5.0, 8.0
+"""How much darker than the middle of the border a shadow is, and how far its colour may be from there (CIELAB), besides what the border varies."""
+
+
+def things_in(frame: Frame, segmenter: Segmenter) -> _Mask | None:
+    """``uint8 (H, W)``: ``PRODUCT`` on the product of ``frame``, ``THING`` on what stands out next within it, else 0; ``None`` where nothing does.
+
+    The second look is at the picture with the product taken away. What it finds at the frame's border is scenery rather than a thing.
+    """
+    try:
+        product = subject_of(frame, segmenter).matte > _SEEN
+    except SubjectNotFound:
+        return None
+    out = np.where(product, np.uint8(PRODUCT), np.uint8(0))
+    height, width = product.shape
+    scale = min(1.0, _SECOND_LOOK / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(product.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    hidden = np.asarray(cv2.dilate(small, _square(max(1, max(size) // 160))) > 0)
+    if hidden.all():
+        return out
+    shown = np.asarray(cv2.resize(frame.pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    behind = membrane(np.where(hidden[..., None], 0, shown).astype(np.float32), (~hidden).astype(np.float32))
+    view = np.where(hidden[..., None], np.clip(np.rint(behind), 0, 255), shown).astype(np.uint8)
+    try:
+        matte = segmenter.matte(view)
+    except SubjectNotFound:
+        return out
+    _, labels = cv2.connectedComponents((matte > _HALF).astype(np.uint8), connectivity=8)
+    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    second = ((labels > 0) & ~np.isin(labels, border)).astype(np.uint8)
+    seen = cv2.resize(second, (width, height), interpolation=cv2.INTER_NEAREST) > 0
+    return np.where(seen & ~product, np.uint8(THING), out)
+
+
+def standing_out(picture: npt.NDArray[np.uint8], product: _Bool, deep: int) -> _Bool:
+    """``bool (H, W)``: the ``product`` with its shadow, and things in the first ``deep`` columns of ``picture (H, W, 3)`` unlike all at its left border.
+
+    Colours of cells are compared with those beside the border near them, where these are no product.
+    """
+    reduced = _reduced(picture, product)
+    if reduced is None:
+        return product
+    cells, held = reduced
+    height, width = product.shape
+    shaded = _shaded(cells, held)
+    distance, variety = _unlikeness(cells, held | shaded)
+    things = _foreign(distance, variety, held, min(held.shape[1], deep * held.shape[1] // width + 1)) | shaded
+    wide, narrow = cv2.dilate(things.astype(np.uint8), _square(_HALO)), cv2.dilate(held.astype(np.uint8), _square(1))
+    grown = np.asarray(np.maximum(wide, narrow), np.uint8)
+    return np.asarray(cv2.resize(grown, (width, height), interpolation=cv2.INTER_NEAREST) > 0) | product
+
+
+def doubts(picture: npt.NDArray[np.uint8], things: _Mask | None, left: int, right: int, top: int, bottom: int) -> tuple[str, ...]:
+    """Reasons to doubt that ``picture (H, W, 3)`` can be continued by that many pixels on its sides, ``things (H, W)`` left out; none if it can."""
+    stands = np.zeros(picture.shape[:2], np.uint8) if things is None else things
+    turned = {
+        "left": (left, picture, stands),
+        "right": (right, picture[:, ::-1], stands[:, ::-1]),
+        "top": (top, picture.transpose(1, 0, 2), stands.T),
+        "bottom": (bottom, picture[::-1].transpose(1, 0, 2), stands[::-1].T),
+    }
+    found = []
+    for side, (count, pixels, mask) in turned.items():
+        share = count / min(mask.shape)
+        if share <= _SHORT:
+            continue
+        if np.mean((mask[:, :_TOUCHING] == PRODUCT).any(axis=1)) >= _CUT:
+            found.append(f"the product is cut by the photo's {side} border and cannot go on for {count} px")
+        elif _is_varied(np.ascontiguousarray(pixels), np.ascontiguousarray(mask > 0), share):
+            found.append(f"the background at the photo's {side} border is too varied to go on for {count} px")
+    return tuple(found)
+
+
+def _is_varied(picture: npt.NDArray[np.uint8], product: _Bool, share: float) -> bool:
+    """Whether what lies along the left border changes so much that blocks of it make no scene, for an extension of that ``share``."""
+    reduced = _reduced(picture, product)
+    if reduced is None:
+        return False
+    cells, held = reduced
+    variety = float(np.median(_unlikeness(cells, held | _shaded(cells, held))[1]))
+    return variety > _VARIED or variety * share > _VARIED_FAR
+
+
+def _reduced(picture: npt.NDArray[np.uint8], product: _Bool) -> tuple[npt.NDArray[np.float32], _Bool] | None:
+    """The mean colour (CIELAB) of each cell, and where the product is in them; ``None`` where the picture is too small for cells."""
+    height, width = product.shape
+    cell = max(_CELL, min(height, width) // _CELLS)
+    rows, columns = height // cell, width // cell
+    if rows < _BESIDE[0] or columns <= _BESIDE[1]:
+        return None
+    held = cv2.resize(product.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA) > 0
+    # The colours are converted once they are few.
+    return to_lab(np.asarray(cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8)), held
+
+
+def _shaded(cells: npt.NDArray[np.float32], held: _Bool) -> _Bool:
+    """Cells next to those ``held`` that lie in their shadow: darker than most of the border, and of its colour.
+
+    None where that would be a large part of the ground: then the ground itself is so.
+    """
+    border = cells[:, : _BESIDE[1]].reshape(-1, 3)[~held[:, : _BESIDE[1]].reshape(-1)]
+    out = np.zeros(held.shape, np.bool_)
+    if not held.any() or not border.size:
+        return out
+    middle = np.median(border, axis=0)
+    spread = np.median(np.abs(border - middle), axis=0)
+    darker = cells[..., 0] < middle[0] - _SHADOW - 3 * spread[0]
+    alike = np.linalg.norm(cells[..., 1:] - middle[1:], axis=2) < _TINGE + 3 * np.linalg.norm(spread[1:])
+    _, labels = cv2.connectedComponents(((darker & alike) | held).astype(np.uint8), connectivity=4)
+    out = np.isin(labels, np.unique(labels[held])) & ~held
+    return out if np.count_nonzero(out) < _CLUTTER * np.count_nonzero(~held) else np.zeros_like(out)
+
+
+def _unlikeness(cells: npt.NDArray[np.float32], hidden: _Bool) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Each cell's distance from the nearest colour beside the border, ``(rows, columns)``, and how varied these are, ``(rows,)``."""
+    rows, columns = hidden.shape
+    along, deep = _BESIDE
+    near = np.clip(np.arange(rows)[:, None] + np.arange(-along, along + 1), 0, rows - 1)
+    beside = cells[near][:, :, :deep].reshape(rows, -1, 3)
+    unseen = hidden[near][:, :, :deep].reshape(rows, -1)
+    # Where nothing of the ground is seen beside the border there, the whole border is what to go by.
+    whole = cells[:, :deep].reshape(-1, 3)
+    seen = whole[~hidden[:, :deep].reshape(-1)]
+    distance, variety = np.zeros((rows, columns), np.float32), np.zeros(rows, np.float32)
+    for row in range(rows):
+        known = beside[row][~unseen[row]]
+        if not known.size:
+            known = seen if seen.size else whole
+        variety[row] = np.linalg.norm(known - known.mean(axis=0), axis=1).mean()
+        distance[row] = np.linalg.norm(cells[row][:, None] - known, axis=2).min(axis=1)
+    return distance, variety
+
+
+def _foreign(distance: npt.NDArray[np.float32], variety: npt.NDArray[np.float32], held: _Bool, deep: int) -> _Bool:
+    """Cells of things, other than those ``held``, that the border does not show, in the first ``deep`` columns."""
+    looked = np.zeros(held.shape, np.bool_)
+    looked[:, :deep] = True
+    unlike = (distance > _UNLIKE) & looked
+    jumbled = np.count_nonzero(unlike & ~held) > _CLUTTER * max(1, int(np.count_nonzero(looked & ~held)))
+    if jumbled and np.median(variety) > _PLAIN:
+        return np.zeros(held.shape, np.bool_)
+    closed = cv2.morphologyEx(unlike.astype(np.uint8), cv2.MORPH_CLOSE, _square(1))
+    number, labels = cv2.connectedComponents(closed, connectivity=8)
+    area = np.bincount(labels.reshape(-1), minlength=number)
+    sure = np.bincount(labels[(distance > _STRICT + _PER_VARIETY * variety[:, None]) & looked], minlength=number)
+    things = (area >= _SMALLEST) & (sure > _SURE * area)
+    things[0] = False
+    return np.asarray(things[labels])
+
+
+def _square(reach: int) -> _Mask:
+    return np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
