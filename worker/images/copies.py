@@ -25,6 +25,8 @@ _MOST_PX = 160_000
 _SCALES = (0.8, 0.9, 1.0, 1.12, 1.25)
 _PARTS = ((0.55, 3), (0.35, 5))
 """Sides of windows, of the product's, and how many along each: copies that the frame cuts are found by those of their windows that are seen."""
+_FINE, _WHOLE = 40, ((1.0, 1),)
+"""Longest side in pixels of a product, as it is looked for, below which it is looked for as a whole: its windows are no patterns, and many places."""
 _RIM = 2
 """Pixels around the product that belong to a window where the product itself is plain."""
 _LEAST_PX = 90
@@ -72,7 +74,7 @@ def _windows(held: _Bool) -> Iterator[tuple[slice, slice]]:
     if box is None:
         return
     around = box.padded(_RIM, held.shape)
-    for part, count in _PARTS:
+    for part, count in _PARTS if max(box.width, box.height) >= _FINE else _WHOLE:
         height, width = (max(4, round(part * side)) for side in (around.height, around.width))
         for y in np.linspace(around.top, max(around.top, around.bottom - height), count).astype(int):
             for x in np.linspace(around.left, max(around.left, around.right - width), count).astype(int):
