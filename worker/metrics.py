@@ -87,7 +87,7 @@ class WorkerMetrics:
             registry=registry,
             buckets=(1, 2, 4, 6, 10, 20, 40),
         )
-        self.step = Histogram(
+        self.border_step = Histogram(
             "outfill_step_levels",
             "Levels by which a fill that goes on with its photo is off along all of the border.",
             ["operation", "model"],

@@ -262,7 +262,7 @@ class PaintWorker:
                 (self._metrics.seam, report.seam),
                 (self._metrics.colour_shift, report.colour_shift),
                 (self._metrics.rim, report.rim),
-                (self._metrics.step, report.step),
+                (self._metrics.border_step, report.step),
                 (self._metrics.model_error, report.model_error.corrected if report.model_error else None),
                 (self._metrics.growth, report.subject.growth if report.subject else None),
             ):

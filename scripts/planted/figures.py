@@ -28,27 +28,19 @@ def _perfect(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
     groups: dict[str, list[Case]] = {}
     for case in cases:
         if case.painter in ("perfect", "grained") and case.fill in GROUPS:
-            groups.setdefault(f"{case.painter}_{GROUPS[case.fill]}{'_outpaint' * (case.operation == EXTENDS)}", []).append(case)
+            groups.setdefault(f"{case.painter}_{GROUPS[case.fill]}", []).append(case)
     for name, own in sorted(groups.items()):
         found[f"{name}_within_2_levels"] = at_least(
             min(_share(case.p99 <= _WITHIN for case in some) for some in _by_operation(own)), _SHARE
         )
         found[f"{name}_mean_off"] = figure(max(_mean(case.mean for case in some) for some in _by_operation(own)), _MEAN)
-    judged = [case for case in cases if case.painter == "perfect" and _has_to_pass(case)]
+    judged = [case for case in cases if case.painter == "perfect" and case.level is not None]
     return found | ({"perfect_pass": at_least(_passed(judged), _PASS)} if judged else {})
 
 
 def _by_operation(cases: Sequence[Case]) -> list[list[Case]]:
     """The worst operation counts: one that never touches a fill must not make up for another."""
     return [[case for case in cases if case.operation == operation] for operation in sorted({case.operation for case in cases})]
-
-
-def _has_to_pass(case: Case) -> bool:
-    """Whether the verdict on what a perfect painter painted has to be ``pass``.
-
-    A plain strip beside a photo is a hard line along all of the old border, whatever was asked for: the report is right to doubt it.
-    """
-    return case.level is not None and (case.operation != EXTENDS or GROUPS.get(case.fill) == "object")
 
 
 def _truth(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,9 @@
 - *stepped*: a step along the border of a continuing edit; for prompted edits, where a step may be the wish, kept pixels repainted wrong in a way
   that tells nothing about the inside. The report must not pass them.
 
+An extension goes on with its photo, with a prompt too (decision 14): beside it a plain strip is a band along all of the old border, so that new content
+of an ``outpaint`` is the true photo with an object.
+
 "Exactly" is meant at the model's size: what the crop loses by being scaled there and back is the crop's doing, and so all outputs are
 compared with the painter's pixels scaled back.
 """
@@ -21,6 +24,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from api_schemas.requests import Operation
 from scripts.planted import fills
 from scripts.planted.borders import Rim, Step
 from scripts.planted.fills import GROUPS
@@ -77,16 +81,16 @@ def painters(kind: Kind, number: int) -> Iterator[Painter]:
     """Those that paint an edit of ``kind`` of the photo of this ``number``, with the variants whose turn it is."""
     yield Painter("truth", "truth", fills.truth)
     yield Painter("grained", "truth", fills.truth, Grain())
-    names = list(fills.WANTED)
+    names = [name for name, group in GROUPS.items() if kind.operation is not Operation.OUTPAINT or group == "object"]
     if not kind.continues:
-        for name, wanted in fills.WANTED.items():
-            yield Painter("perfect", name, wanted)
-        yield _varied("grained", names[number % 5], Grain())
+        for name in names:
+            yield Painter("perfect", name, fills.WANTED[name])
+        yield _varied("grained", names[number % len(names)], Grain())
     for turn, (name, variants) in enumerate(SHIFTS.items()):
         flaw = variants[number % len(variants)]
         yield Painter(name, "truth", fills.truth, flaw)
         if not kind.continues:
-            yield _varied(name, names[(number + turn + 1) % 5], flaw)
+            yield _varied(name, names[(number + turn + 1) % len(names)], flaw)
     rim = RIMS[number % len(RIMS)]
     rim = Rim(rim.style, rim.width, _RIM_LEVELS[number % len(_RIM_LEVELS)])
     if kind is not BACKGROUND:
