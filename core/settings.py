@@ -194,7 +194,7 @@ class Quality(_Section):
     seam_fail: float = Field(default=3.0, gt=1, description="`fail` from this `seam` on.")
     colour_shift_warn: float = Field(default=6.0, gt=0, description="`warn` from this `colour_shift` (ΔE2000) on.")
     colour_shift_fail: float = Field(default=15.0, gt=0, description="`fail` from this `colour_shift` on.")
-    rim_warn: float = Field(default=6.0, gt=0, description="`warn` from this `rim` (levels) on.")
+    rim_warn: float = Field(default=8.0, gt=0, description="`warn` from this `rim` (levels) on.")
     rim_fail: float = Field(default=20.0, gt=0, description="`fail` from this `rim` on.")
     step_warn: float = Field(default=2.5, gt=0, description="`warn` from this `step` (levels) on.")
     step_fail: float = Field(default=16.0, gt=0, description="`fail` from this `step` on.")

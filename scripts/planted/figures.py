@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from api_schemas.requests import Level, Operation
+from api_schemas.requests import Level
 from scripts.figures import at_least, figure
 from scripts.planted.fills import GROUPS
 from scripts.planted.grades import Case
 
-EXTENDS = Operation.OUTPAINT.value
 _WITHIN, _SHARE, _MEAN, _PASS = 2.0, 0.95, 0.5, 0.98
 _TRUTH_MEAN, _TRUTH_LARGEST, _LEFT, _CAUGHT = 0.3, 12, 0.25, 0.95
 
@@ -23,7 +22,7 @@ def figures_of(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
 
 
 def _perfect(cases: Sequence[Case]) -> dict[str, dict[str, Any]]:
-    """What was asked for is what is delivered, by kind of fill; extensions for themselves, for more may be done to them at the old border."""
+    """What was asked for is what is delivered, by kind of fill."""
     found: dict[str, dict[str, Any]] = {}
     groups: dict[str, list[Case]] = {}
     for case in cases:

@@ -28,7 +28,7 @@ Array = npt.NDArray[np.uint8]
 PINK = (250, 163, 193)
 _DARKER = 40
 _RING_PX = 24
-_TEAL, _OCHRE = (20, 150, 150), (200, 140, 40)
+_TEAL, _OCHRE, _GREY = (20, 150, 150), (200, 140, 40), (150, 150, 150)
 
 
 def truth(scene: Scene) -> Array:
@@ -104,7 +104,9 @@ def _surroundings(scene: Scene) -> npt.NDArray[np.float64]:
 
 
 def _colour(scene: Scene) -> npt.NDArray[np.float64]:
-    """The one of two colours that the photo has less of."""
+    """The one of two colours that the photo has less of; a grey in an extension of a photo without colours, which gets none."""
+    if scene.is_grey:
+        return np.array(_GREY, np.float64)
     mean = scene.truth.reshape(-1, 3).mean(axis=0)
     return np.array(max((_TEAL, _OCHRE), key=lambda colour: float(np.abs(mean - colour).sum())), np.float64)
 

@@ -105,7 +105,8 @@ class Grain:
     def spoil(self, shown: Shown, clean: Array) -> Array:
         """All of it."""
         soft = cv2.GaussianBlur(clean, (0, 0), 0.6).astype(np.float32)
-        noise = np.random.default_rng(shown.scene.number).normal(0, 2.5, clean.shape)
+        channels = 1 if shown.scene.is_grey else 3
+        noise = np.random.default_rng(shown.scene.number).normal(0, 2.5, (*clean.shape[:2], channels))
         return np.asarray(np.clip(np.rint(soft + noise), 0, 255), np.uint8)
 
     def present(self, scene: Scene, output: Array) -> bool:

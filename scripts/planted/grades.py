@@ -85,7 +85,7 @@ def graded(scene: Scene, painter: Painter) -> Case | None:
     if painter_planted is None:
         return None
     painter, painted = painter_planted
-    asked = is_judged(scene.kind, painter)
+    asked = is_judged(scene, painter)
     outcome = flawless(scene, painter.wanted) if asked and painter.flaw is None else delivered(scene, painter, graded=asked)
     meant = pasted(scene, painter.meant) if isinstance(painter.flaw, Shift) else painted
     whole = scene.plan.edit.alpha == 255
@@ -122,14 +122,18 @@ def flawless(scene: Scene, wanted: Callable[[Scene], Array]) -> Outcome:
     return delivered(scene, Painter("flawless", "", wanted))
 
 
-def is_judged(kind: Kind, painter: Painter) -> bool:
+def is_judged(scene: Scene, painter: Painter) -> bool:
     """Whether the verdict is asked for.
 
-    Behind a product the report looks for the product in the output, which tells nothing here where another thing stands out there too, or where
+    Not where the input itself brings a doubt, whatever is painted (a product that the photo's border cuts, before an extension without a prompt). Behind a product the report looks for the product in the output, which tells nothing here where another thing stands out there too, or where
     the photo hides the ellipse that was cut from it.
     """
+    if examiner().best_verdict(scene.spec.request, scene.plan.edit) is not Level.PASS:
+        return False
     return (
-        kind is not BACKGROUND or painter.name in ("rimmed", "stepped") or (painter.name == "perfect" and GROUPS[painter.fill] != "object")
+        scene.kind is not BACKGROUND
+        or painter.name in ("rimmed", "stepped")
+        or (painter.name == "perfect" and GROUPS[painter.fill] != "object")
     )
 
 
@@ -155,7 +159,13 @@ def pasted(scene: Scene, paint: Callable[[Shown], Array]) -> Array:
             frame = plan.next_canvas(frame, number)
         for region in regions:
             shown = Shown(scene, region, plan.request(region, frame, number, 1))
-            frame = paste(frame, restore(paint(shown), region.crop), region.alpha, region.crop.box)
+            fill, window = restore(paint(shown), region.crop), region.crop.box.slices
+            if plan.is_extended_by_model:  # up to the line: what is joined there is no paste
+                pixels = frame.pixels.copy()
+                np.copyto(pixels[window], fill, where=plan.unknown(number, region.crop.box)[..., None] > 0)
+                frame = replace(frame, pixels=pixels)
+            else:
+                frame = paste(frame, fill, region.alpha, region.crop.box)
     return frame.pixels
 
 

@@ -9,7 +9,7 @@
   that tells nothing about the inside. The report must not pass them.
 
 An extension goes on with its photo, with a prompt too (decision 14): beside it a plain strip is a band along all of the old border, so that new content
-of an ``outpaint`` is the true photo with an object.
+of an ``outpaint`` is the true photo with an object that does not reach the border.
 
 "Exactly" is meant at the model's size: what the crop loses by being scaled there and back is the crop's doing, and so all outputs are
 compared with the painter's pixels scaled back.
@@ -81,7 +81,7 @@ def painters(kind: Kind, number: int) -> Iterator[Painter]:
     """Those that paint an edit of ``kind`` of the photo of this ``number``, with the variants whose turn it is."""
     yield Painter("truth", "truth", fills.truth)
     yield Painter("grained", "truth", fills.truth, Grain())
-    names = [name for name, group in GROUPS.items() if kind.operation is not Operation.OUTPAINT or group == "object"]
+    names = ["disc"] if kind.operation is Operation.OUTPAINT else list(fills.WANTED)
     if not kind.continues:
         for name in names:
             yield Painter("perfect", name, fills.WANTED[name])

@@ -20,6 +20,7 @@ from api_schemas.models import EXEMPLAR, SAMPLING_PARAMETERS, EngineKind, Licenc
 from api_schemas.requests import Operation, job_request
 from core.settings import Quality
 from scripts.photos import ellipse
+from worker.images.monochrome import is_grey
 from worker.images.subject import Segmenter
 from worker.intake import Plan, prepare
 from worker.report import Examiner
@@ -98,6 +99,11 @@ class Scene:
     plan: Plan
     truth: Array
     """``uint8 (H, W, 3)``, the size of the output: the photo that nobody edited."""
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether it is an extension of a photo without colours, which gets none."""
+        return self.kind.operation is Operation.OUTPAINT and is_grey(self.truth)
 
 
 @cache

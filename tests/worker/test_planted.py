@@ -54,7 +54,7 @@ def those(wanted: Callable[[Case], bool]) -> list[Case]:
 def test_what_was_asked_for_is_delivered(group: str) -> None:
     """New content of a painter that keeps the kept pixels is delivered as it was painted, to two levels at the 99th percentile."""
     found = those(lambda case: case.painter == "perfect" and GROUPS[case.fill] == group)
-    assert {case.operation for case in found} == {"inpaint", "outpaint"}
+    assert {case.operation for case in found} == ({"inpaint", "outpaint"} if group == "object" else {"inpaint"})
     assert [case for case in found if case.p99 > 2] == []
     assert np.mean([case.mean for case in found]) < 0.5
 
@@ -89,9 +89,9 @@ def test_new_content_passes() -> None:
 
 
 def test_the_photos_own_content_passes() -> None:
-    """No edit that is the photo itself is doubted."""
+    """No edit that is the photo itself is doubted for what was painted."""
     found = those(lambda case: case.painter == "truth")
-    assert [(case.photo, case.operation, case.reasons) for case in found if case.level is not Level.PASS] == []
+    assert [(case.photo, case.operation, case.reasons) for case in found if case.level not in (Level.PASS, None)] == []
 
 
 def test_a_rim_does_not_pass() -> None:

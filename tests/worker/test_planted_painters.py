@@ -175,4 +175,5 @@ def test_every_kind_of_painter_paints_every_kind_of_edit(kind: Kind) -> None:
     found = list(painters(kind, 4))
     assert {painter.name.split(",")[0] for painter in found} >= {"truth", "grained", "shifted", "rimmed", "stepped"}
     perfect = {painter.fill for painter in found if painter.name == "perfect"}
-    assert perfect == (set() if kind.continues else set(fills.WANTED))
+    wanted = {"disc"} if kind.operation is Operation.OUTPAINT else set(fills.WANTED)
+    assert perfect == (set() if kind.continues else wanted)
