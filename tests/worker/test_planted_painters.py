@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from api_schemas.requests import Operation
 from scripts.planted import fills
 from scripts.planted.borders import Rim, Step
 from scripts.planted.flaws import Grain, Shift, Shown, Stripes
