@@ -2,7 +2,7 @@
 
     python -m scripts.bench_composing --against TREE [--photos N] [--rounds N]
 
-TREE is a worktree of the other commit (``git worktree add TREE COMMIT``). Each commit's ``worker`` runs in a process of its own, with this commit's
+TREE is a worktree of the other commit (``git worktree add TREE COMMIT``). Each commit's ``worker`` runs in a process of its own, with its own
 planted painters, on one thread; the two take turns, photo by photo, and the one that goes first alternates. Processor seconds are compared, so that
 what else the machine does hardly matters. build/bench/composing.json.
 """
@@ -29,12 +29,11 @@ from scripts.planted.painters import painters
 from scripts.planted.scenes import scenes
 
 LIMIT = 1.1
-PAINTERS = ("perfect", "truth", "shifted, offset")
+PAINTERS = ("truth", "shifted, offset")
+"""Their pictures of the truth: these are the same for every commit, whatever new content its painters may be asked for."""
 _TURN = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import api_schemas, core, worker  # of that tree, whatever is imported from them later
-sys.path.insert(0, sys.argv[2])
 from scripts.bench_composing import serve
 serve()
 """
@@ -83,7 +82,7 @@ class _Side:
 @contextmanager
 def _turns(tree: Path) -> Iterator[_Side]:
     here = Path(__file__).parent.parent
-    command = [sys.executable, "-c", _TURN, str(tree), str(here)]
+    command = [sys.executable, "-c", _TURN, str(tree)]
     with subprocess.Popen(command, cwd=here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - a fixed command
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the process has no pipes")
@@ -102,7 +101,7 @@ def serve() -> None:
             delivered(scene, painter, clock=time.process_time, graded=False).seconds
             for scene in scenes(name, picture, number)
             for painter in painters(scene.kind, number)
-            if painter.name in PAINTERS
+            if painter.name in PAINTERS and painter.fill == "truth"
         )
         print(seconds, flush=True)
 

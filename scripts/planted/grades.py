@@ -183,12 +183,6 @@ class _Grader:
     def best_verdict(self, request: JobRequest, edit: Edit) -> Level:
         return examiner().best_verdict(request, edit)
 
-    def __call__(self, edit: Edit, output: Frame) -> Report:
-        """As commits before decision 13 ask, whose composing is timed against this one's."""
-        del edit, output
-        self.told.append(self._clock())
-        return _NOTHING_SAID
-
 
 def delivered(scene: Scene, painter: Painter, *, clock: Callable[[], float] = time.perf_counter, graded: bool = True) -> Outcome:
     """The output and the report that a client would get; if it is not to be ``graded``, a report that says nothing."""
