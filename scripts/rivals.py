@@ -19,8 +19,10 @@ import torch
 from PIL import Image
 from rich.table import Table
 
+from api_schemas.requests import Operation
 from scripts import photos
 from scripts.stock import load_stock
+from service.resolve import MASK_DEFAULTS
 from worker.images.mask import edit_alpha
 from worker.images.measures import Border
 
@@ -28,6 +30,10 @@ Array = npt.NDArray[np.uint8]
 PROMPT = "grey concrete wall, soft light"
 COLUMNS = ("Outfill erase", "Outfill inpaint", "stock", "stock, padding_mask_crop", "OpenCV Telea", "photo")
 OURS = COLUMNS[:2]
+EDGES = {"Outfill erase": MASK_DEFAULTS[Operation.ERASE], "Outfill inpaint": MASK_DEFAULTS[Operation.INPAINT]}
+"""How far a mask grows and over how many pixels an edit fades, as customers get it who say nothing of it."""
+_HARD = 0, 4
+"""What is pasted by the mask alone is measured around the mask's own border."""
 CELL = 150
 
 
@@ -59,7 +65,7 @@ class Outfill:
 
     def run(self, image: bytes, mask: bytes, **fields: Any) -> bytes:
         """One job, from its files to that of its output."""
-        request = {"image": "file:image", "mask": "file:mask", "mask_options": {"grow_px": 0, "feather_px": 4}, "seed": 1, **fields}
+        request = {"image": "file:image", "mask": "file:mask", "seed": 1, **fields}
         parts = {"image": image, "mask": mask}
         answer = self._api.post("/v1/jobs", data={"request": json.dumps(request)}, files=parts).raise_for_status().json()
         while answer["status"] in ("queued", "running"):
@@ -84,7 +90,7 @@ def compare(outfill: Outfill, model: Path) -> tuple[dict[str, list[Measured]], A
             began = time.perf_counter()
             output = fill(picture, mask)
             seconds = time.perf_counter() - began
-            measured[column].append(_measure(picture, mask, output, seconds))
+            measured[column].append(_measure(picture, mask, output, edit_alpha(mask, *EDGES.get(column, _HARD)), seconds))
             cells.append(_cell(output))
         rows.append(np.concatenate(cells, axis=1))
         print(f"{name} {picture.shape[1]}×{picture.shape[0]}", flush=True)
@@ -141,13 +147,12 @@ def _fills(outfill: Outfill, model: Path) -> Mapping[str, Callable[[Array, Array
     return dict(zip(COLUMNS, calls, strict=True))
 
 
-def _measure(picture: Array, mask: Array, output: Array, seconds: float) -> Measured:
-    """What has another size is scaled back first, as its user would have to."""
+def _measure(picture: Array, mask: Array, output: Array, alpha: Array, seconds: float) -> Measured:
+    """At the border of ``alpha``, in the output and in the photo. What has another size is scaled back first, as its user would have to."""
     same = output.shape == picture.shape
     if not same:
         output = np.asarray(cv2.resize(output, picture.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
-    kept = mask == 0
-    alpha = edit_alpha(mask, 0, 4)  # one border for all: where Outfill fades
+    kept = alpha == 0
     border = Border.of(alpha)
     if border is None:
         raise ValueError("the mask has no border")
