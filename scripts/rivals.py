@@ -90,7 +90,7 @@ def compare(outfill: Outfill, model: Path) -> tuple[dict[str, list[Measured]], A
             began = time.perf_counter()
             output = fill(picture, mask)
             seconds = time.perf_counter() - began
-            measured[column].append(_measure(picture, mask, output, edit_alpha(mask, *EDGES.get(column, _HARD)), seconds))
+            measured[column].append(_measure(picture, output, edit_alpha(mask, *EDGES.get(column, _HARD)), seconds))
             cells.append(_cell(output))
         rows.append(np.concatenate(cells, axis=1))
         print(f"{name} {picture.shape[1]}×{picture.shape[0]}", flush=True)
@@ -147,7 +147,7 @@ def _fills(outfill: Outfill, model: Path) -> Mapping[str, Callable[[Array, Array
     return dict(zip(COLUMNS, calls, strict=True))
 
 
-def _measure(picture: Array, mask: Array, output: Array, alpha: Array, seconds: float) -> Measured:
+def _measure(picture: Array, output: Array, alpha: Array, seconds: float) -> Measured:
     """At the border of ``alpha``, in the output and in the photo. What has another size is scaled back first, as its user would have to."""
     same = output.shape == picture.shape
     if not same:
