@@ -66,6 +66,19 @@ class WorkerMetrics:
         self.retries = Counter(
             "outfill_image_retries", "Images painted again because a check was not met.", ["operation", "model"], registry=registry
         )
+        self.unprompted = Counter(
+            "outfill_unprompted",
+            "Images done without the prompt, as all attempts of the model failed.",
+            ["operation", "model"],
+            registry=registry,
+        )
+        self.ambiguity = Histogram(
+            "outfill_ambiguity_ratio",
+            "Share of the product of which the segmenter was not sure.",
+            ["operation", "model"],
+            registry=registry,
+            buckets=(0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.5, 1),
+        )
         self.seam = Histogram(
             "outfill_seam",
             "Gradient across the border of an edit over that beside it; 1 is invisible.",

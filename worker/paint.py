@@ -86,6 +86,7 @@ class PaintWorker:
         self._stopping = self._drained = False
         self._intake = quiet_pool("intake", POOL)
         self._outputs = quiet_pool("outputs", POOL)
+        self._unprompted = quiet_pool("unprompted", 1)  # seconds for each picture, in which others' are delivered
         self._ends = quiet_pool("ends", 1)  # so that no job's end waits behind pictures for which S3 is not there
 
     # -- life ---------------------------------------------------------------------------------------------------------------------
@@ -129,7 +130,7 @@ class PaintWorker:
         for thread in threads:
             if thread.name != "painter" or self._painter.is_settled:
                 thread.join()
-        for pool in (self._intake, self._outputs, self._ends):
+        for pool in (self._intake, self._unprompted, self._outputs, self._ends):
             pool.shutdown()
         try:
             self._catalogue.withdraw(self._claims.name)
@@ -237,8 +238,22 @@ class PaintWorker:
         self._lap(work, "compose")
         if work.requests:
             self._painter.inbox.put(work)
+        elif work.rounds.gives_way:
+            self._unprompted.submit(self._guarded, self._go_on_without_prompt, work)
         else:
             self._deliver(work)
+
+    def _go_on_without_prompt(self, work: Work) -> None:
+        """Do one picture of which all attempts failed; another job's comes before the next."""
+        self._check_wanted(work)
+        if work.rounds is None:
+            raise ValueError("a job is planned before it is composed")
+        work.rounds.go_on_without_prompt()
+        self._lap(work, "compose")
+        if work.rounds.gives_way:
+            self._unprompted.submit(self._guarded, self._go_on_without_prompt, work)
+        else:
+            self._outputs.submit(self._guarded, self._deliver, work)
 
     def _deliver(self, work: Work) -> None:
         self._check_wanted(work)
@@ -258,6 +273,9 @@ class PaintWorker:
             report = output.report
             self._metrics.verdicts.labels(operation, model, report.verdict.level).inc()
             self._metrics.retries.labels(operation, model).inc(report.attempts - 1)
+            painter = report.painted_by or model
+            if painter != model:
+                self._metrics.unprompted.labels(operation, model).inc()
             for histogram, value in (
                 (self._metrics.seam, report.seam),
                 (self._metrics.colour_shift, report.colour_shift),
@@ -265,9 +283,10 @@ class PaintWorker:
                 (self._metrics.border_step, report.step),
                 (self._metrics.model_error, report.model_error.corrected if report.model_error else None),
                 (self._metrics.growth, report.subject.growth if report.subject else None),
+                (self._metrics.ambiguity, report.ambiguity),
             ):
                 if value is not None:
-                    histogram.labels(operation, model).observe(value)
+                    histogram.labels(operation, painter).observe(value)
 
     def _previewed(self, work: Work, pixels: Pixels) -> None:
         work.preview_under_way = True

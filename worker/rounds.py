@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import structlog
 
 from api_schemas.errors import ChecksNotMet
 from api_schemas.jobs import JobSpec, ModelError, Report, Verdict
@@ -32,6 +33,7 @@ from worker.intake import Edit, Plan
 from worker.outputs import Rendered, encode_output
 from worker.wording import Wordings
 
+_log = structlog.stdlib.get_logger(__name__)
 _ALL_READ = Wordings()
 _OPAQUE = 255
 _LEVELS_OF_A_SEAM, _STEP_OF_A_SEAM = 20.0, 10.0
@@ -68,6 +70,8 @@ class _Picture:
     best: Rendered | None = None
     badness: tuple[int, float] = (0, 0.0)
     """Of the best."""
+    gave_way: bool = False
+    """Whether all attempts failed, and it is to be done without the prompt."""
     done: bool = False
 
 
@@ -124,8 +128,24 @@ class Rounds:
         self._ask()
 
     @property
+    def gives_way(self) -> bool:
+        """Whether a picture is left of which all attempts failed, and that is to be done without the prompt once nothing else is to be painted."""
+        return any(picture.gave_way and not picture.done for picture in self._pictures)
+
+    def go_on_without_prompt(self) -> None:
+        """Do one picture without the prompt, in seconds: the better of that and the best attempt is then its output."""
+        picture = next(picture for picture in self._pictures if picture.gave_way and not picture.done)
+        if picture.best is None:
+            raise ValueError("such a picture was painted")
+        try:
+            picture.best = self._without_prompt(picture, picture.best)
+        except Exception:  # what was painted is still there to be delivered
+            _log.exception("unprompted_failed", job=self._spec.id)
+        picture.done = True
+
+    @property
     def _unfinished(self) -> list[_Picture]:
-        return [picture for picture in self._pictures if not picture.done]
+        return [picture for picture in self._pictures if not picture.done and not picture.gave_way]
 
     def _regions(self, picture: _Picture) -> tuple[Region, ...]:
         """What is painted of it in this round."""
@@ -202,15 +222,17 @@ class Rounds:
             self._begun(picture)
         else:
             # Not before: another seed would be tried in vain for what is wrong with the words.
-            judged = replace(picture.best, report=self._wordings.judged(picture.best.report))
-            picture.best = self._or_without_prompt(picture, judged)
-            picture.done, picture.fill, picture.frame = True, None, edit.source  # the bytes are kept, not the pixels
+            picture.best = replace(picture.best, report=self._wordings.judged(picture.best.report))
+            failed = picture.best.report.verdict.level is Level.FAIL
+            picture.gave_way = failed and self._checks.min_verdict is None and self._plan.without_prompt is not None
+            picture.done = not picture.gave_way
+            picture.fill, picture.frame = None, edit.source  # the bytes are kept, not the pixels
 
-    def _or_without_prompt(self, picture: _Picture, best: Rendered) -> Rendered:
-        """``best``, or, where it failed and the request asks for no better verdict, what goes on without the prompt, if that is no failure."""
-        failed = best.report.verdict
-        if failed.level is not Level.FAIL or self._checks.min_verdict is not None or self._plan.without_prompt is None:
+    def _without_prompt(self, picture: _Picture, best: Rendered) -> Rendered:
+        """The picture without the prompt, or ``best`` where that is a failure too."""
+        if self._plan.without_prompt is None:
             return best
+        failed = best.report
         seed = (self._first_seed or 0) + picture.number
         update = {"checks": Checks(), "num_images": 1, "seed": seed, **({"prompt": None} if hasattr(self._spec.request, "prompt") else {})}
         spec = self._spec.model_copy(update={"request": self._spec.request.model_copy(update=update)})
@@ -222,11 +244,15 @@ class Rounds:
         if verdict.level is Level.FAIL:
             return best
         level = max(verdict.level, Level.WARN, key=lambda level: level.rank)
-        tried = f"no attempt of {self._spec.model} was good enough ({'; '.join(failed.reasons)})"
+        tried = f"no attempt of {self._spec.model} was good enough ({'; '.join(failed.verdict.reasons)})"
         reason = f"{tried}: {EXEMPLAR.id} did it instead, which goes on with the photo and reads no prompt"
         report = {
-            "verdict": Verdict(level=level, reasons=(reason, *verdict.reasons)), "painted_by": EXEMPLAR.id, "attempts": best.report.attempts,
-        }  # fmt: skip
+            "verdict": Verdict(level=level, reasons=(reason, *verdict.reasons)),
+            "painted_by": EXEMPLAR.id,
+            "attempts": failed.attempts,
+            "prompt": failed.prompt,
+            "negative_prompt": failed.negative_prompt,
+        }
         return replace(other, report=other.report.model_copy(update=report))
 
 

@@ -195,6 +195,8 @@ def delivered(scene: Scene, painter: Painter, *, clock: Callable[[], float] = ti
         rounds.take(answers)
         seconds += (grader.told.pop(0) if grader.told else clock()) - began
         number += 1
+    while rounds.gives_way:
+        rounds.go_on_without_prompt()
     (output,) = rounds.rendered
     return Outcome(np.asarray(Image.open(io.BytesIO(output.data)).convert("RGB"), np.uint8), output.report, seconds)
 

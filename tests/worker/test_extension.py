@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -60,6 +61,8 @@ def done(request: dict[str, Any], inputs: dict[str, Array], model: Model, card: 
     rounds = rounds_of(spec, plan)
     while rounds.requests:
         rounds.take([model(each) for each in rounds.requests] if card is CARD else fill_all(rounds.requests))
+    while rounds.gives_way:
+        rounds.go_on_without_prompt()
     return plan, rounds
 
 
@@ -203,6 +206,32 @@ def test_what_was_painted_stays_where_nothing_does_better() -> None:
     spec, plan = plan_of({**OUTPAINT, **SAMPLING}, CARD, {"image": png(photo)})
     rounds = Rounds(spec, plan, Failing(SEGMENTER, Quality()))
     rounds.take([paints(ground(360, 440, (165, 120, 90)))(each) for each in rounds.requests])
+    rounds.go_on_without_prompt()
     (rendered,) = rounds.rendered
     assert (rendered.report.painted_by, rendered.report.verdict.level) == (None, Level.FAIL)
     assert "planted" in rendered.report.verdict.reasons
+
+
+def test_what_gives_way_is_done_picture_by_picture_and_a_fault_costs_none() -> None:
+    """Nothing is delivered before each failed picture was done without its prompt; where that breaks, what was painted is delivered."""
+    photo = ground(240, 320)
+    spec, plan = plan_of({**OUTPAINT, **SAMPLING, "num_images": 2}, CARD, {"image": png(photo)})
+    ways = iter([plan.without_prompt])
+
+    def without_prompt() -> Plan:
+        way = next(ways)  # the second picture finds none
+        assert way is not None
+        return way()
+
+    rounds = rounds_of(spec, replace(plan, without_prompt=without_prompt))
+    rounds.take([far_off(each) for each in rounds.requests])
+    assert (rounds.requests, rounds.gives_way) == ((), True)
+    rounds.go_on_without_prompt()
+    with pytest.raises(ValueError, match="still being painted"):
+        _ = rounds.rendered
+    rounds.go_on_without_prompt()
+    assert not rounds.gives_way
+    assert [(each.report.painted_by, each.report.verdict.level) for each in rounds.rendered] == [
+        ("exemplar", Level.WARN),
+        (None, Level.FAIL),
+    ]

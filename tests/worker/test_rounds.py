@@ -61,6 +61,8 @@ def paint(rounds: Rounds, model: Model) -> list[int]:
     while rounds.requests:
         sizes.append(len(rounds.requests))
         rounds.take([model(request) for request in rounds.requests])
+    while rounds.gives_way:
+        rounds.go_on_without_prompt()
     return sizes
 
 

@@ -84,6 +84,8 @@ def _gradient(luma: npt.NDArray[np.float32], axis: int) -> float:
 
 def _energy(luma: npt.NDArray[np.float32]) -> float:
     """The gradients in both directions; the median of tiles along the border."""
+    if min(luma.shape) < 2:
+        return 0.0
     across, along = np.abs(np.diff(luma, axis=1)).mean(axis=1), np.abs(np.diff(luma, axis=0)).mean(axis=1)
     tiles = np.array_split(across[:-1] + along, min(_TILES, along.size)) if along.size else [across]
     return float(np.median([tile.mean() for tile in tiles]))
