@@ -90,7 +90,9 @@ class Plan:
     def request(self, region: Region, frame: Frame, passed: int, seed: int) -> PaintRequest:
         """``region`` of the pass after ``passed``, on ``frame`` as it is by then."""
         mask = fit_mask(self.unknown(passed, region.crop.box), region.crop.size)
-        things = None if self.edit.things is None else fit_mask(self.edit.things[region.crop.box.slices], region.crop.size)
+        things = None
+        if self.edit.things is not None and self.recipe is None:  # a model sees for itself
+            things = fit_mask(self.edit.things[region.crop.box.slices], region.crop.size)
         return PaintRequest(_as_seen(frame, region.crop), mask, seed, self.recipe, things)
 
     def unknown(self, passed: int, box: Box) -> Mask:
@@ -225,7 +227,7 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard, segmente
             "the picture is clear along the border that is extended, and clear goes on as clear; see replace_background", field="image"
         )
     alone = card.engine is EngineKind.EXEMPLAR
-    things = things_in(source, segmenter) if alone else None
+    things = things_in(source, segmenter)
     edit = Edit(
         source,
         (sides[0], sides[2]),
@@ -233,7 +235,7 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard, segmente
         edit_alpha(mask, 0, OUTPAINT_FEATHER_PX),
         cover=frame.alpha,
         things=None if things is None else np.pad(things, (sides[2:], sides[:2])),
-        doubts=doubts(source.pixels, things, *sides) if alone else (),
+        doubts=doubts(over_ground(source, WHITE), things, *sides) if alone else (),
     )
     known = [Box(sides[0], sides[2], sides[0] + source.width, sides[2] + source.height)]
     # The exemplar engine continues what it is shown: that it can do at full size and at once, and shrinking would cost texture.
@@ -281,7 +283,12 @@ def _sizes(card: ModelCard) -> dict[str, Any]:
 
 def _as_seen(frame: Frame, crop: Crop) -> Pixels:
     """The crop as a model sees it: what is transparent is white."""
-    return over_ground(Frame(take(frame.pixels, crop), None if frame.alpha is None else take(frame.alpha, crop)), WHITE)
+    if frame.alpha is None:
+        return take(frame.pixels, crop)
+    # Before it is scaled: colours and alpha scaled apart would bring hidden colours to light.
+    shown, window = frame.pixels.copy(), crop.box.slices
+    shown[window] = over_ground(Frame(frame.pixels[window], frame.alpha[window]), WHITE)
+    return take(shown, crop)
 
 
 def _recipe(request: PaintedRequest, source: Frame, picture: Pixels | None = None) -> Sampling | Backdrop | None:

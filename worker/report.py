@@ -20,6 +20,7 @@ from worker.images.mask import coverage
 from worker.images.measures import Border
 from worker.images.profile import Profile
 from worker.images.subject import Segmenter
+from worker.images.transparency import WHITE, over_ground
 from worker.intake import Edit
 
 _STRIP = 64
@@ -68,7 +69,7 @@ class Examiner:
         if error is not None and not isinstance(request, ReplaceBackgroundRequest):
             # How well a model renders a product in detail says little of the background that it paints.
             reasons += self._beyond("model_error", error.corrected)
-        if edit.things is not None and second_copy(output.pixels, edit.things == PRODUCT, edit.alpha > 0):
+        if edit.things is not None and second_copy(over_ground(output, WHITE), edit.things == PRODUCT, edit.alpha > 0):
             reasons.append((Level.FAIL, _TWICE))
         return Report(
             preserved=preserved,
@@ -80,9 +81,10 @@ class Examiner:
             verdict=Verdict(level=_worst(reasons), reasons=tuple(reason for _, reason in reasons)),
         )
 
-    def best_verdict(self, request: JobRequest, edit: Edit) -> Level:
-        """The level that no output of ``request`` is better than, whatever is painted: the input brings it."""
-        return _worst(self._brought(request, edit))
+    def brought(self, request: JobRequest, edit: Edit) -> Verdict:
+        """The verdict that no output of ``request`` is better than, whatever is painted: the input brings it."""
+        reasons = self._brought(request, edit)
+        return Verdict(level=_worst(reasons), reasons=tuple(reason for _, reason in reasons))
 
     def _brought(self, request: JobRequest, edit: Edit) -> list[tuple[Level, str]]:
         cut = isinstance(request, ReplaceBackgroundRequest) and request.shadow is not None and base_is_cut(255 - edit.alpha)

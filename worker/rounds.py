@@ -28,7 +28,7 @@ from worker.images.known_error import KnownError, correct
 from worker.images.mask import Box
 from worker.images.monochrome import in_grey, is_grey
 from worker.images.transition import join
-from worker.images.transparency import WHITE, off_ground
+from worker.images.transparency import WHITE, off_ground, over_ground
 from worker.intake import Edit, Plan
 from worker.outputs import Rendered, encode_output
 from worker.wording import Wordings
@@ -47,8 +47,8 @@ class Grader(Protocol):
         """The measures of ``output``, painted by a model that was off by ``error`` on kept pixels. Raises ``EngineFailed`` if a kept pixel changed."""
         ...
 
-    def best_verdict(self, request: JobRequest, edit: Edit) -> Level:
-        """The level that no output of ``request`` is better than, whatever is painted."""
+    def brought(self, request: JobRequest, edit: Edit) -> Verdict:
+        """The verdict that no output of ``request`` is better than, whatever is painted."""
         ...
 
 
@@ -79,13 +79,17 @@ class Rounds:
     """Not thread-safe: handed from thread to thread with its job."""
 
     def __init__(self, spec: JobSpec, plan: Plan, grader: Grader, wordings: Wordings = _ALL_READ) -> None:
-        """Plan the rounds. Raises ``ChecksNotMet`` where the ``wordings`` of its prompts are worse than the request allows."""
+        """Plan the rounds. Raises ``ChecksNotMet`` where the ``wordings`` of its prompts, or the input, allow no verdict that the request does."""
         self._spec = spec
         self._plan = plan
         self._grader = grader
         self._checks = getattr(spec.request, "checks", Checks())
         self._wordings = wordings
         wordings.refuse(self._checks)
+        self._brought = grader.brought(spec.request, plan.edit)
+        least = self._checks.min_verdict
+        if least is not None and self._brought.level.rank > least.rank:
+            raise ChecksNotMet(f"nothing was painted: {'; '.join(self._brought.reasons)}", field="checks.min_verdict")
         request = spec.request
         # Nothing is painted for remove_background: its one picture is what the plan says.
         self._images = 1 if isinstance(request, RemoveBackgroundRequest) else request.num_images
@@ -199,13 +203,14 @@ class Rounds:
         """The frame with what a model painted around the picture, joined to it. In a photo without colours it has none."""
         known, grown = self._plan.known[picture.passed : picture.passed + 2]
         window, kept = region.crop.box.slices, self._plan.unknown(picture.passed, region.crop.box) == 0
-        if is_grey(self._plan.edit.source.pixels):
+        if is_grey(over_ground(self._plan.edit.source, WHITE)):
             fill = in_grey(fill)
-        pixels = picture.frame.pixels.copy()
-        np.copyto(pixels[window], fill, where=~kept[..., None])
-        met = join(pixels[grown.slices], known.moved(-grown.left, -grown.top))
-        picture.met = picture.met or met  # the passes after the first meet what the model painted itself
-        return Frame(pixels, picture.frame.alpha, picture.frame.icc)
+        seen = over_ground(picture.frame, WHITE)  # what is hidden is neither shown again nor looked at
+        seen = seen.copy() if seen is picture.frame.pixels else seen
+        np.copyto(seen[window], fill, where=~kept[..., None])
+        picture.met += join(seen[grown.slices], known.moved(-grown.left, -grown.top))
+        seen[known.slices] = picture.frame.pixels[known.slices]
+        return Frame(seen, picture.frame.alpha, picture.frame.icc)
 
     def _examine(self, picture: _Picture) -> None:
         edit = self._plan.edit
@@ -215,8 +220,8 @@ class Rounds:
             picture.badness = badness
             picture.best = encode_output(self._spec, edit, picture.frame, self._seed(picture), report, picture.fill)
         picture.best = picture.best.tried(picture.attempt)
-        best = self._grader.best_verdict(self._spec.request, edit)  # for what the input brings no other seed is tried
-        wanted = max(self._checks.min_verdict or Level.PASS, best, key=lambda level: level.rank)
+        # For what the input brings no other seed is tried.
+        wanted = max(self._checks.min_verdict or Level.PASS, self._brought.level, key=lambda level: level.rank)
         if picture.best.report.verdict.level.rank > wanted.rank and picture.attempt < self._checks.max_attempts:
             picture.attempt += 1
             self._begun(picture)

@@ -128,7 +128,7 @@ def is_judged(scene: Scene, painter: Painter) -> bool:
     Not where the input itself brings a doubt, whatever is painted (a product that the photo's border cuts, before an extension without a prompt). Behind a product the report looks for the product in the output, which tells nothing here where another thing stands out there too, or where
     the photo hides the ellipse that was cut from it.
     """
-    if examiner().best_verdict(scene.spec.request, scene.plan.edit) is not Level.PASS:
+    if examiner().brought(scene.spec.request, scene.plan.edit).level is not Level.PASS:
         return False
     return (
         scene.kind is not BACKGROUND
@@ -180,8 +180,8 @@ class _Grader:
         self.told.append(self._clock())
         return examiner().report(request, edit, output, error) if self._graded else _NOTHING_SAID
 
-    def best_verdict(self, request: JobRequest, edit: Edit) -> Level:
-        return examiner().best_verdict(request, edit)
+    def brought(self, request: JobRequest, edit: Edit) -> Verdict:
+        return examiner().brought(request, edit)
 
 
 def delivered(scene: Scene, painter: Painter, *, clock: Callable[[], float] = time.perf_counter, graded: bool = True) -> Outcome:

@@ -235,3 +235,49 @@ def test_what_gives_way_is_done_picture_by_picture_and_a_fault_costs_none() -> N
         ("exemplar", Level.WARN),
         (None, Level.FAIL),
     ]
+
+
+def test_a_bad_last_pass_is_no_pass() -> None:
+    """Of an extension in several passes each is judged: a scene that goes on at first and is magenta in the last is not passed."""
+    photo, wide = ground(200, 260), ground(200, 1660)
+    spec, plan = plan_of({**OUTPAINT, **SAMPLING, "expand": {"left": 700, "right": 700}}, CARD, {"image": png(photo)})
+    assert len(plan.passes) > 1
+    rounds = rounds_of(spec, replace(plan, without_prompt=None))
+    for number in range(len(plan.passes)):
+        last = number + 1 == len(plan.passes)
+        rounds.take([paints(np.full_like(wide, (255, 0, 255)) if last else wide)(each) for each in rounds.requests])
+    assert rounds.rendered[0].report.verdict.level is Level.FAIL
+
+
+def test_hidden_colours_neither_come_out_nor_decide() -> None:
+    """Beside a picture with a narrow opaque border around a clear middle, extension and verdict are the same whatever the middle hides."""
+    found = []
+    for hidden in ((255, 0, 255), (200, 200, 200)):
+        photo = np.zeros((300, 400, 4), np.uint8)
+        photo[..., :3], photo[..., 3] = hidden, 0
+        photo[:3], photo[-3:], photo[:, :3], photo[:, -3:] = ((200, 200, 200, 255),) * 4
+        spec, plan = plan_of({**OUTPAINT, **SAMPLING, "expand": {"left": 120}}, CARD, {"image": png(photo)})
+        rounds = rounds_of(spec, replace(plan, without_prompt=None))
+        rounds.take([np.full_like(each.image, 190) for each in rounds.requests])
+        (rendered,) = rounds.rendered
+        found.append((pixels_of(rendered.data)[:, :120], rendered.report.verdict))
+    (first, verdict), (second, other) = found
+    assert np.array_equal(first, second)
+    assert verdict == other
+
+
+def test_a_model_that_shows_the_product_twice_does_not_pass() -> None:
+    """A second mug that a model painted beside the first is a failure, and says so."""
+    photo = np.full((300, 400, 3), (205, 198, 188), np.uint8)
+    cv2.rectangle(photo, (60, 70), (220, 250), (40, 90, 170), -1)
+    cv2.ellipse(photo, (230, 150), (45, 55), 0, 0, 360, (40, 90, 170), 16)
+    cv2.rectangle(photo, (90, 110), (190, 160), (235, 210, 60), -1)
+    twice = np.concatenate([photo[:, ::-1], photo], axis=1)
+    spec, plan = plan_of({**OUTPAINT, **SAMPLING, "expand": {"left": 400}}, CARD, {"image": png(photo)})
+    assert [each.crop.box.width for passed in plan.passes for each in passed] == [800]
+    rounds = rounds_of(spec, replace(plan, without_prompt=None))
+    while rounds.requests:
+        rounds.take([paints(twice)(each) for each in rounds.requests])
+    verdict = rounds.rendered[0].report.verdict
+    assert verdict.level is Level.FAIL
+    assert "a part of the product is seen a second time" in verdict.reasons

@@ -11,6 +11,7 @@ from worker.images.codec import Frame
 from worker.images.measures import to_lab
 from worker.images.membrane import membrane
 from worker.images.subject import Segmenter, subject_of
+from worker.images.transparency import WHITE, over_ground
 
 _Mask = npt.NDArray[np.uint8]
 _Bool = npt.NDArray[np.bool_]
@@ -68,7 +69,7 @@ def things_in(frame: Frame, segmenter: Segmenter) -> _Mask | None:
     hidden = np.asarray(cv2.dilate(small, _square(max(1, max(size) // 160))) > 0)
     if hidden.all():
         return out
-    shown = np.asarray(cv2.resize(frame.pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    shown = np.asarray(cv2.resize(over_ground(frame, WHITE), size, interpolation=cv2.INTER_AREA), np.uint8)
     behind = membrane(np.where(hidden[..., None], 0, shown).astype(np.float32), (~hidden).astype(np.float32))
     view = np.where(hidden[..., None], np.clip(np.rint(behind), 0, 255), shown).astype(np.uint8)
     try:

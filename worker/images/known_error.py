@@ -14,7 +14,8 @@ nothing here looks at it, and a painter whose kept pixels are exact comes out as
 3. **A local field.** The rest on the cells beside the edit is carried inwards as far as it foretells itself: by its correlation over the
    same distance among kept cells. Noise foretells nothing and is left alone.
 
-Half of the cells, in a checkerboard of blocks, is estimated from; the other half grades. The grade is thus no measure that was optimised.
+Half of the cells, in a checkerboard of blocks, is estimated from; the other half grades, and a shift that does not make the other half better is
+not believed. The grade is thus no measure that was optimised. A model that painted something else over what is kept tells nothing.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ _PASSES = 2
 """The second takes what is not linear in the first."""
 _MOST = 40.0
 """Levels that a correction changes at most: a model that is further off painted something else."""
+_CONFIRMED = 0.8
+"""Share of the error above which, left on cells that did not tell a shift, the shift is not believed."""
+_ANOTHER = 8.0
+"""ΔE2000 left on half of the kept cells from which a model did not render them wrongly but painted something else: nothing is known then."""
 _ALONG = 2.0
 """Cells over which the local field is averaged."""
 _LAGS = 12
@@ -87,10 +92,15 @@ def correct(fill: _Pixels, shown: _Pixels, kept: _Bool) -> KnownError:
         return KnownError(fill)
     shift = _Shift.fitted(*cells.smooth(), cells.weight[cells.told])
     moved = shift.of(cells.painted)
-    field, known = _local_field(cells, moved)
-    corrected = _added(shift, field, known, fill, kept)
     painted, left = (_median_difference(colours, cells.true, cells.graded) for colours in (cells.painted, moved))
-    return KnownError(corrected, painted, left)
+    if painted is None or left is None:
+        return KnownError(fill)
+    if left > _CONFIRMED * painted:  # the other half does not say so
+        shift, moved, left = _Shift(), cells.painted, painted
+    if left > _ANOTHER:
+        return KnownError(fill, painted, painted)
+    field, known = _local_field(cells, moved)
+    return KnownError(_added(shift, field, known, fill, kept), painted, left)
 
 
 @dataclass(frozen=True, eq=False)

@@ -143,3 +143,13 @@ def test_too_little_that_is_kept_tells_nothing() -> None:
     found = correct(painted, picture, kept)
     assert found.fill is painted
     assert found.painted is None
+
+
+@pytest.mark.parametrize("spill", [40, 70, SIDE], ids=lambda px: f"{px} px beyond")
+@pytest.mark.parametrize("name", ["coffee.png", "astronaut.png", "camera.png"])
+def test_what_was_painted_over_its_surroundings_is_no_shift(name: str, spill: int) -> None:
+    """Pink that a model painted far beyond the mask, or all over, stays pink inside to 2 levels: it tells nothing of how kept pixels are rendered."""
+    picture = photo(name)
+    away = cv2.distanceTransform((~hole()).astype(np.uint8), cv2.DIST_L2, 5)
+    painted = np.where((away <= spill)[..., None], np.array(PINK), picture).astype(np.uint8)
+    assert off(correct(painted, picture, ~hole()).fill, painted).max() <= 2
