@@ -21,13 +21,14 @@ _Float = npt.NDArray[np.float32]
 _Complex = npt.NDArray[np.complex64]
 _Bool = npt.NDArray[np.bool_]
 
-_PRODUCT_PX = 64
+_PRODUCT_PX = 96
 """Longest side of the product as it is looked for."""
 _MOST_PX = 60_000
 """Pixels of what is searched, at most, for the time that it takes: a very small product is looked for at less than that side."""
-_SCALES = (1.0, 0.9, 1.12, 0.8, 1.25)
-_PARTS = ((0.55, 3), (0.35, 5))
-"""Sides of windows, of the product's, and how many along each: of a copy of the product parts may be painted over."""
+_SCALES = (1.0, 0.94, 1.06, 0.885, 1.13, 0.83, 1.2, 0.78, 1.27)
+"""Steps of 6 %: a copy half of one off still fits."""
+_PART, _PARTS = 0.45, 4
+"""Side of a window, of the product's, and how many along each side: of a copy of the product parts may be painted over."""
 _FINE = 40
 """Longest side in pixels of a product, as it is looked for, below which it is looked for as a whole: its windows are no patterns."""
 _RIM = 2
@@ -38,10 +39,12 @@ _LIVELY = 7.0
 """Least standard deviation (CIELAB) of what is seen: a plain thing fits any plain place."""
 _HELD, _OUT = 0.5, 0.2
 """Share of a reduced pixel from which it belongs to a part of the picture, and of a window up to which it lies outside of one."""
-_WHOLE_SEEN, _PART_SEEN = 0.3, 0.8
+_WHOLE_SEEN, _PART_SEEN = 0.25, 0.8
 """Share of the product, and of a window of it, that must lie in what was painted."""
 _FITS = 0.72
 """Share of a window's variance that a place must explain to look like it."""
+_ALMOST, _STEPS = 0.4, 4
+"""Share from which it is worth to try sides of a pixel more or less (a fine pattern fits no copy that is one off), and how often that goes on."""
 _BETTER = 0.5
 """Most that may be left unexplained there, of what the best place in the ground leaves."""
 
@@ -56,6 +59,13 @@ class _Pattern:
     """``(h, w)``: 1 where it belongs to it, else 0."""
     seen: float
     """Least share of it that must be seen."""
+
+    def neighbours(self) -> Iterator[_Pattern]:
+        """Those with a side of a pixel more or less."""
+        height, width = self.mask.shape
+        for size in ((width + 1, height), (width - 1, height), (width, height + 1), (width, height - 1)):
+            lab, mask = (np.asarray(cv2.resize(each, size, interpolation=cv2.INTER_LINEAR), np.float32) for each in (self.lab, self.mask))
+            yield _Pattern(lab, (mask > _HELD).astype(np.float32), self.seen)
 
 
 def second_copy(picture: npt.NDArray[np.uint8], product: _Bool, new: _Bool) -> float:
@@ -108,11 +118,12 @@ def _windows(held: _Bool) -> Iterator[tuple[tuple[slice, slice], tuple[float, ..
         return
     around = box.padded(_RIM, held.shape)
     yield around.slices, _SCALES, _WHOLE_SEEN
-    for part, count in _PARTS if max(box.width, box.height) >= _FINE else ():
-        height, width = (max(4, round(part * side)) for side in (around.height, around.width))
-        for y in np.linspace(around.top, max(around.top, around.bottom - height), count).astype(int).tolist():
-            for x in np.linspace(around.left, max(around.left, around.right - width), count).astype(int).tolist():
-                yield (slice(y, y + height), slice(x, x + width)), (1.0,), _PART_SEEN
+    if max(box.width, box.height) < _FINE:
+        return
+    height, width = (max(4, round(_PART * side)) for side in (around.height, around.width))
+    for y in np.linspace(around.top, max(around.top, around.bottom - height), _PARTS).astype(int).tolist():
+        for x in np.linspace(around.left, max(around.left, around.right - width), _PARTS).astype(int).tolist():
+            yield (slice(y, y + height), slice(x, x + width)), (1.0,), _PART_SEEN
 
 
 def _lively(inside: _Float) -> bool:
@@ -129,16 +140,28 @@ class _Search:
         # Around the mean squares are small, and their sums exact.
         self._middle = lab[region][there > 0].mean(axis=0)
         colours = (lab[region] - self._middle) * there[..., None]
-        longest = (max((each.mask.shape[axis] for each in patterns), default=1) for axis in (0, 1))
+        longest = (max((each.mask.shape[axis] for each in patterns), default=1) + _STEPS for axis in (0, 1))
         self._shape = tuple(cv2.getOptimalDFTSize(side + more) for side, more in zip(there.shape, longest, strict=True))
         self._there, self._squares, *self._colours = self._spectra([there, np.square(colours).sum(axis=2), *np.moveaxis(colours, 2, 0)])
 
     def found(self, pattern: _Pattern) -> float:
         """How well ``pattern`` fits where it fits best, if that is much better than in the ground; else 0."""
+        best, place = self._best(pattern)
+        for _ in range(_STEPS):
+            if not _ALMOST < best <= _FITS:
+                break
+            tried = [(*self._best(other), other) for other in pattern.neighbours()]
+            better = max(tried, key=lambda each: each[0])
+            if better[0] <= best:
+                break
+            best, place, pattern = better
+        return best if best > _FITS and 1 - best < _BETTER * self._usual(pattern, *place) else 0.0
+
+    def _best(self, pattern: _Pattern) -> tuple[float, tuple[int, int]]:
+        """How well ``pattern`` fits where it fits best, and where it begins there (modulo the shape)."""
         fit = self._fit(pattern)
         row, column = np.unravel_index(int(fit.argmax()), fit.shape)
-        best = float(fit[row, column])
-        return best if best > _FITS and 1 - best < _BETTER * self._usual(pattern, int(row), int(column)) else 0.0
+        return float(fit[row, column]), (int(row), int(column))
 
     def _spectra(self, values: list[_Float]) -> list[_Complex]:
         return list(np.fft.rfft2(np.stack(values), self._shape, axes=(1, 2)).astype(np.complex64))
