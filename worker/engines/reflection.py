@@ -28,6 +28,10 @@ _DEEPEST = 0.15
 _BLOCK = 0.1
 """Side of a block, of the picture's shorter side."""
 _BLOCKS_PX = 16, 160
+_FINE, _LARGER = 0.08, 2.5
+"""Size of what is seen in a block, of its side, above which blocks are larger, and how much at most: blurred things are seen whole or not at all."""
+_SOFT_LEVELS = 12.0
+"""Deviation in levels above which these would be seen as things of their own."""
 _SHADE = 0.5
 """Sigma of what counts as shade rather than texture, in sides of a block."""
 _BESIDE = 0.05
@@ -69,11 +73,18 @@ def _continued(picture: Pixels, things: Mask, count: int, seed: int) -> Pixels:
     ground = ~standing_out(picture, stands, max(count, 4 * block))
     if not ground.any():
         return _stretched(picture, count, shorter)
-    shade = _shade(picture, ground, _SHADE * block)
+    shade, bend = _shade(picture, ground, _SHADE * block), np.zeros((1, 1, 3), np.float32)
+    larger = block
+    if count > _DEEPEST * shorter:
+        larger = _side(picture - shade, ground, block)
+    if larger > block:
+        coarse = _shade(picture, ground, _SHADE * larger)
+        bend = _unfolded(shade - coarse, count, _SHADE * block)
+        block, shade = larger, coarse
     texture = picture - shade
     texture[~ground] = 0
     reflected, there = _reflected(picture, texture, ground, count, max(1, round(_DEEPEST * shorter)))
-    beyond = _shade_beyond(shade, ground, count, _EASE * block)
+    beyond = _shade_beyond(shade, ground, count, _EASE * block) + bend
     reflected, there = quilt(reflected, there, beyond, Texture(texture, shade, ground), block, seed)
     fading = _fading(picture, shade, ~ground[:, 0] & ~stands[:, 0], count, block)
     pixels = np.asarray(np.clip(np.rint(beyond + fading + reflected), 0, 255), np.uint8)
@@ -82,6 +93,25 @@ def _continued(picture: Pixels, things: Mask, count: int, seed: int) -> Pixels:
         return pixels
     drawn = cv2.blur(np.where(cut, np.uint8(255), np.uint8(0))[:, None], (1, 3)).reshape(-1, 1)
     return composite(pixels, _stretched(picture, count, shorter), np.repeat(drawn, count, axis=1))
+
+
+def _unfolded(blurred: _Float, count: int, reach: float) -> _Float:
+    """``float32 (H, count, 3)``: what lets the slope of a ``blurred (H, W, 3)`` texture go on where a reflection turns it round, near the border."""
+    deep = min(blurred.shape[1] - 1, max(1, round(reach / 2)))
+    slope = cv2.GaussianBlur(blurred[:, :1] - blurred[:, deep : deep + 1], (0, 0), reach, borderType=cv2.BORDER_REPLICATE) / max(1, deep)
+    step = np.arange(count, 0, -1, dtype=np.float32)[None, :, None]
+    return np.asarray(2 * slope.reshape(-1, 1, 3) * step * np.exp(-step / reach), np.float32)
+
+
+def _side(texture: _Float, ground: _Bool, block: int) -> int:
+    """The side in pixels of blocks of the ``texture (H, W, 3)`` of the ``ground``: larger ones where that is faint and out of focus."""
+    if float(texture[ground].std()) > _SOFT_LEVELS:
+        return block
+    # Grain is no detail.
+    texture, inner = cv2.GaussianBlur(texture, (0, 0), 1.0, borderType=cv2.BORDER_REFLECT), ground[1:, 1:]
+    steps = sum(float(np.square(np.diff(texture, axis=axis)[-inner.shape[0] :, -inner.shape[1] :][inner]).mean()) for axis in (0, 1))
+    details = float(np.sqrt(2 * np.square(texture[1:, 1:][inner]).mean() / max(steps, 1e-3)))
+    return round(block * float(np.clip(details / (_FINE * block), 1, _LARGER)))
 
 
 def _fading(picture: Pixels, shade: _Float, shaded: npt.NDArray[np.bool_], count: int, block: int) -> _Float:
