@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from worker.engines.base import Mask, Pixels
 from worker.images.blend import composite
-from worker.images.ground import PRODUCT, standing_out
+from worker.images.ground import PRODUCT, drawn_out, standing_out
 from worker.images.membrane import membrane
 from worker.images.mirror import sheared
 from worker.images.quilt import Texture, quilt
@@ -88,7 +88,7 @@ def _continued(picture: Pixels, things: Mask, count: int, seed: int) -> Pixels:
     reflected, there = quilt(reflected, there, beyond, Texture(texture, shade, ground), block, seed)
     fading = _fading(picture, shade, ~ground[:, 0] & ~stands[:, 0], count, block)
     pixels = np.asarray(np.clip(np.rint(beyond + fading + reflected), 0, 255), np.uint8)
-    cut = _cut(things[:, 0] == PRODUCT, count)
+    cut = drawn_out(things[:, 0] == PRODUCT, count)
     if not cut.any():
         return pixels
     drawn = cv2.blur(np.where(cut, np.uint8(255), np.uint8(0))[:, None], (1, 3)).reshape(-1, 1)
@@ -122,14 +122,6 @@ def _fading(picture: Pixels, shade: _Float, shaded: npt.NDArray[np.bool_], count
     return np.asarray(along * np.exp(-np.arange(count, 0, -1, dtype=np.float32) / (_SHADE * block))[None, :, None], np.float32)
 
 
-def _cut(touching: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:
-    """The rows ``(H,)`` in which a thing is cut by the border, and so broad there that it would go on for ``count`` pixels."""
-    number, labels = cv2.connectedComponents(touching[:, None].astype(np.uint8), connectivity=8)
-    lengths = np.bincount(labels.reshape(-1), minlength=number)
-    lengths[0] = 0
-    return np.asarray((lengths >= count)[labels.reshape(-1)])
-
-
 def _stretched(picture: Pixels, count: int, shorter: int) -> Pixels:
     """The last pixels before the border drawn out, ever more: a thing that goes on, without a second one."""
     deep = max(1.0, _DRAWN * shorter)
@@ -158,7 +150,13 @@ def _shade(picture: Pixels, ground: _Bool, sigma: float) -> _Float:
     colours = np.where(known[..., None], colours / np.maximum(share, 1e-3)[..., None], 0).astype(np.float32)
     whole = colours if known.all() else membrane(np.asarray(colours, np.float32), known.astype(np.float32))
     smooth = _smoothed(np.where(known[..., None], colours, whole), sigma / scale)
-    return np.asarray(cv2.resize(smooth, (width, height), interpolation=cv2.INTER_CUBIC), np.float32).reshape(height, width, 3)
+    # Enlarging levels out at the border too, so it goes on in lines for two pixels.
+    first, last = smooth[:, :1], smooth[:, -1:]
+    before, after = first - smooth[:, 1:2] if size[0] > 1 else 0 * first, last - smooth[:, -2:-1] if size[0] > 1 else 0 * last
+    smooth = np.concatenate([first + 2 * before, first + before, smooth, last + after, last + 2 * after], axis=1)
+    more = round(2 * width / size[0])
+    whole = cv2.resize(smooth, (width + 2 * more, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(whole[:, more : more + width], np.float32).reshape(height, width, 3)
 
 
 def _smoothed(colours: _Float, sigma: float) -> _Float:
