@@ -108,7 +108,7 @@ def _side(texture: _Float, ground: _Bool, block: int) -> int:
     if float(texture[ground].std()) > _SOFT_LEVELS:
         return block
     # Grain is no detail.
-    texture, inner = cv2.GaussianBlur(texture, (0, 0), 1.0, borderType=cv2.BORDER_REFLECT), ground[1:, 1:]
+    texture, inner = np.asarray(cv2.GaussianBlur(texture, (0, 0), 1.0, borderType=cv2.BORDER_REFLECT), np.float32), ground[1:, 1:]
     steps = sum(float(np.square(np.diff(texture, axis=axis)[-inner.shape[0] :, -inner.shape[1] :][inner]).mean()) for axis in (0, 1))
     details = float(np.sqrt(2 * np.square(texture[1:, 1:][inner]).mean() / max(steps, 1e-3)))
     return round(block * float(np.clip(details / (_FINE * block), 1, _LARGER)))
@@ -166,7 +166,7 @@ def _smoothed(colours: _Float, sigma: float) -> _Float:
     """
     reach = 2 * math.ceil(3 * sigma) + 1
     bell, distance = cv2.getGaussianKernel(reach, sigma), (np.arange(reach)[:, None] - reach // 2) / sigma
-    along = cv2.filter2D(colours, -1, bell, borderType=cv2.BORDER_REPLICATE)
+    along = np.asarray(cv2.filter2D(colours, -1, bell, borderType=cv2.BORDER_REPLICATE), np.float32)
 
     def moment(values: _Float, order: int) -> _Float:
         """The sum around each column, weighed by that power of the distance from it too; beyond the border there is nothing."""
