@@ -7,13 +7,15 @@ and shades wider than a block are taken off before and go on by themselves, smoo
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from worker.engines.base import Mask, Pixels
 from worker.images.blend import composite
-from worker.images.ground import PRODUCT, standing_out
+from worker.images.ground import PRODUCT, drawn_out, standing_out
 from worker.images.membrane import membrane
 from worker.images.mirror import sheared
 from worker.images.quilt import Texture, quilt
@@ -26,14 +28,22 @@ _DEEPEST = 0.15
 _BLOCK = 0.1
 """Side of a block, of the picture's shorter side."""
 _BLOCKS_PX = 16, 160
+_FINE, _LARGER = 0.08, 2.5
+"""Size of what is seen in a block, of its side, above which blocks are larger, and how much at most: blurred things are seen whole or not at all."""
+_SOFT_LEVELS = 12.0
+"""Deviation in levels above which these would be seen as things of their own."""
 _SHADE = 0.5
 """Sigma of what counts as shade rather than texture, in sides of a block."""
+_BESIDE = 0.05
+"""Sides of a block that are beside the border: a shadow that ends before it is none at the border."""
 _EASE = 1.5
 """Sides of a block over which a shade's slope is followed before it has levelled out."""
 _DRAWN = 0.06
 """Depth, of the picture's shorter side, from which a thing that the border cuts is drawn out."""
 _SOFTENED = 3.0
 """Times that depth from the border at which it is wholly out of focus."""
+_NEAR = 0.2
+"""Share of that within which it is measured."""
 _SLOPE_LEVELS = 20.0
 """Most that a shade goes on to change."""
 
@@ -63,29 +73,53 @@ def _continued(picture: Pixels, things: Mask, count: int, seed: int) -> Pixels:
     ground = ~standing_out(picture, stands, max(count, 4 * block))
     if not ground.any():
         return _stretched(picture, count, shorter)
-    shade = _shade(picture, ground, _SHADE * block)
+    shade, bend = _shade(picture, ground, _SHADE * block), np.zeros((1, 1, 3), np.float32)
+    larger = block
+    if count > _DEEPEST * shorter:
+        larger = _side(picture - shade, ground, block)
+    if larger > block:
+        coarse = _shade(picture, ground, _SHADE * larger)
+        bend = _unfolded(shade - coarse, count, _SHADE * block)
+        block, shade = larger, coarse
     texture = picture - shade
     texture[~ground] = 0
     reflected, there = _reflected(picture, texture, ground, count, max(1, round(_DEEPEST * shorter)))
-    beyond = _shade_beyond(shade, ground, count, _EASE * block)
+    beyond = _shade_beyond(shade, ground, count, _EASE * block) + bend
     reflected, there = quilt(reflected, there, beyond, Texture(texture, shade, ground), block, seed)
-    # What is shaded at the border gets light from there on.
-    dark = np.where(stands[:, :1, None], 0, _shade(picture, ~stands, _SHADE * block)[:, :1] - shade[:, :1])
-    fading = dark * np.exp(-np.arange(count, 0, -1, dtype=np.float32) / (_SHADE * block))[None, :, None]
+    fading = _fading(picture, shade, ~ground[:, 0] & ~stands[:, 0], count, block)
     pixels = np.asarray(np.clip(np.rint(beyond + fading + reflected), 0, 255), np.uint8)
-    cut = _cut(things[:, 0] == PRODUCT, count)
+    cut = drawn_out(things[:, 0] == PRODUCT, count)
     if not cut.any():
         return pixels
     drawn = cv2.blur(np.where(cut, np.uint8(255), np.uint8(0))[:, None], (1, 3)).reshape(-1, 1)
     return composite(pixels, _stretched(picture, count, shorter), np.repeat(drawn, count, axis=1))
 
 
-def _cut(touching: npt.NDArray[np.bool_], count: int) -> npt.NDArray[np.bool_]:
-    """The rows ``(H,)`` in which a thing is cut by the border, and so broad there that it would go on for ``count`` pixels."""
-    number, labels = cv2.connectedComponents(touching[:, None].astype(np.uint8), connectivity=8)
-    lengths = np.bincount(labels.reshape(-1), minlength=number)
-    lengths[0] = 0
-    return np.asarray((lengths >= count)[labels.reshape(-1)])
+def _unfolded(blurred: _Float, count: int, reach: float) -> _Float:
+    """``float32 (H, count, 3)``: what lets the slope of a ``blurred (H, W, 3)`` texture go on where a reflection turns it round, near the border."""
+    deep = min(blurred.shape[1] - 1, max(1, round(reach / 2)))
+    slope = cv2.GaussianBlur(blurred[:, :1] - blurred[:, deep : deep + 1], (0, 0), reach, borderType=cv2.BORDER_REPLICATE) / max(1, deep)
+    step = np.arange(count, 0, -1, dtype=np.float32)[None, :, None]
+    return np.asarray(2 * slope.reshape(-1, 1, 3) * step * np.exp(-step / reach), np.float32)
+
+
+def _side(texture: _Float, ground: _Bool, block: int) -> int:
+    """The side in pixels of blocks of the ``texture (H, W, 3)`` of the ``ground``: larger ones where that is faint and out of focus."""
+    if float(texture[ground].std()) > _SOFT_LEVELS:
+        return block
+    # Grain is no detail.
+    texture, inner = np.asarray(cv2.GaussianBlur(texture, (0, 0), 1.0, borderType=cv2.BORDER_REFLECT), np.float32), ground[1:, 1:]
+    steps = sum(float(np.square(np.diff(texture, axis=axis)[-inner.shape[0] :, -inner.shape[1] :][inner]).mean()) for axis in (0, 1))
+    details = float(np.sqrt(2 * np.square(texture[1:, 1:][inner]).mean() / max(steps, 1e-3)))
+    return round(block * float(np.clip(details / (_FINE * block), 1, _LARGER)))
+
+
+def _fading(picture: Pixels, shade: _Float, shaded: npt.NDArray[np.bool_], count: int, block: int) -> _Float:
+    """``float32 (H, count, 3)``: by how much the rows that are ``shaded (H,)`` at the border differ from the ``shade``; they get light from there on."""
+    near = slice(max(1, round(_BESIDE * block)))
+    off = np.where(shaded[:, None], (picture[:, near] - shade[:, near]).mean(axis=1), 0)
+    along = cv2.GaussianBlur(off[:, None].astype(np.float32), (0, 0), _BESIDE * block, borderType=cv2.BORDER_REPLICATE).reshape(-1, 1, 3)
+    return np.asarray(along * np.exp(-np.arange(count, 0, -1, dtype=np.float32) / (_SHADE * block))[None, :, None], np.float32)
 
 
 def _stretched(picture: Pixels, count: int, shorter: int) -> Pixels:
@@ -115,19 +149,46 @@ def _shade(picture: Pixels, ground: _Bool, sigma: float) -> _Float:
         known = share > 0
     colours = np.where(known[..., None], colours / np.maximum(share, 1e-3)[..., None], 0).astype(np.float32)
     whole = colours if known.all() else membrane(np.asarray(colours, np.float32), known.astype(np.float32))
-    smooth = cv2.GaussianBlur(np.where(known[..., None], colours, whole), (0, 0), sigma / scale, borderType=cv2.BORDER_REPLICATE)
-    return np.asarray(cv2.resize(smooth, (width, height), interpolation=cv2.INTER_CUBIC), np.float32).reshape(height, width, 3)
+    smooth = _smoothed(np.where(known[..., None], colours, whole), sigma / scale)
+    # Enlarging levels out at the border too, so it goes on in lines for two pixels.
+    first, last = smooth[:, :1], smooth[:, -1:]
+    before, after = first - smooth[:, 1:2] if size[0] > 1 else 0 * first, last - smooth[:, -2:-1] if size[0] > 1 else 0 * last
+    smooth = np.concatenate([first + 2 * before, first + before, smooth, last + after, last + 2 * after], axis=1)
+    more = round(2 * width / size[0])
+    whole = cv2.resize(smooth, (width + 2 * more, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(whole[:, more : more + width], np.float32).reshape(height, width, 3)
+
+
+def _smoothed(colours: _Float, sigma: float) -> _Float:
+    """``colours (h, w, 3)`` without detail: across the border local lines rather than means, whose slope does not level out at the border itself.
+
+    A mean bends there, and what it is off would be mirrored as a ridge. Local linear regression (Fan and Gijbels, 1996).
+    """
+    reach = 2 * math.ceil(3 * sigma) + 1
+    bell, distance = cv2.getGaussianKernel(reach, sigma), (np.arange(reach)[:, None] - reach // 2) / sigma
+    along = np.asarray(cv2.filter2D(colours, -1, bell, borderType=cv2.BORDER_REPLICATE), np.float32)
+
+    def moment(values: _Float, order: int) -> _Float:
+        """The sum around each column, weighed by that power of the distance from it too; beyond the border there is nothing."""
+        return np.asarray(cv2.filter2D(values, -1, (bell * distance**order).T, borderType=cv2.BORDER_CONSTANT), np.float32)
+
+    share = np.ones((1, colours.shape[1], 1), np.float32)
+    zeroth, first, second = (moment(share, order).reshape(share.shape) for order in (0, 1, 2))
+    smooth = (second * moment(along, 0) - first * moment(along, 1)) / np.maximum(zeroth * second - first * first, 1e-6)
+    return np.asarray(smooth, np.float32)
 
 
 def _shade_beyond(shade: _Float, ground: _Bool, count: int, ease: float) -> _Float:
     """``float32 (H, count, 3)``: the shade left of the picture, where its slope levels out."""
-    deep = min(shade.shape[1] - 1, max(1, round(ease)))
-    step = np.arange(count, 0, -1, dtype=np.float32)
-    eased = (1 - np.exp(-step / max(1.0, ease)))[None, :, None]
-    rise = cv2.GaussianBlur(shade[:, :1] - shade[:, deep : deep + 1], (0, 0), max(1.0, ease), borderType=cv2.BORDER_REPLICATE)
-    rise = np.clip(rise.reshape(-1, 1, 3), -_SLOPE_LEVELS, _SLOPE_LEVELS)
+    deep = min(shade.shape[1] - 1, max(1, round(_NEAR * ease)))
+    step = np.arange(count, 0, -1, dtype=np.float32)[None, :, None]
+    slope = cv2.GaussianBlur(shade[:, :1] - shade[:, deep : deep + 1], (0, 0), max(1.0, ease / 3), borderType=cv2.BORDER_REPLICATE)
+    slope = slope.reshape(-1, 1, 3) / max(1, deep)
+    # A steep one levels out sooner, rather than to begin less steep: that would be a ridge along the border.
+    reach = np.minimum(max(1.0, ease), _SLOPE_LEVELS / np.maximum(np.abs(slope).max(axis=2, keepdims=True), 1e-3))
+    rise = slope * reach * (1 - np.exp(-step / reach))
     low, high = np.percentile(shade[ground], (0.5, 99.5), axis=0)
-    return np.asarray(np.clip(shade[:, :1] + rise * eased, np.minimum(low, shade[:, :1]), np.maximum(high, shade[:, :1])), np.float32)
+    return np.asarray(np.clip(shade[:, :1] + rise, np.minimum(low, shade[:, :1]), np.maximum(high, shade[:, :1])), np.float32)
 
 
 def _reflected(picture: Pixels, texture: _Float, ground: _Bool, count: int, deepest: int) -> tuple[_Float, _Bool]:

@@ -112,14 +112,24 @@ def doubts(picture: npt.NDArray[np.uint8], things: _Mask | None, left: int, righ
     }
     found = []
     for side, (count, pixels, mask) in turned.items():
-        share = count / min(mask.shape)
-        if share <= _SHORT:
+        share, touching = count / min(mask.shape), (mask[:, :_TOUCHING] == PRODUCT).any(axis=1)
+        # A narrow part of a product is not drawn out: it ends at the border, however little is added.
+        cut = np.mean(touching) >= _CUT and bool((touching & ~drawn_out(touching, count)).any())
+        if share <= _SHORT and not cut:
             continue
-        if np.mean((mask[:, :_TOUCHING] == PRODUCT).any(axis=1)) >= _CUT:
+        if np.mean(touching) >= _CUT:
             found.append(f"the product is cut by the photo's {side} border and cannot go on for {count} px")
         elif _is_varied(np.ascontiguousarray(pixels), np.ascontiguousarray(mask > 0), share):
             found.append(f"the background at the photo's {side} border is too varied to go on for {count} px")
     return tuple(found)
+
+
+def drawn_out(touching: _Bool, count: int) -> _Bool:
+    """The rows ``(H,)`` of those ``touching`` the border in which a thing is so broad there that it would go on for ``count`` pixels."""
+    number, labels = cv2.connectedComponents(touching[:, None].astype(np.uint8), connectivity=8)
+    lengths = np.bincount(labels.reshape(-1), minlength=number)
+    lengths[0] = 0
+    return np.asarray((lengths >= count)[labels.reshape(-1)])
 
 
 def _is_varied(picture: npt.NDArray[np.uint8], product: _Bool, share: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -92,6 +93,35 @@ def test_smooth_shades_show_no_fold() -> None:
     out = extend_picture(picture, nothing(picture), 300, 300, 0, 0, 1).mean(axis=(0, 2))
     beside = np.stack([np.roll(out, by) for by in (-6, -5, -4, -3, 3, 4, 5, 6)])
     assert np.abs(out - np.median(beside, axis=0))[8:-8].max() < 1
+
+
+def test_a_shade_has_no_ridge_at_the_border() -> None:
+    """A shade that runs slantwise over the border goes on to change there: it bends by less than two fifths of what a fold would."""
+    row, column = np.mgrid[:300, :300]
+    picture = np.rint(120 + 60 * np.sin((row + column) / 60))[..., None].repeat(3, axis=2).astype(np.uint8)
+    out = extend_picture(picture, nothing(picture), 120, 0, 0, 0, 1)[50:-50, :, 0].astype(float)
+    bend, slope = np.abs(out[:, 110] - 2 * out[:, 120] + out[:, 130]).mean(), np.abs(out[:, 130] - out[:, 120]).mean()
+    assert bend < 0.4 * 2 * slope
+
+
+def test_a_shadow_that_ends_before_the_border_is_none_beyond_it() -> None:
+    """Beside a shadow that ends a few pixels before the border the ground goes on as light as elsewhere."""
+    picture = noise(240, 240, 150, 170)
+    things = nothing(picture)
+    picture[60:180, 60:160], things[60:180, 60:160] = RED, PRODUCT
+    picture[80:160, 6:60] //= 3
+    out = extend_picture(picture, things, 60, 0, 0, 0, 1)[:, :60].mean(axis=2)
+    assert np.abs(out[100:140].mean(axis=0) - out[:40].mean(axis=0)).max() < 8
+
+
+def test_a_blurred_ground_goes_on_without_streaks() -> None:
+    """A faint, blurred ground changes beyond the border as much across it as along it: nothing is drawn out."""
+    rough = np.random.default_rng(5).normal(size=(300, 300)).astype(np.float32)
+    blurred = cv2.GaussianBlur(rough, (0, 0), 14, borderType=cv2.BORDER_REFLECT)
+    picture = np.rint(128 + 9 * blurred / blurred.std())[..., None].repeat(3, axis=2).astype(np.uint8)
+    out = cv2.GaussianBlur(extend_picture(picture, nothing(picture), 180, 0, 0, 0, 1), (0, 0), 3)[:, :120].mean(axis=2)
+    along, across = (float(np.abs(np.diff(out, axis=axis)).mean()) for axis in (0, 1))
+    assert across > 0.7 * along
 
 
 def test_it_never_drifts_to_black() -> None:

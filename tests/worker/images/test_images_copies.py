@@ -60,6 +60,16 @@ def test_a_planted_copy_is_found(scene: tuple[Array, Bool, Bool], at: int, size:
     assert second_copy(planted(canvas, product, at, size, flip), product, new) > 0.7
 
 
+@pytest.mark.parametrize(("at", "size", "flip"), [(-95, 1.0, None), (-95, 1.0, 1), (-80, 0.91, None), (-100, 1.15, 1)])
+def test_a_copy_in_a_narrow_strip_is_found(scene: tuple[Array, Bool, Bool], at: int, size: float, flip: int | None) -> None:
+    """A second cup is found though the frame and the photo leave a strip through its middle, less than a third of its width, in sizes between those that are tried."""
+    canvas, product, new = scene
+    narrow = new.copy()
+    narrow[:, 75:] = False
+    seen = np.where(narrow[..., None], planted(canvas, product, at, size, flip), canvas)
+    assert second_copy(seen, product, narrow) > 0.7
+
+
 def test_a_plain_product_is_known_by_its_outline() -> None:
     """A product of one colour is found again by its outline on the ground, though its inside is plain."""
     canvas = np.full((200, 400, 3), 215, np.uint8)

@@ -79,6 +79,15 @@ def test_a_cut_product_is_doubted(side: str, sides: tuple[int, int, int, int]) -
     assert not any(side in doubt for doubt in doubts(picture, things, *others))
 
 
+def test_narrow_parts_that_the_border_cuts_are_doubted_in_a_short_extension_too() -> None:
+    """Two legs that end at the border are doubted if they are narrower than what is added, however little that is; a broad body is drawn out."""
+    picture = paper(200, 200)
+    legs, body = np.zeros((200, 200), np.uint8), np.zeros((200, 200), np.uint8)
+    legs[100:, 60:75], legs[100:, 120:135], body[100:, 60:135] = PRODUCT, PRODUCT, PRODUCT
+    assert ["bottom" in doubt for doubt in doubts(picture, legs, 0, 0, 0, 25)] == [True]
+    assert doubts(picture, body, 0, 0, 0, 25) == ()
+
+
 def test_a_jumble_is_doubted_and_paper_is_not() -> None:
     """A far extension of a jumble of colours is doubted; a short one, and any of paper, is not."""
     blocks = np.random.default_rng(5).integers(0, 256, (10, 10, 3), np.uint8)
