@@ -28,7 +28,7 @@ _DEEPEST = 0.15
 _BLOCK = 0.1
 """Side of a block, of the picture's shorter side."""
 _BLOCKS_PX = 16, 160
-_NEAR = 12
+_KNOWN = 12
 """Blocks from the border within which the ground is looked for."""
 _FINE, _LARGER = 0.08, 2.5
 """Size of what is seen in a block, of its side, above which blocks are larger, and how much at most: blurred things are seen whole or not at all."""
@@ -71,7 +71,7 @@ def _continued(picture: Pixels, things: Mask, count: int, seed: int) -> Pixels:
     shorter = min(picture.shape[:2])
     block = int(np.clip(_BLOCK * shorter, *_BLOCKS_PX))
     # What lies further in tells little of the border, and memory is not to grow with it.
-    near = max(count, _NEAR * block)
+    near = max(count, _KNOWN * block)
     picture, things = np.ascontiguousarray(picture[:, :near]), things[:, :near]
     stands = np.ascontiguousarray(things > 0)
     ground = ~standing_out(picture, stands, max(count, 4 * block))
