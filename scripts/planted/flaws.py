@@ -11,11 +11,13 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from scripts.planted.geometry import Array, Bool, Float, away, depth
+from scripts.planted.geometry import Array, Bool, Float, away, coarsest, depth
 from scripts.planted.scenes import Scene
 from worker.engines.base import PaintRequest
 from worker.images.crop import Region
 
+_STRIPE_PX, _LATENT_PX = 16, 8
+"""Pixels of the photo that a stripe is wide, and pixels of the model's that one latent stands for."""
 _AROUND_PX, _ROOM = 64, 0.95
 """Kept pixels around an edit, and the share of them that must have room for stripes to be what they are said to be."""
 
@@ -125,8 +127,8 @@ class Stripes:
     levels: float
 
     def applies(self, scene: Scene) -> bool:
-        """Where a channel has room in both directions around the edit."""
-        return bool(self._channels(scene).any())
+        """Where two channels have room in both directions around the edit, and a stripe is a latent wide: finer ones are texture to a model."""
+        return np.count_nonzero(self._channels(scene)) > 1 and _STRIPE_PX / coarsest(scene) >= _LATENT_PX
 
     def spoil(self, shown: Shown, clean: Array) -> Array:
         """``clean`` with stripes on what is kept, in the channels that have room."""

@@ -98,10 +98,11 @@ def painters(kind: Kind, number: int) -> Iterator[Painter]:
     if kind.continues:
         yield Painter("stepped", "truth", fills.truth, STEPS[number % len(STEPS)])
     else:
-        # Behind a product nothing else is painted that stands out: the report would tell of that.
+        # Behind a product nothing else is painted that stands out: the report would tell of that. Nor does the report judge there how the product was rendered.
         some = names if kind is not BACKGROUND else [name for name in names if GROUPS[name] != "object"]
         yield _varied("rimmed", some[(number + 2) % len(some)], rim)
-        yield _varied("stepped", some[(number + 3) % len(some)], STRIPES[number % len(STRIPES)])
+        if kind is not BACKGROUND:
+            yield _varied("stepped", some[(number + 3) % len(some)], STRIPES[number % len(STRIPES)])
 
 
 def _varied(name: str, fill: str, flaw: Flaw) -> Painter:

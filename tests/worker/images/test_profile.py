@@ -73,15 +73,15 @@ def test_new_content_has_no_rim(name: str, fill: str) -> None:
 @pytest.mark.parametrize("fill", ["pink", "truth"])
 @pytest.mark.parametrize("name", PHOTOS)
 def test_a_line_that_is_off_both_sides_is_a_rim(name: str, fill: str, width: int) -> None:
-    """A line of 2 to 6 pixels along the border, 16 levels darker than the darker side, or lighter where that is black, is found."""
+    """A line of 2 to 6 pixels along the border, 20 levels darker than the darker side, or lighter where that is black, is found."""
     picture = photo(name)
     alpha = ellipse(picture)
     output = composite(picture, np.full_like(picture, PINK) if fill == "pink" else picture, alpha)
     depth = cv2.distanceTransform((alpha == 255).astype(np.uint8), cv2.DIST_L2, 5)
     line = (depth > 0) & (depth <= width)
     soft = cv2.blur(picture, (15, 15)).astype(int)
-    darker = soft - 16 if fill == "truth" else np.minimum(soft, PINK) - 16
-    lighter = soft + 16 if fill == "truth" else np.maximum(soft, PINK) + 16
+    darker = soft - 20 if fill == "truth" else np.minimum(soft, PINK) - 20
+    lighter = soft + 20 if fill == "truth" else np.maximum(soft, PINK) + 20
     colour = darker if soft[line].mean() > 60 else lighter
     output = np.where(line[..., None], np.clip(colour, 0, 255), output).astype(np.uint8)
     assert measured(output, alpha)[0] >= LIMITS.rim_warn
