@@ -59,6 +59,21 @@ def test_other_parentheses_are_text(prompt: str, text: str) -> None:
     assert {span.weight for span in weighed(prompt)} <= {1.0}
 
 
+@pytest.mark.parametrize("prompt", [" ", "\t\n", "\u00a0"])
+def test_a_blank_prompt_is_refused(prompt: str) -> None:
+    """A prompt of spaces asks for nothing: an error of ``prompt``."""
+    with pytest.raises(Invalid) as caught:
+        resolve(job_request.validate_python({"operation": "replace_background", "image": "a", "prompt": prompt}), MODELS)
+    assert caught.value.field == "prompt"
+
+
+@pytest.mark.parametrize("prompt", ["(teal wall:9)", " "])
+def test_a_repeated_job_keeps_its_prompt(prompt: str) -> None:
+    """A prompt that an earlier release accepted is no reason to refuse a repetition, which cannot change it."""
+    request = job_request.validate_python({"operation": "replace_background", "image": "a", "prompt": prompt})
+    assert resolve(request, MODELS, is_repeat=True)[0].prompt == prompt  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("prompt", "reason"),
     [

@@ -45,18 +45,17 @@ sunny sunset tones warm window
 """Leaves, palms and windows are among them: Studio knows them by their shadows and their light."""
 _SCENES = """
 airport alley alps apartment arcade attic avenue backyard bakery balcony barn basement bathroom bay bazaar
-bedroom bistro boutique boulevard cabin cafe café campsite canyon castle cathedral cave cellar chalet chateau church
-cityscape classroom clinic cliff cliffs coast coastline condo corridor cottage countryside courtyard creek
-desert diner downtown dunes
-factory farm farmhouse fjord forest forests garage glacier glade greenhouse grocery gym hallway
-harbor harbour hill hills hillside home hotel house hut interior interiors island jungle kitchen laboratory
-lagoon lake lakeside landscape landscapes library lobby loft lounge mall mansion market marsh mountain mountains
-museum neighborhood nightclub nursery oasis office orchard palace pantry patio peaks pier playground plaza pond
-porch prairie pub rainforest ranch reef resort restaurant river riverbank road room rooms rooftop ruins salon sauna
-savanna savannah school shop shopfront shore skyline skyscrapers stadium staircase store storefront subway stream street streets
-suburb supermarket sunrise swamp tavern temple terrace theater theatre town tundra tunnel valley
-veranda village villa villas vineyard volcano warehouse waterfall wilderness winery woodland woods workshop
-yard
+bedroom bistro boulevard boutique cabin cafe café campsite canyon castle cathedral cave cellar chalet chateau
+church cityscape classroom cliff cliffs clinic coast coastline condo corridor cottage countryside courtyard
+creek desert diner downtown dunes factory farm farmhouse fjord forest forests garage glacier glade greenhouse
+grocery gym hallway harbor harbour hill hills hillside home hotel house hut interior interiors island jungle
+kitchen laboratory lagoon lake lakeside landscape landscapes library lobby loft lounge mall mansion market
+marsh mountain mountains museum neighborhood nightclub nursery oasis office orchard palace pantry patio peaks
+pier playground playroom plaza pond porch prairie pub rainforest ranch reef resort restaurant river riverbank
+road rooftop room rooms ruins salon sauna savanna savannah school shop shopfront shore showroom skyline
+skyscrapers stadium staircase store storefront stream street streets suburb subway sunrise supermarket swamp
+tavern temple terrace theater theatre town tundra tunnel valley veranda villa village villas vineyard volcano
+warehouse waterfall wilderness winery woodland woods workshop yard
 """
 _GOODS = """
 accessory appliance armchair balm basket bed bench blanket blender boot bracelet brush bulb cable candles
@@ -94,12 +93,12 @@ tracing trending trendy true uhd ultra ultrarealistic uncluttered unreal vibe vi
 visuals volumetric vray web website wide winner winning zoom
 """
 _CAMERAS = """
-a b c d e f g h i j k l m n o p q r s t u v w x y z
-ai alpha balance balanced banner bit cinematic cm copy desaturated dpi else eos ef etsy ebay
-fps framing fuji gfx grading grain grainy handheld header hero homepage horizontal ii iii isometric iv
-kelvin landing level listing lumix mark mirrorless mk mp negative nikkor olympus others overexposed p
-panasonic pentax phaseone portrait px ratio rf rule saturated saturation sigma symmetrical symmetry tack
-tamron telephoto template thirds thumbnail tripod vertical vignette vignetting wideangle zeiss
+a b c d e f g h i j k l m n o p q r s t u v w x y z ai alpha balance balanced banner bit cinematic cm copy
+desaturated dpi ebay ef else eos etsy fps framing fuji gfx grading grain grainy handheld header hero homepage
+horizontal ii iii industrial isometric iv kelvin landing level listing lumix mark mirrorless mk mp negative
+nikkor nordic olympus others overexposed panasonic pentax phaseone portrait px ratio rf rule saturated
+saturation scandi scandinavian sigma symmetrical symmetry tack tamron telephoto template thirds thumbnail
+tripod vertical vignette vignetting wideangle zeiss
 """
 """Cameras (Canon EOS R5, A7 III), units of lenses, films and files (85mm, 5500K, 300dpi), framing."""
 _READ_AS = {
