@@ -138,7 +138,9 @@ class Wording(_Frozen):
         default=(), description="Words that mean nothing to the model and were left out; empty for a model that has met every word."
     )
     unheard: tuple[str, ...] = Field(
-        default=(), description="Phrases that ask for something, and of which the model knows nothing: the picture does not show them."
+        default=(),
+        description="Phrases that ask for something, and of which the model knows nothing: the picture does not show them. "
+        "The whole prompt where it has no word that the model reads.",
     )
     unread: str | None = Field(default=None, description="The end of the prompt, beyond what the model reads; null: it read all.")
 

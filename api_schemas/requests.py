@@ -392,8 +392,9 @@ Prompt = Annotated[
     str,
     StringConstraints(min_length=1, max_length=4000),
     Field(
-        description="`(teal wall:1.4)` asks for it more, `(teal wall:0.5)` less (0 to 2); `\\(` and `\\)` are parentheses. "
-        "What the model does not read is in the report."
+        description="Not blank. `(teal wall:1.4)` asks for it more, `(teal wall:0.5)` less (0 to 2); `\\(` and `\\)` are parentheses. "
+        "What the model does not read is in the report.",
+        json_schema_extra={"pattern": r"\S"},
     ),
 ]
 

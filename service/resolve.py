@@ -59,8 +59,11 @@ LONGEST_SIDES = {ImageFormat.JPEG: 65500, ImageFormat.WEBP: 16383}
 """What the encoders can write."""
 
 
-def resolve(request: JobRequest, models: Sequence[ModelInfo]) -> tuple[JobRequest, ModelCard]:
-    """The request with every default filled in, and the model that will run it."""
+def resolve(request: JobRequest, models: Sequence[ModelInfo], *, is_repeat: bool = False) -> tuple[JobRequest, ModelCard]:
+    """The request with every default filled in, and the model that will run it.
+
+    Where it ``is_repeat``, its prompts were accepted before and cannot be changed: weights that would be refused today are text.
+    """
     # What a live worker serves comes first: a model that was retired is nobody's default. Studio stands back behind what was installed.
     ranked = sorted(models, key=lambda model: (not model.workers, model.card.id == STUDIO.id))
     card = choose_model(request, {model.card.id: model.card for model in ranked})
@@ -71,7 +74,8 @@ def resolve(request: JobRequest, models: Sequence[ModelInfo]) -> tuple[JobReques
         raise ParameterNotSupported(f"the model {card.id} takes no seed: it would paint the same again", field="checks.max_attempts")
     _check_scheduler(request, card)
     _check_loras(request, card)
-    _check_weights(request)
+    if not is_repeat:
+        _check_prompts(request)
     update: dict[str, object] = {"model": card.id, **_sampling(request, card)}
     if (options := getattr(request, "mask_options", None)) is not None or getattr(request, "mask", None) is not None:
         update["mask_options"] = _mask_options(options or MaskOptions(), request.operation)
@@ -119,7 +123,10 @@ def _check_loras(request: PaintedRequest, card: ModelCard) -> None:
         raise Invalid(f"the model {card.id} has no LoRA {unknown[0]!r}; see its loras in GET /v1/models", field="loras")
 
 
-def _check_weights(request: PaintedRequest) -> None:
+def _check_prompts(request: PaintedRequest) -> None:
+    prompt: str | None = getattr(request, "prompt", None)
+    if prompt is not None and not prompt.strip():
+        raise Invalid("a prompt has to say something", field="prompt")
     for field in ("prompt", "negative_prompt"):
         try:
             weighed(getattr(request, field, None) or "")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from api_schemas.errors import ChecksNotMet
 from api_schemas.jobs import Report, Verdict, Wording
+from api_schemas.prompts import shortened
 from api_schemas.requests import Checks, InpaintRequest, JobRequest, Level
 from worker.engines.base import Reading
 
@@ -25,7 +26,7 @@ class Wordings:
 
     @classmethod
     def of(cls, request: JobRequest, read: Read) -> Wordings:
-        """Read the prompts of ``request``. Raises ``Invalid`` for malformed weights."""
+        """Read the prompts of ``request``."""
         # What is filled by ``inpaint`` is what the prompt names; elsewhere the prompt may name the product, which is there.
         names_product = not isinstance(request, InpaintRequest)
 
@@ -61,6 +62,6 @@ class Wordings:
 
 
 def _unheard(phrases: Sequence[str]) -> str:
-    named = ", ".join(f"'{phrase}'" for phrase in phrases[:_NAMED])
+    named = ", ".join(f"'{shortened(phrase)}'" for phrase in phrases[:_NAMED])
     more = f" and {len(phrases) - _NAMED} more" if len(phrases) > _NAMED else ""
     return f"the model does not know what the prompt asks for: {named}{more}"

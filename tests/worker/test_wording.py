@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from conftest import png
+from PIL import Image, ImageFilter
 from planning import plan_of, rounds_of
 
 from api_schemas.errors import ChecksNotMet
@@ -21,6 +22,8 @@ from worker.rounds import Rounds
 from worker.wording import Wordings
 
 SAMPLING = {"steps": 4, "guidance_scale": 5.0, "strength": 1.0, "scheduler": "ddim", "seed": 1, "num_images": 2}
+SIDE, RIM = 192, 17
+"""Pixels: of the picture, and twice the width of the line, whose outer part fades."""
 STRANGE, KNOWN = "kitchen counter next to lemons and a plant", "dark wooden table, teal wall"
 
 
@@ -34,19 +37,20 @@ def read(prompt: str, *, names_product: bool) -> Reading:
 
 def begin(prompt: str, **fields: Any) -> Rounds:
     """An inpainting of a grey picture."""
-    mask = np.zeros((96, 96), np.uint8)
-    mask[32:64, 32:64] = 255
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[SIDE // 3 : SIDE * 2 // 3, SIDE // 3 : SIDE * 2 // 3] = 255
     request = {"operation": "inpaint", "image": "image", "mask": "mask", "prompt": prompt, **SAMPLING, **fields}
-    spec, plan = plan_of(request, STUDIO, {"image": png(np.full((96, 96, 3), 90, np.uint8)), "mask": png(mask)})
+    spec, plan = plan_of(request, STUDIO, {"image": png(np.full((SIDE, SIDE, 3), 90, np.uint8)), "mask": png(mask)})
     return rounds_of(spec, plan, Wordings.of(spec.request, read))
 
 
-def paint(rounds: Rounds, *, off_by: int = 0) -> list[Report]:
-    """Paint to the end: what was there, and where it is painted ``off_by`` levels off for the first two seeds."""
+def paint(rounds: Rounds, *, rim: int = 0) -> list[Report]:
+    """Paint to the end: what was there, and for the first two seeds a line along the border of the edit, ``rim`` levels lighter."""
 
     def painted(request: PaintRequest) -> npt.NDArray[np.uint8]:
-        off = off_by if request.seed < 3 else 0
-        return np.where(request.mask[..., None] > 0, request.image + off, request.image).astype(np.uint8)
+        inside = np.asarray(Image.fromarray(request.mask).filter(ImageFilter.MinFilter(RIM)))
+        line = (request.mask > 0) & (inside == 0) & (request.seed < 3)
+        return np.where(line[..., None], request.image + rim, request.image).astype(np.uint8)
 
     while rounds.requests:
         rounds.take([painted(request) for request in rounds.requests])
@@ -79,7 +83,7 @@ def test_no_seed_is_tried_for_the_sake_of_words() -> None:
 
 def test_what_is_wrong_with_the_picture_is_still_tried_again() -> None:
     """A bad picture from a prompt with unknown words is painted again, and the good one keeps the warning of the words alone."""
-    for report in paint(begin(STRANGE, checks={"max_attempts": 3}), off_by=120):
+    for report in paint(begin(STRANGE, checks={"max_attempts": 3}), rim=120):
         assert report.attempts == 2
         assert [reason for reason in report.verdict.reasons if "does not know" not in reason] == []
 
@@ -102,6 +106,12 @@ def test_the_unread_end_of_a_prompt_is_told(field: str) -> None:
     assert wording.unread == "pink paper"
     assert report.verdict.level is Level.WARN
     assert report.verdict.reasons == (f"{field} is longer than the model reads: its last 2 words were left out",)
+
+
+def test_a_long_phrase_is_cut_in_the_reason() -> None:
+    """The report has a phrase of any length whole; the verdict's reason has its beginning."""
+    wordings = Wordings(Wording(unheard=("x" * 4000,)))
+    assert wordings.reasons == (f"the model does not know what the prompt asks for: '{'x' * 40}…'",)
 
 
 def test_things_are_named_in_vain_where_nothing_is_there_yet() -> None:

@@ -151,7 +151,7 @@ class Engine(Protocol):
     def read(self, prompt: str, *, names_product: bool) -> Reading:
         """Tell what it does not read of ``prompt``, which may name what is in the picture already. Called from any thread.
 
-        Raises ``Invalid`` for malformed weights.
+        Malformed weights are text: the job was accepted.
         """
         ...
 

@@ -19,8 +19,9 @@ from api_schemas.prompts import Span
 FILE = "vocabulary.json"
 _WORD = re.compile(r"[^\W_]+")
 _LETTERS = re.compile(r"[^\W\d_]+")
-_STOP = re.compile(r"[,.;:!?|/()\[\]\n]")
-"""Punctuation that ends a phrase."""
+_HYPHENS = "\u2010\u2011-"
+_STOP = re.compile(rf"[^\w\s'\u2019{_HYPHENS}]|[_\n\r\u2028\u2029]|(?<![^\W\d_])[{_HYPHENS}]|[{_HYPHENS}](?![^\W\d_])")
+"""An end of a phrase: all but letters, digits, spaces, apostrophes and a hyphen between two letters."""
 
 
 class VocabularyError(ValueError):
@@ -42,12 +43,12 @@ class _Phrase:
     """Words between two stops or joints."""
 
     words: tuple[str, ...]
-    start: int
-    """Of its first letter in the prompt."""
     before: str
     """The joint that it follows, or nothing."""
     after: str
     """The joint that follows it, or nothing."""
+    part: int
+    """Number of the part between two stops that it is in."""
 
 
 class Vocabulary(BaseModel):
@@ -71,6 +72,14 @@ class Vocabulary(BaseModel):
     """Those joints that stand between a product and where it is."""
     negations: frozenset[str] = frozenset()
     """Those joints after which comes what is not wanted."""
+    exceptions: frozenset[str] = frozenset()
+    """Those joints after which comes what is wanted, even behind a negation: nothing *but* …"""
+    lights: frozenset[str] = frozenset()
+    """Words for light and mood: a phrase of them, or that ends in one, says nothing of what is there."""
+    backdrops: frozenset[str] = frozenset()
+    """Idle words for what is behind a product: with a word that is read they say what is there, be that word for light or mood."""
+    scenes: frozenset[str] = frozenset()
+    """Words for rooms and landscapes: a phrase that is about one names no product."""
 
     @classmethod
     def of(cls, directory: Path) -> Vocabulary | None:
@@ -86,34 +95,42 @@ class Vocabulary(BaseModel):
     def known(self, spans: Sequence[Span]) -> tuple[Span, ...]:
         """``spans`` of a prompt without the words that mean nothing, and with those in the place of which others are read."""
         text = "".join(span.text for span in spans)
-        weights = [span.weight for span in spans for _ in span.text]
-        parts: list[tuple[str, float]] = []
-        gap, whole, end = "", True, 0
+        letters = [(span.weight, place) for span in spans for place in span.places or range(len(span.text))]
+        parts: list[tuple[str, float, Sequence[int]]] = []
+        gap, left_out, stops, end = "", False, False, 0
         for word in _WORD.finditer(text):
-            gap, end = gap + text[end : word.start()], word.end()
-            read = self._read(word[0])
+            gap, stops = gap + text[end : word.start()], stops or _is_stopped(text, end, word.start())
+            read, (weight, place) = self._read(word[0]), letters[word.start()]
             if read:
-                parts.append((gap if whole else _mended(gap, first=not parts), weights[word.start()]))
-                parts.append((read, weights[word.start()]))
-            gap, whole = ("", True) if read else (gap, False)
-        if whole:
-            parts.append((gap + text[end:], 1.0))
-        return tuple(Span("".join(each for each, _ in run), weight) for weight, run in groupby(parts, key=lambda part: part[1]))
+                gap = _mended(first=not parts, stops=stops) if left_out else gap
+                parts.append((gap, weight, [place] * len(gap)))
+                is_same = read == word[0]
+                places = [each for _, each in letters[word.start() : word.end()]] if is_same else [place] * len(read)
+                parts.append((read, weight, places))
+                gap, stops = "", False
+            left_out, end = not read, word.end()
+        if not left_out:
+            rest = text[end:]
+            parts.append((gap + rest, 1.0, [place for _, place in letters[end:]]))
+        return tuple(_joined(list(run)) for _, run in groupby(parts, key=lambda part: part[1]))
 
     def stray(self, prompt: str, *, names_product: bool) -> Stray:
-        """The words and phrases of ``prompt`` that are lost on the model.
+        """The words and phrases of ``prompt`` that are lost on the model; all of it where it has no word that the model reads.
 
-        Where it ``names_product``, what stands before the first place (``a mug on …``), or is the whole of its first part, may be what
-        is in the picture already; unless there is nothing else.
+        Where it ``names_product``, what its first part says before the first place (``a mug on …``), or the whole of that part, may be what is
+        in the picture already: where it has a word for a thing, or says elsewhere what is behind the product. Rooms and landscapes are none.
         """
-        unknown = dict.fromkeys(word.casefold() for word in _WORD.findall(prompt) if self._is_stranger(word.casefold()))
+        words = [word.casefold() for word in _WORD.findall(prompt)]
+        unknown = tuple(dict.fromkeys(filter(self._is_stranger, words)))
         phrases = list(self._phrases(prompt))
         asking = [phrase for phrase in phrases if self._asks(phrase)]
         unheard = [phrase for phrase in asking if not self._is_heard(phrase)]
         if names_product and len(unheard) < len(asking):
-            product = self._product_end(prompt, phrases)
-            unheard = [phrase for phrase in unheard if phrase.start >= product]
-        return Stray(tuple(unknown), tuple(dict.fromkeys(" ".join(phrase.words) for phrase in unheard)))
+            product = self._product(phrases, asking)
+            unheard = [phrase for phrase in unheard if phrase not in product]
+        if not unheard and not any(self._read(word) and word not in self.joints for word in words):
+            return Stray(unknown, (prompt.strip(),))
+        return Stray(unknown, tuple(dict.fromkeys(" ".join(phrase.words) for phrase in unheard)))
 
     def _read(self, word: str) -> str:
         """Return what the model is given for a word: itself, another one, or nothing."""
@@ -127,50 +144,71 @@ class Vocabulary(BaseModel):
         return _LETTERS.search(word) is not None and not self._read(word) and word not in self.joints
 
     def _phrases(self, prompt: str) -> Iterator[_Phrase]:
-        words: list[re.Match[str]] = []
-        before, end = "", 0
-        for word in _WORD.finditer(prompt):
-            stopped = _STOP.search(prompt, end, word.start()) is not None
-            end = word.end()
+        words: list[str] = []
+        before, part, end = "", 0, 0
+        for found in _WORD.finditer(prompt):
+            word, stopped = found[0].casefold(), _is_stopped(prompt, end, found.start())
+            end = found.end()
             if stopped and words:
-                yield _phrase(words, before, "")
+                yield _Phrase(tuple(words), before, "", part)
                 words = []
-            before = "" if stopped else before
-            if word[0].casefold() in self.joints:
-                if words:
-                    yield _phrase(words, before, word[0].casefold())
-                if words or before not in self.negations:  # "without a plant" has its negation before the article
-                    before = word[0].casefold()
-                words = []
-            else:
+            before, part = ("", part + 1) if stopped else (before, part)
+            if word not in self.joints:
                 words.append(word)
+                continue
+            if words:
+                yield _Phrase(tuple(words), before, word, part)
+            if words or before not in self.negations or word in self.exceptions:  # "without a plant" has its negation before the article
+                before = word
+            words = []
         if words:
-            yield _phrase(words, before, "")
+            yield _Phrase(tuple(words), before, "", part)
+
+    def _asking(self, phrase: _Phrase) -> list[str]:
+        """Return its words that ask for something: neither idle nor a number, nor one with an idle unit (85mm)."""
+        return [word for word in phrase.words if word not in self.idle and not self.idle.issuperset(_LETTERS.findall(word))]
 
     def _asks(self, phrase: _Phrase) -> bool:
-        asks = any(word not in self.idle and _LETTERS.search(word) for word in phrase.words)
-        return asks and phrase.before not in self.negations
+        return bool(self._asking(phrase)) and phrase.before not in self.negations
 
     def _is_heard(self, phrase: _Phrase) -> bool:
-        asking = [word for word in phrase.words if word not in self.idle and _LETTERS.search(word)]
+        asking = self._asking(phrase)
         if any(not self.carriers.isdisjoint(self._read(word).split()) for word in asking):
             return True
         return bool(asking) and all(self._read(word) and word not in self.things for word in asking)
 
-    def _product_end(self, prompt: str, phrases: Sequence[_Phrase]) -> int:
-        """Return the letter before which a product may be named."""
-        stop = _STOP.search(prompt)
-        first = [phrase for phrase in phrases if stop is None or phrase.start < stop.start()]
-        for phrase, place in pairwise(first):
-            if phrase.after in self.places and self._asks(place):
-                return place.start
-        return 0 if any(map(self._is_heard, first)) else len(prompt) if stop is None else stop.start()
+    def _is_ground(self, phrase: _Phrase) -> bool:
+        """Tell whether it says what the product is in front of or stands on, which light and mood do not."""
+        read = [each for word in self._asking(phrase) for each in self._read(word).split()]
+        if not self._asks(phrase) or not self._is_heard(phrase):
+            return False
+        if not (self.carriers - self.lights).isdisjoint(read) or not self.backdrops.isdisjoint(phrase.words):
+            return True
+        return phrase.words[-1] not in self.lights and not self.lights.issuperset(read)
+
+    def _product(self, phrases: Sequence[_Phrase], asking: Sequence[_Phrase]) -> list[_Phrase]:
+        """Return the phrases that may name a product in the picture."""
+        first = [phrase for phrase in phrases if phrase.part == asking[0].part]
+        end = next((n for n, (each, place) in enumerate(pairwise(first), 1) if each.after in self.places and self._asks(place)), len(first))
+        product = first[:end]
+        if end == len(first) and any(map(self._is_ground, first)):
+            return []
+        names_thing = any(not self.things.isdisjoint(phrase.words) for phrase in product)
+        if not names_thing and not any(self._is_ground(phrase) for phrase in asking if phrase not in product):
+            return []
+        return [phrase for phrase in product if self.scenes.isdisjoint(self._asking(phrase)[-1:])]
 
 
-def _phrase(words: Sequence[re.Match[str]], before: str, after: str) -> _Phrase:
-    return _Phrase(tuple(word[0].casefold() for word in words), words[0].start(), before, after)
+def _is_stopped(text: str, end: int, start: int) -> bool:
+    """Tell whether a phrase ends between a word that ends at ``end`` and the one that starts at ``start``."""
+    return _STOP.search(text, end, start + 1) is not None
 
 
-def _mended(gap: str, *, first: bool) -> str:
+def _joined(parts: Sequence[tuple[str, float, Sequence[int]]]) -> Span:
+    """Return one span of parts that have one weight."""
+    return Span("".join(text for text, _, _ in parts), parts[0][1], tuple(place for _, _, places in parts for place in places))
+
+
+def _mended(*, first: bool, stops: bool) -> str:
     """Return the separator of two words between which others were left out."""
-    return "" if first else ", " if _STOP.search(gap) else " "
+    return "" if first else ", " if stops else " "

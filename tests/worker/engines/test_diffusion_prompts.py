@@ -10,12 +10,16 @@ import pytest
 import torch
 from painting import SAMPLING, relative_error, request_for, result_of
 
+from api_schemas.models import STUDIO
 from scripts.tiny_pipeline import build
+from training.studio.vocabulary import load_tokenizer
 from worker.engines.base import Reading
 from worker.engines.diffusion.card import card_for
-from worker.engines.diffusion.chunks import CHUNKS
+from worker.engines.diffusion.chunks import CHUNKS, PromptReader
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.prompts import PromptEmbeds
+from worker.engines.vocabulary import Vocabulary
+from worker.engines.weights import EMBEDDED
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -96,6 +100,32 @@ def test_what_is_beyond_the_last_chunk_is_told(load: Callable[[str], DiffusionEn
     assert encoded(engine, many).embeds.shape[1] == CHUNKS * TOKENS
     assert engine.read(many, names_product=True) == Reading(unread="carpet, lamp")
     assert engine.read(three, names_product=True) == Reading()
+
+
+def test_the_unread_end_is_what_was_sent() -> None:
+    """It is cut from the prompt itself: with its case, its accents, its weights, and the words that were left out or replaced."""
+    reader = PromptReader([load_tokenizer(EMBEDDED / STUDIO.id / "tokenizer")], Vocabulary.of(EMBEDDED / STUDIO.id))
+    prompt = "zesty Lemons, timber table by Daylight; café \\(Ø 50%\\) " * 30 + "(teal Wall:1.2), PINK paper"
+    unread = reader.read(prompt, names_product=True).unread
+    assert unread is not None
+    assert len(unread) > 0.2 * len(prompt)
+    assert prompt.endswith(unread)
+    assert reader.read(prompt.removesuffix(unread), names_product=True).unread is None
+    assert reader.read(prompt.removesuffix(unread) + unread.split()[0], names_product=True).unread == unread.split()[0]
+
+
+@pytest.mark.parametrize(("prompt", "unheard"), [("wooden table, (lemons:0)", ()), ("(teal wall:0)", ("(teal wall:0)",))])
+def test_what_has_no_weight_is_not_asked_for(prompt: str, unheard: tuple[str, ...]) -> None:
+    """Unknown words of weight 0 are no loss; a prompt of nothing else is one."""
+    reader = PromptReader([load_tokenizer(EMBEDDED / STUDIO.id / "tokenizer")], Vocabulary.of(EMBEDDED / STUDIO.id))
+    assert reader.read(prompt, names_product=True).unheard == unheard
+
+
+def test_weights_that_an_accepted_job_has_wrong_are_text(load: Callable[[str], DiffusionEngine]) -> None:
+    """A prompt that would be refused today is encoded as the stock pipeline does, signs and all, and fails nothing."""
+    engine, old = load("sd15-inpaint"), "red (sofa:9)"
+    assert torch.equal(encoded(engine, old).embeds, stock(engine, old)[0])
+    assert engine.read(old, names_product=True) == Reading()
 
 
 @pytest.mark.parametrize("kind", ["sd15-inpaint", "sdxl-inpaint"])

@@ -12,14 +12,18 @@ from worker.engines.diffusion.card import UnsupportedPipelineError, card_for
 from worker.engines.vocabulary import FILE, Stray, Vocabulary
 
 WORDS = Vocabulary(
-    words=frozenset({"a", "on", "with", "red", "wooden", "table", "wall", "mug", "photo", "curtain", "k"}),
+    words=frozenset({"a", "on", "with", "red", "wooden", "table", "wall", "mug", "photo", "curtain", "k", "soft", "light"}),
     read_as={"curtains": "curtain", "tables": "wooden table"},
-    carriers=frozenset({"table", "wall", "curtain", "wooden"}),
+    carriers=frozenset({"table", "wall", "curtain", "wooden", "light"}),
     things=frozenset({"mug"}),
-    idle=frozenset({"photo", "sharp"}),
-    joints=frozenset({"a", "and", "on", "of", "with", "without", "the", "in"}),
+    idle=frozenset({"photo", "sharp", "mm", "background"}),
+    joints=frozenset({"a", "and", "on", "of", "with", "without", "the", "in", "nothing", "but"}),
     places=frozenset({"on", "in"}),
-    negations=frozenset({"without"}),
+    negations=frozenset({"without", "nothing"}),
+    exceptions=frozenset({"but"}),
+    lights=frozenset({"soft", "light"}),
+    backdrops=frozenset({"background"}),
+    scenes=frozenset({"villa"}),
 )
 
 
@@ -66,11 +70,28 @@ def test_a_weight_stays_with_its_word() -> None:
         ("wooden table with a mug", (), ("mug",)),
         ("wooden table without a plant", ("plant",), ()),
         ("villa", ("villa",), ("villa",)),
-        ("wooden table 85 12", (), ()),
+        ("wooden table 85 12 85mm", ("85mm",), ()),
+        ("wallet, soft light", ("wallet",), ("wallet",)),
+        ("mug, soft light", (), ()),
+        ("wallet, soft background", ("wallet", "background"), ()),
+        ("villa, red wall", ("villa",), ("villa",)),
+        ("red villa on a wooden table", ("villa",), ("red villa",)),
+        ("villa mug on a wooden table", ("villa",), ()),
+        ("wooden table, nothing on a wallet", ("wallet",), ()),
+        ("wooden table, nothing but a wallet", ("wallet",), ("wallet",)),
+        *(
+            (f"wooden table{stop}wallet", ("wallet",), ("wallet",))
+            for stop in [" - ", " – ", "—", " & ", " + ", "•", "…", "、", "\n", "_", "(", " -"]
+        ),
+        ("wooden t-shirt, red wall's end", ("t", "shirt", "s", "end"), ()),
+        ("2024", (), ("2024",)),
+        (" ,, ", (), (",,",)),
+        ("\U0001f600", (), ("\U0001f600",)),
+        ("sharp", ("sharp",), ("sharp",)),
     ],
 )
 def test_a_phrase_of_which_nothing_is_known_is_unheard(prompt: str, unknown: tuple[str, ...], unheard: tuple[str, ...]) -> None:
-    """Phrases end at punctuation and joints; the product's own name, idle words and what is not wanted are no loss."""
+    """Phrases end at signs and joints; the product's own name, idle words and what is not wanted are no loss, a prompt without words is."""
     assert WORDS.stray(prompt, names_product=True) == Stray(unknown, unheard)
 
 

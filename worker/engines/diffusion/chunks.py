@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from api_schemas.prompts import Span, weighed
+from api_schemas.prompts import Span, weighed_or_text
 from worker.engines.base import Reading
 from worker.engines.vocabulary import Vocabulary
 
@@ -31,6 +31,8 @@ class Token:
     weight: float
     ends_word: bool
     ends_phrase: bool
+    place: int
+    """Where the prompt has its first letter."""
 
 
 Chunk = tuple[Token, ...]
@@ -49,7 +51,7 @@ class PromptReader:
     def chunks(self, prompt: str) -> tuple[tuple[Chunk, ...], ...]:
         """For each tokenizer the chunks of ``prompt``: 1, 2 or 4 for all, the empty chunk behind those that it fills.
 
-        Contexts of such lengths can be repeated to each other's. Raises ``Invalid`` for malformed weights.
+        Contexts of such lengths can be repeated to each other's. Malformed weights are text.
         """
         spans = self._spans(prompt)
         cut = [_cut(self._tokens(tokenizer, spans), _room(tokenizer))[:CHUNKS] for tokenizer in self._tokenizers]
@@ -58,29 +60,28 @@ class PromptReader:
 
     def read(self, prompt: str, *, names_product: bool) -> Reading:
         """Tell what the model does not read of ``prompt``; see ``Vocabulary.stray`` and ``Engine.read``."""
-        spans = self._spans(prompt)
-        tokens = self._tokens(self._tokenizers[0], spans)
-        unread = [token.id for chunk in _cut(tokens, _room(self._tokenizers[0]))[CHUNKS:] for token in chunk]
-        with self._lock:
-            rest = self._tokenizers[0].decode(unread).strip().replace(" ,", ",") if unread else None
+        tokens = self._tokens(self._tokenizers[0], self._spans(prompt))
+        unread = [token.place for chunk in _cut(tokens, _room(self._tokenizers[0]))[CHUNKS:] for token in chunk]
+        rest = prompt[unread[0] :].strip() if unread else None
         if self._vocabulary is None:
             return Reading(unread=rest)
-        text = "".join(span.text for span in weighed(prompt))
-        stray = self._vocabulary.stray(text, names_product=names_product)
-        return Reading(stray.unknown, stray.unheard, rest)
+        wanted = "".join(span.text for span in weighed_or_text(prompt) if span.weight)
+        stray = self._vocabulary.stray(wanted, names_product=names_product)
+        return Reading(stray.unknown, stray.unheard if wanted.strip() else (prompt,), rest)
 
     def _spans(self, prompt: str) -> tuple[Span, ...]:
-        spans = weighed(prompt)
+        spans = weighed_or_text(prompt)
         return spans if self._vocabulary is None else self._vocabulary.known(spans)
 
     def _tokens(self, tokenizer: Any, spans: Sequence[Span]) -> list[Token]:
         tokens: list[Token] = []
         for span in spans:
             with self._lock:
-                ids = tokenizer(span.text, add_special_tokens=False, verbose=False).input_ids
-                pieces = tokenizer.convert_ids_to_tokens(ids)
+                read = tokenizer(span.text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+                pieces = tokenizer.convert_ids_to_tokens(read.input_ids)
             tokens += [
-                Token(token, span.weight, piece.endswith(_ENDS_WORD), piece in _COMMAS) for token, piece in zip(ids, pieces, strict=True)
+                Token(token, span.weight, piece.endswith(_ENDS_WORD), piece in _COMMAS, span.places[start])
+                for token, piece, (start, _) in zip(read.input_ids, pieces, read.offset_mapping, strict=True)
             ]
         return tokens
 
