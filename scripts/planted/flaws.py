@@ -128,7 +128,7 @@ class Stripes:
 
     def applies(self, scene: Scene) -> bool:
         """Where two channels have room in both directions around the edit, and a stripe is a latent wide: finer ones are texture to a model."""
-        return np.count_nonzero(self._channels(scene)) > 1 and _STRIPE_PX / coarsest(scene) >= _LATENT_PX
+        return int(np.count_nonzero(self._channels(scene))) > 1 and _STRIPE_PX / float(coarsest(scene)) >= _LATENT_PX
 
     def spoil(self, shown: Shown, clean: Array) -> Array:
         """``clean`` with stripes on what is kept, in the channels that have room."""
