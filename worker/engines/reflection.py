@@ -28,6 +28,8 @@ _DEEPEST = 0.15
 _BLOCK = 0.1
 """Side of a block, of the picture's shorter side."""
 _BLOCKS_PX = 16, 160
+_SMALLEST = 8
+"""Pixels of the picture's shorter side below which there is no texture to go on with."""
 _KNOWN = 12
 """Blocks from the border within which the ground is looked for."""
 _FINE, _LARGER = 0.08, 2.5
@@ -69,6 +71,8 @@ def _continued(picture: Pixels, things: Mask, count: int, seed: int) -> Pixels:
     if count == 0:
         return picture[:, :0]
     shorter = min(picture.shape[:2])
+    if shorter < _SMALLEST:
+        return _stretched(np.ascontiguousarray(picture), count, shorter)
     block = int(np.clip(_BLOCK * shorter, *_BLOCKS_PX))
     # What lies further in tells little of the border, and memory is not to grow with it.
     near = max(count, _KNOWN * block)
@@ -109,7 +113,7 @@ def _unfolded(blurred: _Float, count: int, reach: float) -> _Float:
 
 def _side(texture: _Float, ground: _Bool, block: int) -> int:
     """The side in pixels of blocks of the ``texture (H, W, 3)`` of the ``ground``: larger ones where that is faint and out of focus."""
-    if float(texture[ground].std()) > _SOFT_LEVELS:
+    if float(texture[ground].std()) > _SOFT_LEVELS or not ground[1:, 1:].any():
         return block
     # Grain is no detail.
     texture, inner = np.asarray(cv2.GaussianBlur(texture, (0, 0), 1.0, borderType=cv2.BORDER_REFLECT), np.float32), ground[1:, 1:]

@@ -148,3 +148,14 @@ def test_a_seed_is_a_result() -> None:
     first, again, other = (extend_picture(picture, nothing(picture), 90, 0, 0, 0, seed) for seed in (5, 5, 6))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (4, 1), (7, 9), (8, 8), (16, 8)], ids=str)
+@pytest.mark.parametrize("sides", [(0, 0, 1, 0), (20, 20, 20, 20), (300, 0, 0, 0)], ids=str)
+def test_a_picture_of_a_few_pixels_is_continued(shape: tuple[int, int], sides: tuple[int, int, int, int]) -> None:
+    """However small a picture of one colour is, what continues it has that colour."""
+    left, right, top, bottom = sides
+    picture = np.full((*shape, 3), 31, np.uint8)
+    extended = extend_picture(picture, np.zeros(shape, np.uint8), left, right, top, bottom, 1)
+    assert extended.shape == (shape[0] + top + bottom, shape[1] + left + right, 3)
+    assert np.abs(extended.astype(int) - 31).max() <= 1
