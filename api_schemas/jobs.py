@@ -130,6 +130,10 @@ class Verdict(_Frozen):
     level: Level
     reasons: tuple[str, ...] = Field(default=(), description="Which measures are beyond which limit; none for `pass`.")
 
+    def doubted(self, level: Level, *reasons: str) -> Verdict:
+        """The verdict with these ``reasons`` too, no better than ``level``."""
+        return Verdict(level=max(self.level, level, key=lambda each: each.rank), reasons=(*self.reasons, *reasons))
+
 
 class Wording(_Frozen):
     """The parts of a prompt that the model did not read."""

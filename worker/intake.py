@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class Plan:
     known: tuple[Box, ...] = ()
     """Of an outpainting: what is there before each pass."""
     without_prompt: Callable[[], Plan] | None = None
-    """The same by the model that reads no prompt and goes on with the picture, where that has a meaning; made when it is needed."""
+    """The same by the model that reads no prompt and goes on with the picture, where that has a meaning; made when it is needed, once."""
 
     @property
     def is_extended_by_model(self) -> bool:
@@ -153,7 +154,7 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
     picture = into_space(over_ground(backdrop, WHITE), backdrop.icc, source.icc) if backdrop else None
     plan = _filled(edit, request, card, _recipe(request, source, picture))
     if isinstance(request, EraseRequest) and isinstance(plan.recipe, Sampling):
-        return replace(plan, without_prompt=lambda: _filled(edit, request, EXEMPLAR, None))
+        return replace(plan, without_prompt=cache(lambda: _filled(edit, request, EXEMPLAR, None)))
     return plan
 
 
@@ -161,7 +162,7 @@ def _extended(source: Frame, request: OutpaintRequest, card: ModelCard, segmente
     plan = _outpaint(source, request, card, segmenter)
     if not plan.is_extended_by_model:
         return plan
-    return replace(plan, without_prompt=lambda: _outpaint(source, request, EXEMPLAR, segmenter))
+    return replace(plan, without_prompt=cache(lambda: _outpaint(source, request, EXEMPLAR, segmenter)))
 
 
 def _filled(edit: Edit, request: PaintedRequest, card: ModelCard, recipe: Sampling | Backdrop | None) -> Plan:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -151,6 +152,11 @@ class Rounds:
     def _unfinished(self) -> list[_Picture]:
         return [picture for picture in self._pictures if not picture.done and not picture.gave_way]
 
+    @cached_property
+    def _is_grey(self) -> bool:
+        """Whether the photo has no colours, as far as it is seen."""
+        return is_grey(over_ground(self._plan.edit.source, WHITE))
+
     def _regions(self, picture: _Picture) -> tuple[Region, ...]:
         """What is painted of it in this round."""
         return self._plan.passes[picture.passed] if self._plan.passes else ()
@@ -203,7 +209,7 @@ class Rounds:
         """The frame with what a model painted around the picture, joined to it. In a photo without colours it has none."""
         known, grown = self._plan.known[picture.passed : picture.passed + 2]
         window, kept = region.crop.box.slices, self._plan.unknown(picture.passed, region.crop.box) == 0
-        if is_grey(over_ground(self._plan.edit.source, WHITE)):
+        if self._is_grey:
             fill = in_grey(fill)
         seen = over_ground(picture.frame, WHITE)  # what is hidden is neither shown again nor looked at
         seen = seen.copy() if seen is picture.frame.pixels else seen
@@ -281,11 +287,9 @@ def _judged(report: Report, met: tuple[Continuity, ...]) -> Report:
     if not met:
         return report
     worst = max(met, key=lambda side: (side.level.rank, side.step))
-    verdict = report.verdict
     if worst.level is Level.PASS:
         return report
-    level = max(verdict.level, worst.level, key=lambda level: level.rank)
-    return report.model_copy(update={"verdict": Verdict(level=level, reasons=(*verdict.reasons, worst.reason))})
+    return report.model_copy(update={"verdict": report.verdict.doubted(worst.level, worst.reason)})
 
 
 def _badness(report: Report, met: tuple[Continuity, ...]) -> tuple[int, float]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from api_schemas.errors import ChecksNotMet
-from api_schemas.jobs import Report, Verdict, Wording
+from api_schemas.jobs import Report, Wording
 from api_schemas.prompts import shortened
 from api_schemas.requests import Checks, InpaintRequest, JobRequest, Level
 from worker.engines.base import Reading
@@ -56,8 +56,7 @@ class Wordings:
         """Return ``report`` of a picture with what is said of its prompts."""
         verdict, reasons = report.verdict, self.reasons
         if reasons:
-            level = max(verdict.level, Level.WARN, key=lambda level: level.rank)
-            verdict = Verdict(level=level, reasons=(*verdict.reasons, *reasons))
+            verdict = verdict.doubted(Level.WARN, *reasons)
         return report.model_copy(update={"prompt": self.prompt, "negative_prompt": self.negative_prompt, "verdict": verdict})
 
 
