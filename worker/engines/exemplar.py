@@ -3,7 +3,7 @@
 What goes where is found on a picture of at most ``_SOLVED`` pixels, and carried out at full size: the fill is made of the picture's own pixels.
 
 Patches do badly where a hole is open on all sides but one: far from anything known they drift to what is flat. So what lies outside a
-box, as in outpainting, is continued from its border (``reflection``).
+box, as in outpainting, is continued from its border (``extension``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from api_schemas.errors import EngineFailed
 from api_schemas.models import EXEMPLAR, ModelCard
 from worker.engines.base import PaintRequest, Pixels, Reading, Slot, WarmUp
 from worker.engines.pyramid import Known, Pyramid
-from worker.engines.reflection import extend_picture
+from worker.engines.extension import extend_picture
 from worker.engines.shift_map import halved, quilt
 from worker.images.mask import Box
 

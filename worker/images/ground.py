@@ -34,6 +34,8 @@ _STRICT, _PER_VARIETY = 8.0, 1.5
 """The same for what marks a thing as foreign for certain: more where the border itself is varied."""
 _SURE = 0.4
 """Share of a foreign thing's cells that must be so for certain."""
+_EDGE = 6.0
+"""Median step of colour (CIELAB), from cell to cell, at the edge of a thing: a shade changes more slowly."""
 _SMALLEST = 6
 """Cells of the smallest thing that is looked at."""
 _CLUTTER = 0.36
@@ -95,7 +97,8 @@ def standing_out(picture: npt.NDArray[np.uint8], product: _Bool, deep: int) -> _
     height, width = product.shape
     shaded = _shaded(cells, held)
     distance, variety = _unlikeness(cells, held | shaded)
-    things = _foreign(distance, variety, held, min(held.shape[1], deep * held.shape[1] // width + 1)) | shaded
+    found = _foreign(distance, variety, held, min(held.shape[1], deep * held.shape[1] // width + 1))
+    things = _further(found, cells, distance) | shaded
     wide, narrow = cv2.dilate(things.astype(np.uint8), _square(_HALO)), cv2.dilate(held.astype(np.uint8), _square(1))
     grown = np.asarray(np.maximum(wide, narrow), np.uint8)
     return np.asarray(cv2.resize(grown, (width, height), interpolation=cv2.INTER_NEAREST) > 0) | product
@@ -207,6 +210,17 @@ def _foreign(distance: npt.NDArray[np.float32], variety: npt.NDArray[np.float32]
     things = (area >= _SMALLEST) & (sure > _SURE * area)
     things[0] = False
     return np.asarray(things[labels])
+
+
+def _further(found: _Bool, cells: npt.NDArray[np.float32], distance: npt.NDArray[np.float32]) -> _Bool:
+    """The things ``found``, as far in as they go on. A mere shade, which has no edge, ends where it was found."""
+    steps = [np.linalg.norm(cells - np.roll(cells, by, axis), axis=2) for axis in (0, 1) for by in (-1, 1)]
+    others = [found & ~np.roll(found, by, axis) for axis in (0, 1) for by in (-1, 1)]
+    edge = np.concatenate([step[1:-1, 1:-1][other[1:-1, 1:-1]] for step, other in zip(steps, others, strict=True)])
+    if not edge.size or np.median(edge) < _EDGE:
+        return found
+    _, parts = cv2.connectedComponents((found | (distance > _UNLIKE)).astype(np.uint8), connectivity=8)
+    return np.isin(parts, np.unique(parts[found]))
 
 
 def _square(reach: int) -> _Mask:

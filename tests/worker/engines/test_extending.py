@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.engines.base import Mask, Pixels
-from worker.engines.reflection import extend_picture
+from worker.engines.extension import extend_picture
 from worker.images.ground import PRODUCT
 
 RED = (220, 40, 40)

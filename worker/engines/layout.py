@@ -1,0 +1,288 @@
+"""Lays out what is to be seen beyond a picture's border: for each cell the shift by which it is copied, so that its pieces meet where they differ least.
+
+Shift maps (Pritch et al., "Shift-Map Image Editing", ICCV 2009) with few, frequent shifts (He and Sun, "Statistics of Patch Offsets for Image
+Completion", ECCV 2012) and the seams of "Graphcut Textures" (Kwatra et al., SIGGRAPH 2003), found by alpha expansion (Boykov et al., 2001).
+
+In a photo the ground changes with height: sky, horizon, floor. So a shift costs the more the further up or down it copies from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+_Float = npt.NDArray[np.float32]
+_Bool = npt.NDArray[np.bool_]
+_Ints = npt.NDArray[np.int64]
+Shift = tuple[int, int]
+"""Rows down and columns to the right from a cell to the one that it copies."""
+
+_COLOUR, _GRADIENT = 0.6, 2.0
+"""Weights of colours and of gradients where two pieces are compared: a difference of lines is seen more than one of light, which is evened out."""
+_LEAST = 9
+"""Cells of the least shift, as the shorter side over this: smaller ones make a pattern."""
+_STRIP, _ALONG = 10, 9
+"""Cells beside the border that a shift must match, and of those along it that are looked at together."""
+_INNER = 1
+"""Cells of it that are left out: their gradient at the border itself is not known."""
+_WANDER = 5, 2
+"""How far along the border a shift may copy from, as its length over this: at a side, and at the top or bottom."""
+_ROUNDS, _PER_ROUND = 2, 12
+"""Sets of shifts that match the border, each with the best of those that are left, and the shifts of a set."""
+_ALIKE = 4
+"""Cells from a chosen shift within which no other one is."""
+_DULL = 80.0
+"""Cost of a cell of the border that no shift of a set matches."""
+_HEIGHT, _ASIDE = 20.0, 0.15
+"""Cost of a cell copied from as far up or down as the picture is high, and that share of it for as far aside at the top or bottom."""
+_COVERING = 10
+"""Shifts at most for cells that fewer than two of the others can show."""
+_FAR = 6.0, 3.0, 0.3
+"""How fast the worth of those falls: with rows up or down at a side, with depth at the top or bottom, and there with columns aside."""
+_SEAM = 3.0
+"""Cost of a seam's cell besides the difference of its pieces: a few large ones rather than many."""
+_MEETING = 2.0
+"""Weight of how a shift meets the border."""
+_REFLECTED = 2.5
+"""Cost of a reflected cell beside the border, and …"""
+_MIRROR = 0.12
+"""… shorter sides away from it at which that has doubled: a mirror shows by its symmetry."""
+_DRAWN = 60.0
+"""Cost of a cell that is drawn out of the border: the last resort."""
+_CHANCE = 0.2
+"""Share of its cost that a seed adds to a label at most: another seed chooses others of about as good ones."""
+_NEVER = 20000.0
+_SWEEPS = 2
+_WHOLE = 4
+"""Steps of a flow, which is in whole numbers, by a cost."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What can be copied, in cells, its border at the left, and what else can be shown in the ``n`` columns left of it."""
+
+    pixels: _Float
+    """``(H, W, 3)``."""
+    usable: _Bool
+    """``(H, W)``: cells that may be shown."""
+    reflected: _Float
+    """``(H, n, 3)``."""
+    mirrors: _Bool
+    """``(H, n)``: where that shows usable cells alone."""
+    drawn: _Float
+    """``(H, n, 3)``: the border drawn out."""
+    is_side: bool
+    """Whether the border is the picture's left or right one: along it height changes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What is shown in each cell beyond a border."""
+
+    shifts: list[Shift]
+    labels: _Ints
+    """``(H, n)``: the number of a shift; ``reflected`` or ``drawn`` above those."""
+    values: _Float
+    """``(labels, H, n, 3)``: what each of them would show."""
+
+    @property
+    def reflected(self) -> int:
+        """The label of what is reflected."""
+        return len(self.shifts)
+
+    @property
+    def drawn(self) -> int:
+        """The label of what is drawn out."""
+        return len(self.shifts) + 1
+
+
+def lay_out(ground: Ground, seed: int) -> Layout:
+    """The layout of least cost that alpha expansion finds, labels in an order by ``seed``."""
+    features = _features(ground.pixels)
+    shifts = _candidates(features, ground)
+    shown = [copied(features, ground.usable, ground.drawn.shape[1], shift) for shift in shifts]
+    looks = np.stack([*(values for values, _ in shown), _features(ground.reflected), _features(ground.drawn)])
+    costs = np.stack([*(_cost(features, ground, shift, there) for shift, (_, there) in zip(shifts, shown, strict=True)), *_others(ground)])
+    costs *= 1 + np.random.default_rng(seed).uniform(0, _CHANCE, (len(costs), 1, 1)).astype(np.float32)
+    labels = _Expansion(looks, costs).run(seed)
+    pixels = [copied(ground.pixels, ground.usable, ground.drawn.shape[1], shift)[0] for shift in shifts]
+    return Layout(shifts, labels, np.stack([*pixels, ground.reflected, ground.drawn]))
+
+
+def copied(values: _Float, usable: _Bool, count: int, shift: Shift) -> tuple[_Float, _Bool]:
+    """``(H, count, c)``: what the columns left of ``values (H, W, c)`` copy by ``shift``, and where that is ``usable (H, W)``."""
+    height, width = usable.shape
+    rows, columns = np.arange(height) + shift[0], np.arange(-count, 0) + shift[1]
+    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None, :]
+    places = np.ix_(np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1))
+    return values[places], usable[places] & inside
+
+
+def _features(pixels: _Float) -> _Float:
+    """``(H, W, 5)``: the colours and the gradient of the lightness, by their weights."""
+    grey = pixels.mean(axis=2)
+    gradients = [cv2.Sobel(grey, cv2.CV_32F, *axis, scale=_GRADIENT / 8, borderType=cv2.BORDER_REPLICATE) for axis in ((1, 0), (0, 1))]
+    return np.concatenate([_COLOUR * pixels, *(np.asarray(each, np.float32)[..., None] for each in gradients)], axis=2)
+
+
+def _candidates(features: _Float, ground: Ground) -> list[Shift]:
+    """Shifts by which the border matches, a ladder of straight ones, and those that show what no other one can."""
+    (height, width), count = ground.usable.shape, ground.drawn.shape[1]
+    least = max(4, min(height, width) // _LEAST)
+    shifts = _matching(features, ground, least)
+    straight = range(least, count + 2 * least, least)
+    shifts += [(0, columns) for columns in straight if (0, columns) not in shifts]
+    seen = sum((copied(features, ground.usable, count, shift)[1].astype(np.int64) for shift in shifts), np.zeros((height, count), np.int64))
+    open_yet = seen < 2
+    for _ in range(_COVERING):
+        shift = _covering(open_yet, ground) if open_yet.any() else None
+        if shift is None:
+            break
+        shifts.append(shift)
+        open_yet &= ~copied(features, ground.usable, count, shift)[1]
+    # A picture that is too small for any of these has one column to copy.
+    return list(dict.fromkeys(shifts)) or [(0, 1)]
+
+
+def _matching(features: _Float, ground: Ground, least: int) -> list[Shift]:
+    """Shifts of at least so many columns by which what is beside the border is seen further in."""
+    (height, width), count = ground.usable.shape, ground.drawn.shape[1]
+    strip = min(_STRIP, width // 3)
+    if strip <= _INNER:
+        return []
+    wander = max(2, height // _WANDER[0 if ground.is_side else 1])
+    deepest = width - strip if ground.is_side else min(width - strip, count + min(height, width) // 2)
+    shifts, costs = [], []
+    for columns in range(least, deepest + 1):
+        for rows in range(-wander, wander + 1, 1 if ground.is_side else 2):
+            there, here = slice(max(0, rows), min(height, height + rows)), slice(max(0, -rows), min(height, height - rows))
+            known = (ground.usable[here, _INNER:strip] & ground.usable[there, columns + _INNER : columns + strip]).astype(np.float32)
+            off = np.square(features[here, _INNER:strip] - features[there, columns + _INNER : columns + strip]).sum(axis=2) * known
+            total, number = (cv2.blur(each.sum(axis=1)[:, None], (1, _ALONG)).reshape(-1) for each in (off, known))
+            cost = np.full(height, np.inf, np.float32)
+            cost[here] = np.where(number > strip / 2, total / np.maximum(number, 1e-3), np.inf)
+            shifts.append((rows, columns))
+            costs.append(np.sqrt(cost) + _SEAM + _strangeness(rows, columns - count / 2, ground))
+    return _best(shifts, np.array(costs)) if shifts else []
+
+
+def _best(shifts: list[Shift], costs: _Float) -> list[Shift]:
+    """Sets of those ``shifts`` that together match the border best, ``costs (shifts, H)``."""
+    places, free, chosen = np.array(shifts), np.ones(len(shifts), np.bool_), []
+    for _ in range(_ROUNDS):
+        left = np.full(costs.shape[1], _DULL, np.float32)
+        for _ in range(_PER_ROUND):
+            gain = np.where(free, np.maximum(left - costs, 0).sum(axis=1), -1)
+            number = int(gain.argmax())
+            if gain[number] <= 1:
+                break
+            chosen.append(shifts[number])
+            left = np.minimum(left, costs[number])
+            free &= np.abs(places - places[number]).max(axis=1) > _ALIKE
+    return chosen
+
+
+def _covering(wanted: _Bool, ground: Ground) -> Shift | None:
+    """The shift that shows most of the ``wanted (H, n)`` cells, the nearest in height first."""
+    height, count = wanted.shape
+    around = cv2.copyMakeBorder(ground.usable.astype(np.float32), height - 1, height - 1, count - 1, count - 1, cv2.BORDER_CONSTANT, value=0)
+    number = np.asarray(cv2.matchTemplate(around, wanted.astype(np.float32), cv2.TM_CCORR))
+    rows, columns = np.arange(number.shape[0])[:, None] - (height - 1), np.arange(number.shape[1])[None, :] + 1
+    shorter = min(ground.usable.shape)
+    along, deep = np.abs(rows) / height, np.maximum(0, columns - count / 2) / shorter
+    worth = number * np.exp(-_FAR[0] * along if ground.is_side else -_FAR[1] * deep - _FAR[2] * along)
+    place = np.unravel_index(int(worth.argmax()), worth.shape)
+    return (int(rows[place[0], 0]), int(columns[0, place[1]])) if number[place] > 0.5 else None
+
+
+def _strangeness(rows: int, depth: float | _Float, ground: Ground) -> float | _Float:
+    """Cost of a cell that is copied from so many ``rows`` away at a ``depth`` in columns from the border."""
+    height, width = ground.usable.shape
+    aside = _HEIGHT * abs(rows) / height
+    return aside if ground.is_side else _ASIDE * aside + _HEIGHT * np.maximum(0, depth) / min(height, width)
+
+
+def _cost(features: _Float, ground: Ground, shift: Shift, there: _Bool) -> _Float:
+    """``(H, n)``: the cost of each cell that ``shift`` copies, were it alone."""
+    height, count = there.shape
+    rows, columns = shift
+    cost = np.zeros((height, count), np.float32) + _strangeness(rows, np.arange(-count, 0, dtype=np.float32) + columns, ground)
+    # The columns at the border go on as they do where the shift leads to.
+    reach = min(3, features.shape[1])
+    beside = copied(features, ground.usable, reach, (rows, columns + reach))[0]
+    off = np.linalg.norm(features[:, :reach] - beside, axis=2)[:, _INNER:].mean(axis=1) if reach > _INNER else np.zeros(height, np.float32)
+    cost[:, -1] += np.where(ground.usable[:, 0], _MEETING * off, 0)
+    cost[~there] = _NEVER
+    return cost
+
+
+def _others(ground: Ground) -> Iterable[_Float]:
+    """The same for what is reflected and for what is drawn out."""
+    height, count = ground.mirrors.shape
+    depth = np.arange(count, 0, -1, dtype=np.float32) / (_MIRROR * min(ground.usable.shape))
+    yield np.where(ground.mirrors, _REFLECTED * (1 + np.square(depth))[None, :], _NEVER).astype(np.float32)
+    yield np.full((height, count), _DRAWN, np.float32)
+
+
+class _Expansion:
+    """Alpha expansion: label after label takes all the cells that are better off with it, by one cut of a graph."""
+
+    def __init__(self, looks: _Float, costs: _Float) -> None:
+        self._shape = costs.shape[1:]
+        self._looks = looks.reshape(len(looks), -1, looks.shape[-1])
+        self._costs = costs.reshape(len(costs), -1)
+        cells = np.arange(self._costs.shape[1])
+        grid = cells.reshape(self._shape)
+        self._cells = cells
+        self._one = np.concatenate([grid[:, :-1].reshape(-1), grid[:-1].reshape(-1)])
+        self._other = np.concatenate([grid[:, 1:].reshape(-1), grid[1:].reshape(-1)])
+
+    def run(self, seed: int) -> _Ints:
+        """``(H, n)``: the labels."""
+        labels = self._costs.argmin(axis=0)
+        least, random = self._energy(labels), np.random.default_rng(seed)
+        for _ in range(_SWEEPS):
+            before = least
+            for label in random.permutation(len(self._costs)):
+                tried = self._expanded(labels, int(label))
+                if (energy := self._energy(tried)) < least:
+                    labels, least = tried, energy
+            if least == before:
+                break
+        return np.asarray(labels.reshape(self._shape), np.int64)
+
+    def _energy(self, labels: _Ints) -> float:
+        return float(self._costs[labels, self._cells].sum() + self._seams(labels[self._one], labels[self._other]).sum())
+
+    def _seams(self, one: _Ints | int, other: _Ints | int) -> _Float:
+        """The cost of a seam between the cells of each pair, were they of these labels: the difference of the two on both cells."""
+        off = sum(np.linalg.norm(self._looks[one, at] - self._looks[other, at], axis=1) for at in (self._one, self._other))
+        return np.asarray((off + _SEAM) * np.not_equal(one, other), np.float32)
+
+    def _expanded(self, labels: _Ints, label: int) -> _Ints:
+        """The ``labels`` with those changed to ``label`` that are better off so."""
+        one, other = labels[self._one], labels[self._other]
+        stay, second, first = self._seams(one, other), self._seams(one, label), self._seams(label, other)
+        # E(a, b) of a pair, 1 for a change, is written as sums of one cell's and of (1 - a) b (Kolmogorov and Zabih, 2004).
+        size = self._cells.size
+        change = self._costs[label] - self._costs[labels, self._cells]
+        change = change + np.bincount(self._one, first - stay, size) - np.bincount(self._other, first, size)
+        pair, single = (np.rint(np.clip(each, -1e6, 1e6) * _WHOLE).astype(np.int32) for each in (np.maximum(first + second - stay, 0), change))
+        source, sink = size, size + 1
+        starts = np.concatenate([self._one, np.full(size, source), self._cells])
+        ends = np.concatenate([self._other, self._cells, np.full(size, sink)])
+        capacity = np.concatenate([pair, np.maximum(single, 0), np.maximum(-single, 0)])
+        used = capacity > 0
+        graph = csr_matrix((capacity[used], (starts[used], ends[used])), shape=(size + 2, size + 2))
+        rest = graph - maximum_flow(graph, source, sink).flow
+        rest.data = np.maximum(rest.data, 0)
+        rest.eliminate_zeros()
+        stays = np.zeros(size + 2, np.bool_)
+        stays[breadth_first_order(rest, source, return_predecessors=False)] = True
+        return np.where(stays[:size], labels, label)

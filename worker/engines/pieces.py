@@ -1,0 +1,190 @@
+"""Puts together what a layout says: pieces of a picture that meet without a seam.
+
+The pieces are joined in cells: of each the differences from cell to cell are kept, and the colours follow from those and from the border (Pérez
+et al., "Poisson Image Editing", SIGGRAPH 2003). At full size the pieces bring their own detail, cut sharply where they meet, and what the
+joining changed is added to their colours, which meet softly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix, diags
+from scipy.sparse.linalg import splu
+
+from worker.engines.base import Pixels
+from worker.engines.layout import Layout
+
+_Float = npt.NDArray[np.float32]
+_Bool = npt.NDArray[np.bool_]
+
+_PULL = 0.0005
+"""How much a joined cell is held to its own colours, by how much to its neighbours: some forty cells on the border is forgotten."""
+_SOFT = 1.0
+"""Sigma in cells with which the pieces' colours meet, and …"""
+_STEEP = 2.0
+"""… how many times as sharply as from cell to cell their details do."""
+_BEND = 16
+"""Cells over which the border's slope gives way to the pieces' own: a fold would be seen as a ridge."""
+_STEEPEST = 6.0
+"""Levels from cell to cell by which a slope is changed at most."""
+_STRIP = 4
+"""Cells beside the border by which a shift is told more finely."""
+_ROWS = 512
+"""Rows that are put together at once, which bounds memory."""
+
+
+def cells(values: npt.NDArray[np.generic], cell: int) -> _Float:
+    """``float32 (h, w[, c])``: the means of ``values (H, W[, c])`` over squares of ``cell`` pixels, the last ones filled up by reflection."""
+    height, width = values.shape[:2]
+    size = -(-width // cell), -(-height // cell)
+    filled = cv2.copyMakeBorder(values, 0, size[1] * cell - height, 0, size[0] * cell - width, cv2.BORDER_REFLECT)
+    return np.asarray(cv2.resize(filled, size, interpolation=cv2.INTER_AREA), np.float32)
+
+
+class Source:
+    """A picture to take pieces from, its border at the left."""
+
+    def __init__(self, pixels: Pixels, means: _Float, shade: _Float, cell: int) -> None:
+        self.pixels, self.means, self.texture, self.cell = np.ascontiguousarray(pixels), means, means - shade, cell
+
+    def mirrored(self, usable: _Bool, shear: _Float) -> tuple[_Float, _Bool]:
+        """What lies left of the border if the texture is reflected there, ``(h, n, 3)``, and where that is ``usable (h, w)``.
+
+        ``shear (H, n × cell)`` is by how many pixels the rows of each column, the nearest first, are moved.
+        """
+        height, count = len(self.texture), shear.shape[1] // self.cell
+        step = np.repeat(np.arange(count, 0, -1, dtype=np.float32)[None, :], height, axis=0)
+        moved = np.asarray(cv2.resize(shear, (count, height), interpolation=cv2.INTER_AREA), np.float32)[:, ::-1] / self.cell
+        # The first column is the axis: it is not repeated, which would show as a flat line.
+        rows = np.arange(height, dtype=np.float32)[:, None] + moved
+        there = cv2.remap(usable.astype(np.uint8), step, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT) > 0
+        # Behind what is hidden a reflection does not begin again.
+        there = np.minimum.accumulate(there[:, ::-1], axis=1)[:, ::-1] & (step < self.texture.shape[1])
+        return np.asarray(cv2.remap(self.texture, step, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), np.float32), there
+
+    def at(self, x: _Float, y: _Float, interpolation: int) -> tuple[_Float, _Float]:
+        """The detail and the colours at these pixels."""
+        pixels = cv2.remap(self.pixels, x, y, interpolation, borderMode=cv2.BORDER_REFLECT)
+        return pixels - enlarged(self.means, x, y, self.cell), enlarged(self.texture, x, y, self.cell)
+
+    def told(self, rows: npt.NDArray[np.int64], shift: tuple[int, int]) -> tuple[int, int]:
+        """A ``shift`` of cells in pixels, by which the ``rows`` of cells at the border go on best."""
+        cell, (height, width) = self.cell, self.pixels.shape[:2]
+        down, across = shift[0] * cell, shift[1] * cell
+        first, last = int(rows[0]) * cell, min((int(rows[-1]) + 1) * cell, height)
+        first, last = max(first, cell - down, 0), min(last, height - cell - down)
+        strip = min(_STRIP * cell, width - across - cell)
+        if cell == 1 or last - first < cell or strip < cell:
+            return down, across
+        here = self.pixels[first:last, :strip].mean(axis=2, dtype=np.float32)
+        there = self.pixels[first + down - cell : last + down + cell, across - cell : across + strip + cell].mean(axis=2, dtype=np.float32)
+        off = np.asarray(cv2.matchTemplate(there, here, cv2.TM_SQDIFF))
+        row, column = np.unravel_index(int(off.argmin()), off.shape)
+        return down + int(row) - cell, across + int(column) - cell
+
+
+def enlarged(values: _Float, x: _Float, y: _Float, cell: int) -> _Float:
+    """``values (h, w[, c])`` of cells at pixels, in lines between the cells' middles."""
+    return np.asarray(cv2.remap(values, (x + 0.5) / cell - 0.5, (y + 0.5) / cell - 0.5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
+
+
+def assembled(layout: Layout, source: Source, drawn: Source, shear: _Float, beyond: _Float, ground: _Bool, met: _Bool, height: int, count: int) -> Pixels:
+    """``uint8 (height, count, 3)``: what continues ``source`` to the left.
+
+    ``drawn`` is what is drawn out, turned round, ``shear`` that of the reflection, ``beyond (h, n, 3)`` the shade; the pieces go on with the
+    border's colours where it is ``met (h,)``, and with its slope where there is ``ground (h, w)``.
+    """
+    pieces = [_Piece(layout, label, source, drawn, shear) for label in np.unique(layout.labels).tolist()]
+    shown = np.take_along_axis(layout.values, layout.labels[None, ..., None], axis=0)[0]
+    joined = _joined(layout, source.texture[:, 0], met) + _bend(source.texture, shown, ground)
+    # Slopes add up, but nothing is lighter or darker than all that is there.
+    change = np.clip(joined, layout.values.min(axis=(0, 1, 2)), layout.values.max(axis=(0, 1, 2))) - shown
+    first = layout.labels.shape[1] * source.cell - count
+    out = np.empty((height, count, 3), np.uint8)
+    for top in range(0, height, _ROWS):
+        y, x = np.mgrid[top : min(height, top + _ROWS), first : first + count].astype(np.float32)
+        detail, colour = np.zeros((2, *x.shape, 3), np.float32)
+        sharp, soft = np.full((2, *x.shape, 1), 1e-3, np.float32)
+        for piece in pieces:
+            narrow, wide = (each[..., None] for each in piece.shares(x, y))
+            if wide.any():
+                fine, coarse = piece.at(x, y)
+                detail += narrow * fine
+                colour += wide * (coarse + piece.changed(change, x, y))
+                sharp += narrow
+                soft += wide
+        out[top : top + len(y)] = np.clip(np.rint(enlarged(beyond, x, y, source.cell) + detail / sharp + colour / soft), 0, 255)
+    return out
+
+
+class _Piece:
+    """All that one label shows. Columns are counted from the first that is laid out."""
+
+    def __init__(self, layout: Layout, label: int, source: Source, drawn: Source, shear: _Float) -> None:
+        self._mask = (layout.labels == label).astype(np.float32)
+        self._wide = cv2.GaussianBlur(self._mask, (0, 0), _SOFT, borderType=cv2.BORDER_REPLICATE)
+        self._cell, self._border = source.cell, layout.labels.shape[1] * source.cell
+        self._source = drawn if label == layout.drawn else source
+        self._is_drawn, self._shear = label == layout.drawn, shear if label == layout.reflected else None
+        self._shift = (0, 0)
+        if label < layout.reflected:
+            rows = np.flatnonzero(self._mask[:, -1])
+            shift = layout.shifts[label]
+            self._shift = source.told(rows, shift) if rows.size else (shift[0] * source.cell, shift[1] * source.cell)
+
+    def shares(self, x: _Float, y: _Float) -> Iterator[_Float]:
+        """How much of its detail, and of its colours, is seen at these pixels."""
+        yield np.clip(_STEEP * (enlarged(self._mask, x, y, self._cell) - 0.5) + 0.5, 0, 1)
+        yield enlarged(self._wide, x, y, self._cell)
+
+    def at(self, x: _Float, y: _Float) -> tuple[_Float, _Float]:
+        """The detail and the colours that it shows at these pixels."""
+        if self._is_drawn:
+            return self._source.at(self._border - 1 - x, y, cv2.INTER_NEAREST)
+        if self._shear is None:
+            return self._source.at(x - self._border + self._shift[1], y + self._shift[0], cv2.INTER_NEAREST)
+        step = self._border - x
+        moved = self._shear[y.astype(np.int64), step.astype(np.int64) - 1]
+        return self._source.at(step, y + moved, cv2.INTER_CUBIC)
+
+    def changed(self, change: _Float, x: _Float, y: _Float) -> _Float:
+        """What is added to its colours at these pixels: its own cells' ``change``, and beside them that of the nearest."""
+        near = cv2.GaussianBlur(change * self._mask[..., None], (0, 0), _SOFT, borderType=cv2.BORDER_REPLICATE)
+        own = np.where(self._mask[..., None] > 0, change, near / np.maximum(self._wide, 1e-3)[..., None])
+        return enlarged(np.asarray(own, np.float32), x, y, self._cell)
+
+
+def _bend(texture: _Float, shown: _Float, ground: _Bool) -> _Float:
+    """``float32 (h, n, 3)``: lets the slope of the ``ground (h, w)`` go on at the border, whatever that of what is ``shown (h, n, 3)`` there."""
+    deep = min(texture.shape[1] - 1, shown.shape[1] - 1, _BEND // 4)
+    off = (texture[:, 0] - texture[:, deep] + shown[:, -1] - shown[:, -1 - deep]) / max(1, deep)
+    known = ground[:, : deep + 1].all(axis=1)[:, None].astype(np.float32)
+    total, share = (cv2.GaussianBlur(each, (0, 0), _BEND, borderType=cv2.BORDER_REPLICATE) for each in (known * off, known))
+    slope = np.clip(np.where(known > 0, total.reshape(-1, 3) / np.maximum(share.reshape(-1, 1), 1e-3), 0), -_STEEPEST, _STEEPEST)
+    slope = cv2.GaussianBlur(slope[:, None].astype(np.float32), (0, 0), _BEND / 4, borderType=cv2.BORDER_REPLICATE).reshape(-1, 1, 3)
+    step = np.arange(shown.shape[1], 0, -1, dtype=np.float32)[None, :, None]
+    return np.asarray(slope * step * np.exp(-step / _BEND), np.float32)
+
+
+def _joined(layout: Layout, border: _Float, met: _Bool) -> _Float:
+    """``float32 (h, n, 3)``: the colours of least squares that differ from cell to cell as the pieces do, and go on with the ``border (h, 3)``."""
+    (height, count), size = layout.labels.shape, layout.labels.size
+    grid, labels = np.arange(size).reshape(height, count), layout.labels.reshape(-1)
+    one = np.concatenate([grid[:, :-1].reshape(-1), grid[:-1].reshape(-1)])
+    other = np.concatenate([grid[:, 1:].reshape(-1), grid[1:].reshape(-1)])
+    values = layout.values.reshape(len(layout.values), size, 3)
+    # Across a seam both pieces have a say.
+    steps = sum(values[labels[at], other] - values[labels[at], one] for at in (one, other)) / 2
+    pairs = np.arange(one.size)
+    ends = np.concatenate([np.full(one.size, -1.0), np.ones(one.size)])
+    difference = csr_matrix((ends, (np.tile(pairs, 2), np.concatenate([one, other]))), shape=(one.size, size))
+    bound = np.zeros((height, count))
+    bound[met, -1] = 1
+    aims = _PULL * values[labels, grid.reshape(-1)] + bound.reshape(-1, 1) * np.repeat(border, count, axis=0)
+    system = difference.T @ difference + diags(bound.reshape(-1) + _PULL)
+    found = splu(system.tocsc()).solve(np.asarray(difference.T @ steps + aims, np.float64))
+    return np.asarray(found.reshape(height, count, 3), np.float32)
