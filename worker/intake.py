@@ -66,6 +66,8 @@ class Edit:
     """``uint8 (H, W)``: 255 on the product and above 0 on what else must not be seen twice; ``None`` where nothing was looked for or found."""
     doubts: tuple[str, ...] = ()
     """Reasons, known before it is painted, for which it may not come out well."""
+    is_continued: bool = False
+    """Whether the picture alone goes on, without anything new."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +238,8 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard, segmente
         edit_alpha(mask, 0, OUTPAINT_FEATHER_PX),
         cover=frame.alpha,
         things=None if things is None else np.pad(things, (sides[2:], sides[:2])),
-        doubts=doubts(over_ground(source, WHITE), things, *sides) if alone else (),
+        doubts=doubts(things, *sides) if alone else (),
+        is_continued=alone,
     )
     known = [Box(sides[0], sides[2], sides[0] + source.width, sides[2] + source.height)]
     # The exemplar engine continues what it is shown: that it can do at full size and at once, and shrinking would cost texture.

@@ -12,11 +12,12 @@ from api_schemas.errors import EngineFailed, SubjectNotFound
 from api_schemas.jobs import ModelError, Preserved, Report, Subject, Verdict
 from api_schemas.requests import EraseRequest, JobRequest, Level, OutpaintRequest, RemoveBackgroundRequest, ReplaceBackgroundRequest
 from core.settings import Quality
+from worker.images import coherence
 from worker.images.backdrop import base_is_cut
 from worker.images.codec import Frame
 from worker.images.copies import second_copy
 from worker.images.ground import PRODUCT
-from worker.images.mask import coverage
+from worker.images.mask import Box, coverage
 from worker.images.measures import Border
 from worker.images.profile import Profile
 from worker.images.subject import Segmenter
@@ -71,6 +72,9 @@ class Examiner:
             reasons += self._beyond("model_error", error.corrected)
         if edit.things is not None and second_copy(over_ground(output, WHITE), edit.things == PRODUCT, edit.alpha > 0):
             reasons.append((Level.FAIL, _TWICE))
+        if edit.is_continued:
+            known = Box(0, 0, edit.source.width, edit.source.height).moved(*edit.origin)
+            reasons += [(Level.WARN, doubt) for doubt in coherence.doubts(over_ground(output, WHITE), known)]
         return Report(
             preserved=preserved,
             coverage=coverage(edit.alpha),

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from api_schemas.errors import EngineFailed
 from api_schemas.models import EXEMPLAR, ModelCard
 from worker.engines.base import PaintRequest, Pixels, Reading, Slot, WarmUp
-from worker.engines.pyramid import Known, Pyramid
 from worker.engines.extension import extend_picture
+from worker.engines.pyramid import Known, Pyramid
 from worker.engines.shift_map import halved, quilt
 from worker.images.mask import Box
 

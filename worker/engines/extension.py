@@ -113,7 +113,7 @@ def _copied(picture: Pixels, things: Mask, ground: _Bool, stretched: Pixels, *, 
     free = _narrowed(usable) if cell > 1 else usable
     reflected, mirrors = source.mirrored(free, mirror)
     layout = lay_out(Ground(source.texture, free, reflected, mirrors, drawn.texture[:, ::-1], is_side), seed)
-    return assembled(layout, source, drawn, mirror, beyond, usable, seen[:, 0], height, count)
+    return assembled(layout, source, drawn, mirror, beyond, seen[:, 0], height, count)
 
 
 def _shades(means: _Float, grounds: tuple[_Bool, ...], columns: int) -> tuple[_Float, _Float]:

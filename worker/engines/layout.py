@@ -51,12 +51,14 @@ _MEETING = 2.0
 """Weight of how a shift meets the border."""
 _REFLECTED = 2.5
 """Cost of a reflected cell beside the border, and …"""
+_KINK = 3
+"""Cells beside the border in which lines are compared with their reflection: one that breaks them costs as a shift does that does not meet them."""
 _MIRROR = 0.12
 """… shorter sides away from it at which that has doubled: a mirror shows by its symmetry."""
 _DRAWN = 60.0
 """Cost of a cell that is drawn out of the border: the last resort."""
 _CHANCE = 0.2
-"""Share of its cost that a seed adds to a label at most: another seed chooses others of about as good ones."""
+"""Share of its cost that chance adds to a shift at most: another seed chooses others of about as good ones."""
 _NEVER = 20000.0
 _SWEEPS = 2
 _WHOLE = 4
@@ -104,13 +106,16 @@ class Layout:
 
 def lay_out(ground: Ground, seed: int) -> Layout:
     """The layout of least cost that alpha expansion finds, labels in an order by ``seed``."""
+    random = np.random.default_rng(seed)
     features = _features(ground.pixels)
-    shifts = _candidates(features, ground)
+    shifts = _candidates(features, ground, random)
     shown = [copied(features, ground.usable, ground.drawn.shape[1], shift) for shift in shifts]
-    looks = np.stack([*(values for values, _ in shown), _features(ground.reflected), _features(ground.drawn)])
-    costs = np.stack([*(_cost(features, ground, shift, there) for shift, (_, there) in zip(shifts, shown, strict=True)), *_others(ground)])
-    costs *= 1 + np.random.default_rng(seed).uniform(0, _CHANCE, (len(costs), 1, 1)).astype(np.float32)
-    labels = _Expansion(looks, costs).run(seed)
+    mirrored = _features(ground.reflected)
+    looks = np.stack([*(values for values, _ in shown), mirrored, _features(ground.drawn)])
+    shifted = (_cost(features, ground, shift, there) for shift, (_, there) in zip(shifts, shown, strict=True))
+    costs = np.stack([*shifted, *_others(features, mirrored, ground)])
+    costs *= 1 + random.uniform(0, _CHANCE, (len(costs), 1, 1)).astype(np.float32)
+    labels = _Expansion(looks, costs).run(random)
     pixels = [copied(ground.pixels, ground.usable, ground.drawn.shape[1], shift)[0] for shift in shifts]
     return Layout(shifts, labels, np.stack([*pixels, ground.reflected, ground.drawn]))
 
@@ -131,12 +136,12 @@ def _features(pixels: _Float) -> _Float:
     return np.concatenate([_COLOUR * pixels, *(np.asarray(each, np.float32)[..., None] for each in gradients)], axis=2)
 
 
-def _candidates(features: _Float, ground: Ground) -> list[Shift]:
+def _candidates(features: _Float, ground: Ground, random: np.random.Generator) -> list[Shift]:
     """Shifts by which the border matches, a ladder of straight ones, and those that show what no other one can."""
     (height, width), count = ground.usable.shape, ground.drawn.shape[1]
     least = max(4, min(height, width) // _LEAST)
-    shifts = _matching(features, ground, least)
-    straight = range(least, count + 2 * least, least)
+    shifts = _matching(features, ground, least, random)
+    straight = range(least + int(random.integers(least)), count + 2 * least, least)
     shifts += [(0, columns) for columns in straight if (0, columns) not in shifts]
     seen = sum((copied(features, ground.usable, count, shift)[1].astype(np.int64) for shift in shifts), np.zeros((height, count), np.int64))
     open_yet = seen < 2
@@ -150,7 +155,7 @@ def _candidates(features: _Float, ground: Ground) -> list[Shift]:
     return list(dict.fromkeys(shifts)) or [(0, 1)]
 
 
-def _matching(features: _Float, ground: Ground, least: int) -> list[Shift]:
+def _matching(features: _Float, ground: Ground, least: int, random: np.random.Generator) -> list[Shift]:
     """Shifts of at least so many columns by which what is beside the border is seen further in."""
     (height, width), count = ground.usable.shape, ground.drawn.shape[1]
     strip = min(_STRIP, width // 3)
@@ -169,7 +174,8 @@ def _matching(features: _Float, ground: Ground, least: int) -> list[Shift]:
             cost[here] = np.where(number > strip / 2, total / np.maximum(number, 1e-3), np.inf)
             shifts.append((rows, columns))
             costs.append(np.sqrt(cost) + _SEAM + _strangeness(rows, columns - count / 2, ground))
-    return _best(shifts, np.array(costs)) if shifts else []
+    chance = 1 + random.uniform(0, _CHANCE, (len(costs), 1))
+    return _best(shifts, np.asarray(np.array(costs) * chance, np.float32)) if shifts else []
 
 
 def _best(shifts: list[Shift], costs: _Float) -> list[Shift]:
@@ -191,7 +197,9 @@ def _best(shifts: list[Shift], costs: _Float) -> list[Shift]:
 def _covering(wanted: _Bool, ground: Ground) -> Shift | None:
     """The shift that shows most of the ``wanted (H, n)`` cells, the nearest in height first."""
     height, count = wanted.shape
-    around = cv2.copyMakeBorder(ground.usable.astype(np.float32), height - 1, height - 1, count - 1, count - 1, cv2.BORDER_CONSTANT, value=0)
+    around = cv2.copyMakeBorder(
+        ground.usable.astype(np.float32), height - 1, height - 1, count - 1, count - 1, cv2.BORDER_CONSTANT, value=0
+    )
     number = np.asarray(cv2.matchTemplate(around, wanted.astype(np.float32), cv2.TM_CCORR))
     rows, columns = np.arange(number.shape[0])[:, None] - (height - 1), np.arange(number.shape[1])[None, :] + 1
     shorter = min(ground.usable.shape)
@@ -201,11 +209,11 @@ def _covering(wanted: _Bool, ground: Ground) -> Shift | None:
     return (int(rows[place[0], 0]), int(columns[0, place[1]])) if number[place] > 0.5 else None
 
 
-def _strangeness(rows: int, depth: float | _Float, ground: Ground) -> float | _Float:
+def _strangeness(rows: int, depth: float | _Float, ground: Ground) -> _Float:
     """Cost of a cell that is copied from so many ``rows`` away at a ``depth`` in columns from the border."""
     height, width = ground.usable.shape
     aside = _HEIGHT * abs(rows) / height
-    return aside if ground.is_side else _ASIDE * aside + _HEIGHT * np.maximum(0, depth) / min(height, width)
+    return np.asarray(aside if ground.is_side else _ASIDE * aside + _HEIGHT * np.maximum(0, depth) / min(height, width), np.float32)
 
 
 def _cost(features: _Float, ground: Ground, shift: Shift, there: _Bool) -> _Float:
@@ -222,12 +230,22 @@ def _cost(features: _Float, ground: Ground, shift: Shift, there: _Bool) -> _Floa
     return cost
 
 
-def _others(ground: Ground) -> Iterable[_Float]:
+def _others(features: _Float, mirrored: _Float, ground: Ground) -> Iterable[_Float]:
     """The same for what is reflected and for what is drawn out."""
     height, count = ground.mirrors.shape
     depth = np.arange(count, 0, -1, dtype=np.float32) / (_MIRROR * min(ground.usable.shape))
-    yield np.where(ground.mirrors, _REFLECTED * (1 + np.square(depth))[None, :], _NEVER).astype(np.float32)
+    cost = np.repeat(_REFLECTED * (1 + np.square(depth))[None, :], height, axis=0)
+    reach = min(_KINK, count, features.shape[1] - 1)
+    if reach > 0:
+        cost[:, -1] += _MEETING * np.abs(_slant(features[:, 1 : 1 + reach]) - _slant(mirrored[:, -reach:])).mean(axis=1)
+    yield np.where(ground.mirrors, cost, _NEVER).astype(np.float32)
     yield np.full((height, count), _DRAWN, np.float32)
+
+
+def _slant(features: _Float) -> _Float:
+    """``(H, w)``: how strong lines are, by how far they run slantwise, and to which side: a reflection that breaks them changes the sign."""
+    across, along = features[..., -2], features[..., -1]
+    return np.asarray(2 * across * along / np.maximum(np.hypot(across, along), 1e-3), np.float32)
 
 
 class _Expansion:
@@ -243,10 +261,10 @@ class _Expansion:
         self._one = np.concatenate([grid[:, :-1].reshape(-1), grid[:-1].reshape(-1)])
         self._other = np.concatenate([grid[:, 1:].reshape(-1), grid[1:].reshape(-1)])
 
-    def run(self, seed: int) -> _Ints:
+    def run(self, random: np.random.Generator) -> _Ints:
         """``(H, n)``: the labels."""
         labels = self._costs.argmin(axis=0)
-        least, random = self._energy(labels), np.random.default_rng(seed)
+        least = self._energy(labels)
         for _ in range(_SWEEPS):
             before = least
             for label in random.permutation(len(self._costs)):
@@ -273,7 +291,9 @@ class _Expansion:
         size = self._cells.size
         change = self._costs[label] - self._costs[labels, self._cells]
         change = change + np.bincount(self._one, first - stay, size) - np.bincount(self._other, first, size)
-        pair, single = (np.rint(np.clip(each, -1e6, 1e6) * _WHOLE).astype(np.int32) for each in (np.maximum(first + second - stay, 0), change))
+        pair, single = (
+            np.rint(np.clip(each, -1e6, 1e6) * _WHOLE).astype(np.int32) for each in (np.maximum(first + second - stay, 0), change)
+        )
         source, sink = size, size + 1
         starts = np.concatenate([self._one, np.full(size, source), self._cells])
         ends = np.concatenate([self._other, self._cells, np.full(size, sink)])

@@ -23,21 +23,21 @@ _Bool = npt.NDArray[np.bool_]
 
 _PULL = 0.0005
 """How much a joined cell is held to its own colours, by how much to its neighbours: some forty cells on the border is forgotten."""
+_EDGE = 10.0
+"""Levels by which two pieces' steps from cell to cell differ at a seam where that is an edge of one of them rather than a matter of light."""
+_STRONG = 20.0
+"""Levels from cell to cell of an edge across which light is carried by half at most."""
 _SOFT = 1.0
 """Sigma in cells with which the pieces' colours meet, and …"""
 _STEEP = 2.0
 """… how many times as sharply as from cell to cell their details do."""
-_BEND = 16
-"""Cells over which the border's slope gives way to the pieces' own: a fold would be seen as a ridge."""
-_STEEPEST = 6.0
-"""Levels from cell to cell by which a slope is changed at most."""
 _STRIP = 4
 """Cells beside the border by which a shift is told more finely."""
 _ROWS = 512
 """Rows that are put together at once, which bounds memory."""
 
 
-def cells(values: npt.NDArray[np.generic], cell: int) -> _Float:
+def cells(values: Pixels | _Float, cell: int) -> _Float:
     """``float32 (h, w[, c])``: the means of ``values (H, W[, c])`` over squares of ``cell`` pixels, the last ones filled up by reflection."""
     height, width = values.shape[:2]
     size = -(-width // cell), -(-height // cell)
@@ -57,9 +57,10 @@ class Source:
         ``shear (H, n × cell)`` is by how many pixels the rows of each column, the nearest first, are moved.
         """
         height, count = len(self.texture), shear.shape[1] // self.cell
-        step = np.repeat(np.arange(count, 0, -1, dtype=np.float32)[None, :], height, axis=0)
+        # The first column of pixels is the axis: it is not repeated, which would show as a flat line.
+        step = ((np.arange(count, 0, -1, dtype=np.float32) - 0.5) * self.cell + 1) / self.cell - 0.5
+        step = np.repeat(step[None, :], height, axis=0)
         moved = np.asarray(cv2.resize(shear, (count, height), interpolation=cv2.INTER_AREA), np.float32)[:, ::-1] / self.cell
-        # The first column is the axis: it is not repeated, which would show as a flat line.
         rows = np.arange(height, dtype=np.float32)[:, None] + moved
         there = cv2.remap(usable.astype(np.uint8), step, rows, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT) > 0
         # Behind what is hidden a reflection does not begin again.
@@ -89,18 +90,20 @@ class Source:
 
 def enlarged(values: _Float, x: _Float, y: _Float, cell: int) -> _Float:
     """``values (h, w[, c])`` of cells at pixels, in lines between the cells' middles."""
-    return np.asarray(cv2.remap(values, (x + 0.5) / cell - 0.5, (y + 0.5) / cell - 0.5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
+    return np.asarray(
+        cv2.remap(values, (x + 0.5) / cell - 0.5, (y + 0.5) / cell - 0.5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32
+    )
 
 
-def assembled(layout: Layout, source: Source, drawn: Source, shear: _Float, beyond: _Float, ground: _Bool, met: _Bool, height: int, count: int) -> Pixels:
+def assembled(layout: Layout, source: Source, drawn: Source, shear: _Float, beyond: _Float, met: _Bool, height: int, count: int) -> Pixels:
     """``uint8 (height, count, 3)``: what continues ``source`` to the left.
 
     ``drawn`` is what is drawn out, turned round, ``shear`` that of the reflection, ``beyond (h, n, 3)`` the shade; the pieces go on with the
-    border's colours where it is ``met (h,)``, and with its slope where there is ``ground (h, w)``.
+    border's colours where it is ``met (h,)``.
     """
     pieces = [_Piece(layout, label, source, drawn, shear) for label in np.unique(layout.labels).tolist()]
     shown = np.take_along_axis(layout.values, layout.labels[None, ..., None], axis=0)[0]
-    joined = _joined(layout, source.texture[:, 0], met) + _bend(source.texture, shown, ground)
+    joined = _joined(layout, source.texture[:, 0], met)
     # Slopes add up, but nothing is lighter or darker than all that is there.
     change = np.clip(joined, layout.values.min(axis=(0, 1, 2)), layout.values.max(axis=(0, 1, 2))) - shown
     first = layout.labels.shape[1] * source.cell - count
@@ -158,18 +161,6 @@ class _Piece:
         return enlarged(np.asarray(own, np.float32), x, y, self._cell)
 
 
-def _bend(texture: _Float, shown: _Float, ground: _Bool) -> _Float:
-    """``float32 (h, n, 3)``: lets the slope of the ``ground (h, w)`` go on at the border, whatever that of what is ``shown (h, n, 3)`` there."""
-    deep = min(texture.shape[1] - 1, shown.shape[1] - 1, _BEND // 4)
-    off = (texture[:, 0] - texture[:, deep] + shown[:, -1] - shown[:, -1 - deep]) / max(1, deep)
-    known = ground[:, : deep + 1].all(axis=1)[:, None].astype(np.float32)
-    total, share = (cv2.GaussianBlur(each, (0, 0), _BEND, borderType=cv2.BORDER_REPLICATE) for each in (known * off, known))
-    slope = np.clip(np.where(known > 0, total.reshape(-1, 3) / np.maximum(share.reshape(-1, 1), 1e-3), 0), -_STEEPEST, _STEEPEST)
-    slope = cv2.GaussianBlur(slope[:, None].astype(np.float32), (0, 0), _BEND / 4, borderType=cv2.BORDER_REPLICATE).reshape(-1, 1, 3)
-    step = np.arange(shown.shape[1], 0, -1, dtype=np.float32)[None, :, None]
-    return np.asarray(slope * step * np.exp(-step / _BEND), np.float32)
-
-
 def _joined(layout: Layout, border: _Float, met: _Bool) -> _Float:
     """``float32 (h, n, 3)``: the colours of least squares that differ from cell to cell as the pieces do, and go on with the ``border (h, 3)``."""
     (height, count), size = layout.labels.shape, layout.labels.size
@@ -177,14 +168,17 @@ def _joined(layout: Layout, border: _Float, met: _Bool) -> _Float:
     one = np.concatenate([grid[:, :-1].reshape(-1), grid[:-1].reshape(-1)])
     other = np.concatenate([grid[:, 1:].reshape(-1), grid[1:].reshape(-1)])
     values = layout.values.reshape(len(layout.values), size, 3)
-    # Across a seam both pieces have a say.
-    steps = sum(values[labels[at], other] - values[labels[at], one] for at in (one, other)) / 2
+    # Across a seam both pieces have a say; where one has an edge and the other none, neither. And light is not carried across strong edges.
+    first, second = (values[labels[at], other] - values[labels[at], one] for at in (one, other))
+    steps = (first + second) / 2
+    trust = 1 / (1 + np.square((first - second) / _EDGE).sum(axis=1) + np.square(steps / _STRONG).sum(axis=1))
     pairs = np.arange(one.size)
     ends = np.concatenate([np.full(one.size, -1.0), np.ones(one.size)])
     difference = csr_matrix((ends, (np.tile(pairs, 2), np.concatenate([one, other]))), shape=(one.size, size))
     bound = np.zeros((height, count))
     bound[met, -1] = 1
     aims = _PULL * values[labels, grid.reshape(-1)] + bound.reshape(-1, 1) * np.repeat(border, count, axis=0)
-    system = difference.T @ difference + diags(bound.reshape(-1) + _PULL)
-    found = splu(system.tocsc()).solve(np.asarray(difference.T @ steps + aims, np.float64))
+    weighed = difference.T @ diags(trust)
+    system = weighed @ difference + diags(bound.reshape(-1) + _PULL)
+    found = splu(system.tocsc()).solve(np.asarray(weighed @ steps + aims, np.float64))
     return np.asarray(found.reshape(height, count, 3), np.float32)

@@ -45,11 +45,11 @@ _PLAIN = 2.0
 _HALO = 2
 """Cells around a thing that its soft edge and its shadow may cover."""
 _SHORT = 0.15
-"""Share of the photo's shorter side up to which an extension is a reflection, or a thing drawn out: that does for any ground."""
+"""Share of the photo's shorter side up to which a broad thing can be drawn out."""
 _TOUCHING, _CUT = 2, 0.1
 """Pixels from the border within which the product is cut by it, and the share of the border from which that is a part of the picture."""
-_VARIED, _VARIED_FAR = 10.5, 5.5
-"""Variety of a border (CIELAB) above which its ground makes no scene, and the same times the share of the shorter side that is added."""
+_BLACK = 3.0
+"""Lightness (CIELAB) up to which nothing is a shadow."""
 _SHADOW, _TINGE = 5.0, 8.0
 """How much darker than the middle of the border a shadow is, and how far its colour may be from there (CIELAB), besides what the border varies."""
 
@@ -104,26 +104,18 @@ def standing_out(picture: npt.NDArray[np.uint8], product: _Bool, deep: int) -> _
     return np.asarray(cv2.resize(grown, (width, height), interpolation=cv2.INTER_NEAREST) > 0) | product
 
 
-def doubts(picture: npt.NDArray[np.uint8], things: _Mask | None, left: int, right: int, top: int, bottom: int) -> tuple[str, ...]:
-    """Reasons to doubt that ``picture (H, W, 3)`` can be continued by that many pixels on its sides, ``things (H, W)`` left out; none if it can."""
-    stands = np.zeros(picture.shape[:2], np.uint8) if things is None else things
-    turned = {
-        "left": (left, picture, stands),
-        "right": (right, picture[:, ::-1], stands[:, ::-1]),
-        "top": (top, picture.transpose(1, 0, 2), stands.T),
-        "bottom": (bottom, picture[::-1].transpose(1, 0, 2), stands[::-1].T),
-    }
+def doubts(things: _Mask | None, left: int, right: int, top: int, bottom: int) -> tuple[str, ...]:
+    """Reasons to doubt that a picture of these ``things (H, W)`` can be continued by that many pixels on its sides; none if it can."""
+    if things is None:
+        return ()
+    turned = {"left": (left, things), "right": (right, things[:, ::-1]), "top": (top, things.T), "bottom": (bottom, things[::-1].T)}
     found = []
-    for side, (count, pixels, mask) in turned.items():
-        share, touching = count / min(mask.shape), (mask[:, :_TOUCHING] == PRODUCT).any(axis=1)
+    for side, (count, mask) in turned.items():
+        touching = (mask[:, :_TOUCHING] == PRODUCT).any(axis=1)
         # A narrow part of a product is not drawn out: it ends at the border, however little is added.
-        cut = np.mean(touching) >= _CUT and bool((touching & ~drawn_out(touching, count)).any())
-        if share <= _SHORT and not cut:
-            continue
-        if np.mean(touching) >= _CUT:
+        narrow = bool((touching & ~drawn_out(touching, count)).any())
+        if np.mean(touching) >= _CUT and (narrow or count > _SHORT * min(mask.shape)):
             found.append(f"the product is cut by the photo's {side} border and cannot go on for {count} px")
-        elif _is_varied(np.ascontiguousarray(pixels), np.ascontiguousarray(mask > 0), share):
-            found.append(f"the background at the photo's {side} border is too varied to go on for {count} px")
     return tuple(found)
 
 
@@ -133,16 +125,6 @@ def drawn_out(touching: _Bool, count: int) -> _Bool:
     lengths = np.bincount(labels.reshape(-1), minlength=number)
     lengths[0] = 0
     return np.asarray((lengths >= count)[labels.reshape(-1)])
-
-
-def _is_varied(picture: npt.NDArray[np.uint8], product: _Bool, share: float) -> bool:
-    """Whether what lies along the left border changes so much that blocks of it make no scene, for an extension of that ``share``."""
-    reduced = _reduced(picture, product)
-    if reduced is None:
-        return False
-    cells, held = reduced
-    variety = float(np.median(_unlikeness(cells, held | _shaded(cells, held))[1]))
-    return variety > _VARIED or variety * share > _VARIED_FAR
 
 
 def _reduced(picture: npt.NDArray[np.uint8], product: _Bool) -> tuple[npt.NDArray[np.float32], _Bool] | None:
@@ -168,7 +150,8 @@ def _shaded(cells: npt.NDArray[np.float32], held: _Bool) -> _Bool:
         return out
     middle = np.median(border, axis=0)
     spread = np.median(np.abs(border - middle), axis=0)
-    darker = cells[..., 0] < middle[0] - _SHADOW - 3 * spread[0]
+    # A black frame is none.
+    darker = (cells[..., 0] < middle[0] - _SHADOW - 3 * spread[0]) & (cells[..., 0] > _BLACK)
     alike = np.linalg.norm(cells[..., 1:] - middle[1:], axis=2) < _TINGE + 3 * np.linalg.norm(spread[1:])
     _, labels = cv2.connectedComponents(((darker & alike) | held).astype(np.uint8), connectivity=4)
     out = np.isin(labels, np.unique(labels[held])) & ~held

@@ -22,7 +22,7 @@ def ground(pixels: Float, usable: Bool, count: int, *, is_side: bool = True) -> 
 
 def chosen(layout: Layout) -> Float:
     """What the layout shows, ``(H, n, 3)``."""
-    return np.take_along_axis(layout.values, layout.labels[None, ..., None], axis=0)[0]
+    return np.asarray(np.take_along_axis(layout.values, layout.labels[None, ..., None], axis=0)[0], np.float32)
 
 
 def bars(columns: int, period: int) -> Float:
@@ -47,7 +47,7 @@ def test_nothing_hidden_is_shown() -> None:
 
 
 @pytest.mark.parametrize("is_side", [True, False])
-def test_what_lies_at_another_height_stays_there(is_side: bool) -> None:
+def test_what_lies_at_another_height_stays_there(*, is_side: bool) -> None:
     """Beside a picture of two halves each goes on with its own; beyond the one at its border only that goes on."""
     pixels = np.random.default_rng(4).normal(60, 4, (40, 60, 3)).astype(np.float32)
     far = (slice(0, 20), slice(None)) if is_side else (slice(None), slice(20, 60))
@@ -79,4 +79,4 @@ def test_an_expansion_is_near_the_best(seed: int) -> None:
     random = np.random.default_rng(seed)
     expansion = _Expansion(random.normal(0, 20, (3, 2, 3, 5)).astype(np.float32), random.uniform(0, 40, (3, 2, 3)).astype(np.float32))
     best = min(expansion._energy(np.array(labels)) for labels in itertools.product(range(3), repeat=6))
-    assert expansion._energy(expansion.run(seed).reshape(-1)) <= 2 * best + 1
+    assert expansion._energy(expansion.run(random).reshape(-1)) <= 2 * best + 1
