@@ -52,7 +52,9 @@ _MEETING = 2.0
 _REFLECTED = 2.5
 """Cost of a reflected cell beside the border, and …"""
 _KINK = 3
-"""Cells beside the border in which lines are compared with their reflection: one that breaks them costs as a shift does that does not meet them."""
+"""Cells beside the border in which lines and shades are compared with their reflection."""
+_BREAK = 6.0
+"""Weight of how a reflection breaks lines, or folds shades."""
 _MIRROR = 0.12
 """… shorter sides away from it at which that has doubled: a mirror shows by its symmetry."""
 _DRAWN = 60.0
@@ -237,7 +239,12 @@ def _others(features: _Float, mirrored: _Float, ground: Ground) -> Iterable[_Flo
     cost = np.repeat(_REFLECTED * (1 + np.square(depth))[None, :], height, axis=0)
     reach = min(_KINK, count, features.shape[1] - 1)
     if reach > 0:
-        cost[:, -1] += _MEETING * np.abs(_slant(features[:, 1 : 1 + reach]) - _slant(mirrored[:, -reach:])).mean(axis=1)
+        here, beyond = features[:, 1 : 1 + reach], mirrored[:, -reach:]
+        broken = np.abs(_slant(here) - _slant(beyond)).mean(axis=1)
+        # What rises towards the border falls beyond it: in a texture that is nothing, in a shade a ridge.
+        rise = (here[..., -2] - beyond[..., -2]).mean(axis=1, keepdims=True)
+        folded = np.abs(cv2.GaussianBlur(rise, (0, 0), _KINK, borderType=cv2.BORDER_REPLICATE)).reshape(-1)
+        cost[:, -1] += _BREAK * (broken + folded)
     yield np.where(ground.mirrors, cost, _NEVER).astype(np.float32)
     yield np.full((height, count), _DRAWN, np.float32)
 

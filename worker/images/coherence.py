@@ -15,14 +15,14 @@ _CELLS = 96
 """Least cells of the photo's shorter side, where it has as many pixels."""
 _SIDE = 5
 """Cells of a patch's side."""
-_LIGHT = 0.5
+_LIGHT = 0.25
 """How much a difference of two patches' mean colours counts, by how much their other differences do: light may change."""
-_LOOKED, _KNOWN = 1500, 6000
+_LOOKED, _KNOWN = 1500, 16000
 """Patches beyond a border that are looked for, and patches of the photo among which that is done, at most."""
 _AT_ONCE = 500
 _SHORT = 0.15
 """Share of the photo's shorter side up to which less is seen of an extension."""
-_VARIED, _FAR, _JUMBLED = 9.0, 4.1, 12.0
+_VARIED, _FAR, _JUMBLED = 8.0, 3.5, 12.0
 """Levels above which a background did not go on as it is, beyond more than such a share; the same times the share that was added; and beyond any
 share. Set by looking at 52 extensions of 26 photos."""
 

@@ -38,7 +38,10 @@ def shade_beyond(shade: _Float, ground: _Bool, count: int, ease: float) -> _Floa
     reach = np.minimum(max(1.0, ease), _SLOPE_LEVELS / np.maximum(np.abs(slope).max(axis=2, keepdims=True), 1e-3))
     rise = slope * reach * (1 - np.exp(-step / reach))
     low, high = np.percentile(shade[ground], (0.5, 99.5), axis=0)
-    return np.asarray(np.clip(shade[:, :1] + rise, np.minimum(low, shade[:, :1]), np.maximum(high, shade[:, :1])), np.float32)
+    room = np.where(rise > 0, np.maximum(high - shade[:, :1], 0), np.maximum(shade[:, :1] - low, 0))
+    # All channels stop where the first does: else the colour would change.
+    share = np.minimum(1, room / np.maximum(np.abs(rise), 1e-3)).min(axis=2, keepdims=True)
+    return np.asarray(shade[:, :1] + share * rise, np.float32)
 
 
 def _smoothed(colours: _Float, sigma: float) -> _Float:
