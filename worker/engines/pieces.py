@@ -7,8 +7,6 @@ joining changed is added to their colours, which meet softly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +15,7 @@ from scipy.sparse.linalg import splu
 
 from worker.engines.base import Pixels
 from worker.engines.layout import Layout
+from worker.images.mask import Box, bounding_box
 
 _Float = npt.NDArray[np.float32]
 _Bool = npt.NDArray[np.bool_]
@@ -33,8 +32,8 @@ _STEEP = 2.0
 """… how many times as sharply as from cell to cell their details do."""
 _STRIP = 4
 """Cells beside the border by which a shift is told more finely."""
-_ROWS = 512
-"""Rows that are put together at once, which bounds memory."""
+_PIXELS = 1 << 19
+"""Pixels that are put together at once, which bounds memory."""
 
 
 def cells(values: Pixels | _Float, cell: int) -> _Float:
@@ -101,36 +100,49 @@ def assembled(layout: Layout, source: Source, drawn: Source, shear: _Float, beyo
     ``drawn`` is what is drawn out, turned round, ``shear`` that of the reflection, ``beyond (h, n, 3)`` the shade; the pieces go on with the
     border's colours where it is ``met (h,)``.
     """
-    pieces = [_Piece(layout, label, source, drawn, shear) for label in np.unique(layout.labels).tolist()]
     shown = np.take_along_axis(layout.values, layout.labels[None, ..., None], axis=0)[0]
     joined = _joined(layout, source.texture[:, 0], met)
     # Slopes add up, but nothing is lighter or darker than all that is there.
     change = np.clip(joined, layout.values.min(axis=(0, 1, 2)), layout.values.max(axis=(0, 1, 2))) - shown
-    first = layout.labels.shape[1] * source.cell - count
+    pieces = [_Piece(layout, label, change, source, drawn, shear) for label in np.unique(layout.labels).tolist()]
+    first, band = layout.labels.shape[1] * source.cell - count, max(source.cell, _PIXELS // count)
     out = np.empty((height, count, 3), np.uint8)
-    for top in range(0, height, _ROWS):
-        y, x = np.mgrid[top : min(height, top + _ROWS), first : first + count].astype(np.float32)
+    for top in range(0, height, band):
+        y, x = np.mgrid[top : min(height, top + band), first : first + count].astype(np.float32)
         detail, colour = np.zeros((2, *x.shape, 3), np.float32)
         sharp, soft = np.full((2, *x.shape, 1), 1e-3, np.float32)
         for piece in pieces:
-            narrow, wide = (each[..., None] for each in piece.shares(x, y))
-            if wide.any():
-                fine, coarse = piece.at(x, y)
-                detail += narrow * fine
-                colour += wide * (coarse + piece.changed(change, x, y))
-                sharp += narrow
-                soft += wide
+            view = _within(piece.box, first, top, x.shape)
+            if x[view].size:
+                narrow, wide, fine, coarse = piece.at(x[view], y[view])
+                detail[view] += narrow * fine
+                colour[view] += wide * coarse
+                sharp[view] += narrow
+                soft[view] += wide
         out[top : top + len(y)] = np.clip(np.rint(enlarged(beyond, x, y, source.cell) + detail / sharp + colour / soft), 0, 255)
     return out
+
+
+def _within(box: Box, left: int, top: int, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Indexes what a part of that ``shape`` (h, w), whose first pixel is at (``left``, ``top``), has of ``box``."""
+    columns, rows = np.clip((box.left - left, box.right - left), 0, shape[1]), np.clip((box.top - top, box.bottom - top), 0, shape[0])
+    return slice(int(rows[0]), int(rows[1])), slice(int(columns[0]), int(columns[1]))
 
 
 class _Piece:
     """All that one label shows. Columns are counted from the first that is laid out."""
 
-    def __init__(self, layout: Layout, label: int, source: Source, drawn: Source, shear: _Float) -> None:
+    def __init__(self, layout: Layout, label: int, change: _Float, source: Source, drawn: Source, shear: _Float) -> None:
+        self._cell, self._border = source.cell, layout.labels.shape[1] * source.cell
         self._mask = (layout.labels == label).astype(np.float32)
         self._wide = cv2.GaussianBlur(self._mask, (0, 0), _SOFT, borderType=cv2.BORDER_REPLICATE)
-        self._cell, self._border = source.cell, layout.labels.shape[1] * source.cell
+        # Beside its own cells its colours change as in the nearest of them.
+        near = cv2.GaussianBlur(change * self._mask[..., None], (0, 0), _SOFT, borderType=cv2.BORDER_REPLICATE)
+        self._change = np.where(self._mask[..., None] > 0, change, near / np.maximum(self._wide, 1e-3)[..., None]).astype(np.float32)
+        box = bounding_box((self._wide > 0).astype(np.uint8))
+        if box is None:
+            raise ValueError("a label that is not shown")
+        self.box = Box(*(self._cell * edge for edge in (box.left - 1, box.top - 1, box.right + 1, box.bottom + 1)))
         self._source = drawn if label == layout.drawn else source
         self._is_drawn, self._shear = label == layout.drawn, shear if label == layout.reflected else None
         self._shift = (0, 0)
@@ -139,13 +151,13 @@ class _Piece:
             shift = layout.shifts[label]
             self._shift = source.told(rows, shift) if rows.size else (shift[0] * source.cell, shift[1] * source.cell)
 
-    def shares(self, x: _Float, y: _Float) -> Iterator[_Float]:
-        """How much of its detail, and of its colours, is seen at these pixels."""
-        yield np.clip(_STEEP * (enlarged(self._mask, x, y, self._cell) - 0.5) + 0.5, 0, 1)
-        yield enlarged(self._wide, x, y, self._cell)
+    def at(self, x: _Float, y: _Float) -> tuple[_Float, _Float, _Float, _Float]:
+        """At these pixels: how much of its detail and of its colours is seen, ``(h, w, 1)``, and both of them, ``(h, w, 3)``."""
+        narrow = np.clip(_STEEP * (enlarged(self._mask, x, y, self._cell) - 0.5) + 0.5, 0, 1)
+        fine, coarse = self._copied(x, y)
+        return narrow[..., None], enlarged(self._wide, x, y, self._cell)[..., None], fine, coarse + enlarged(self._change, x, y, self._cell)
 
-    def at(self, x: _Float, y: _Float) -> tuple[_Float, _Float]:
-        """The detail and the colours that it shows at these pixels."""
+    def _copied(self, x: _Float, y: _Float) -> tuple[_Float, _Float]:
         if self._is_drawn:
             return self._source.at(self._border - 1 - x, y, cv2.INTER_NEAREST)
         if self._shear is None:
@@ -153,12 +165,6 @@ class _Piece:
         step = self._border - x
         moved = self._shear[y.astype(np.int64), step.astype(np.int64) - 1]
         return self._source.at(step, y + moved, cv2.INTER_CUBIC)
-
-    def changed(self, change: _Float, x: _Float, y: _Float) -> _Float:
-        """What is added to its colours at these pixels: its own cells' ``change``, and beside them that of the nearest."""
-        near = cv2.GaussianBlur(change * self._mask[..., None], (0, 0), _SOFT, borderType=cv2.BORDER_REPLICATE)
-        own = np.where(self._mask[..., None] > 0, change, near / np.maximum(self._wide, 1e-3)[..., None])
-        return enlarged(np.asarray(own, np.float32), x, y, self._cell)
 
 
 def _joined(layout: Layout, border: _Float, met: _Bool) -> _Float:
