@@ -113,8 +113,8 @@ def doubts(things: _Mask | None, left: int, right: int, top: int, bottom: int) -
     for side, (count, mask) in turned.items():
         touching = (mask[:, :_TOUCHING] == PRODUCT).any(axis=1)
         # A narrow part of a product is not drawn out: it ends at the border, however little is added.
-        narrow = np.mean(touching & ~drawn_out(touching, count))
-        if narrow >= _CUT or (np.mean(touching) >= _CUT and count > _SHORT * min(mask.shape)):
+        narrow = bool((touching & ~drawn_out(touching, count)).any())
+        if np.mean(touching) >= _CUT and (narrow or count > _SHORT * min(mask.shape)):
             found.append(f"the product is cut by the photo's {side} border and cannot go on for {count} px")
     return tuple(found)
 
