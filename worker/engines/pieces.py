@@ -30,6 +30,8 @@ _SOFT = 1.0
 """Sigma in cells with which the pieces' colours meet, and …"""
 _STEEP = 2.0
 """… how many times as sharply as from cell to cell their details do."""
+_MET, _EASED = 2, 4
+"""Pixels on both sides of the border by which it is told how far they are apart, and cells over which that is eased out."""
 _STRIP = 4
 """Cells beside the border by which a shift is told more finely."""
 _PIXELS = 1 << 19
@@ -120,7 +122,21 @@ def assembled(layout: Layout, source: Source, drawn: Source, shear: _Float, beyo
                 sharp[view] += narrow
                 soft[view] += wide
         out[top : top + len(y)] = np.clip(np.rint(enlarged(beyond, x, y, source.cell) + detail / sharp + colour / soft), 0, 255)
+    _ease(out, source.pixels, np.repeat(met, source.cell)[:height], source.cell)
     return out
+
+
+def _ease(out: Pixels, picture: Pixels, met: _Bool, cell: int) -> None:
+    """Lead ``out (H, n, 3)`` to the border of ``picture (H, W, 3)`` where that is ``met (H,)``: cells say nothing of what lies within them."""
+    here, beyond = (each.mean(axis=1, dtype=np.float32, keepdims=True) for each in (picture[:, :_MET], out[:, -_MET:]))
+    known = met.astype(np.float32)[:, None, None]
+    share = cv2.GaussianBlur(known, (0, 0), cell, borderType=cv2.BORDER_REPLICATE).reshape(-1, 1, 1)
+    off = cv2.GaussianBlur((here - beyond) * known, (0, 0), cell, borderType=cv2.BORDER_REPLICATE).reshape(-1, 1, 3) / np.maximum(
+        share, 1e-3
+    )
+    reach = min(out.shape[1], _EASED * cell)
+    fade = np.exp(np.arange(1 - reach, 1, dtype=np.float32) / cell)[None, :, None]
+    out[:, -reach:] = np.clip(np.rint(out[:, -reach:] + off * fade * known), 0, 255)
 
 
 def _within(box: Box, left: int, top: int, shape: tuple[int, ...]) -> tuple[slice, slice]:
