@@ -19,6 +19,7 @@ from worker.images.ground import PRODUCT
 from worker.images.mask import coverage
 from worker.images.measures import Border
 from worker.images.profile import Profile
+from worker.images.step import step
 from worker.images.subject import Segmenter
 from worker.images.transparency import WHITE, over_ground
 from worker.intake import Edit
@@ -124,7 +125,7 @@ def _at_border(request: JobRequest, edit: Edit, output: Frame) -> _AtBorder:
     border = Border.of(edit.alpha, clear)
     return _AtBorder(
         rim,
-        profile.step() if profile else None,
+        step(output.pixels, edit.alpha, profile.fade, clear) if profile else None,
         border.seam(output.pixels) if border else None,
         border.colour_shift(output.pixels) if border else None,
     )

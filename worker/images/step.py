@@ -1,0 +1,187 @@
+"""A step along the border of an edit: by how much the fill is off, where the photo was to go on.
+
+A photo's own variation hides a step, but most of it is foretold by the pixels beside: each is predicted from those above and to the left, as this
+photo goes on, and only what is *new* in it counts. In what is new, which is small on a wall and large at an edge, the paste, predicted alike, is
+looked for by generalised least squares: places that are calm tell most, whatever else lies along the border.
+
+Each place (a tile of the border) has its own level and its own slope, which is the photo's. Their robust mean is reduced by what their spread leaves
+in doubt: in gravel nobody sees a few levels, and on a wall everybody does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from worker.images.mask import Box, bounding_box
+
+_BESIDE = 10
+"""Pixels on each side of where an edit fades that are looked at."""
+_BEFORE = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0))
+"""From which a pixel is predicted: rows above it and columns to its left."""
+_EDGE = 2
+"""Pixels at the frame that have none of these."""
+_COLOURS = np.array([[1 / 3, 1 / 3, 1 / 3], [1 / 2, -1 / 2, 0], [1 / 4, 1 / 4, -1 / 2]], np.float32)
+"""Lightness, red against green, and these against blue: a photo varies least in colours, so that a step in them is not hidden by its light."""
+_TILE, _PIECE = 24, 504
+"""Sides in pixels of a place and of what is looked at at once, which bounds memory."""
+_LEAST, _PLACES = 24, 6
+"""Pixels on each side of the border that a place must show, and places below which nothing is said."""
+_NEAR = 9
+"""Side in pixels of the square whose variation says how much a pixel tells."""
+_ROUNDS = 2
+_QUIET = 0.5
+"""Levels by which a pixel is new at least: a picture is rounded."""
+_VARIES = 2.0
+"""Levels by which a step varies from place to place, where black and white cut it or lossy files moved it: no calm place outvotes all others."""
+_MOST = 1.345
+"""Spreads from the mean at which a place's weight begins to fall (Huber's)."""
+_NOTHING = 1e-6
+"""Added to sums that are divided by: a place that shows one side only has a step of 0, and it tells nothing."""
+_DOUBT = 1.5
+"""Standard errors that are taken off a finding."""
+
+_Floats = npt.NDArray[np.float64]
+_Pixels = npt.NDArray[np.uint8]
+_Bool = npt.NDArray[np.bool_]
+
+
+def step(pixels: _Pixels, alpha: npt.NDArray[np.uint8], fade: int, clear: _Bool | None = None) -> float | None:
+    """Levels by which the fill of ``pixels (H, W, 3)`` is off all along the border of ``alpha (H, W)``; ``None`` where too little is known.
+
+    ``alpha`` is how much of the fill is pasted, and fades within ``fade`` pixels on each side of the border. Pixels that are ``clear (H, W)`` are
+    left out. The most of lightness and of opponent colours, of which a difference of two channels counts half.
+    """
+    box, most = bounding_box(alpha), int(alpha.max())
+    if box is None:
+        return None
+    reach = fade + _BESIDE
+    box, found = box.padded(reach, alpha.shape), []
+    for top in range(box.top // _TILE * _TILE, box.bottom, _PIECE):
+        for left in range(box.left // _TILE * _TILE, box.right, _PIECE):
+            piece = Box(max(left, box.left), max(top, box.top), min(box.right, left + _PIECE), min(box.bottom, top + _PIECE))
+            pixel = _Ring.of(pixels, alpha, most, clear, piece, reach)
+            if pixel is not None:
+                found.append(pixel.steps())
+    steps, variances = (np.concatenate([each[kind] for each in found]) if found else np.zeros((0, len(_COLOURS))) for kind in range(2))
+    return float(max(map(_certain, steps.T, variances.T))) if len(steps) >= _PLACES else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Ring:
+    """The ``n`` pixels near a part of a border."""
+
+    colours: npt.NDArray[np.float32]
+    """``(n, 1 + before, 3)``: of each pixel, and of those that it is predicted from."""
+    pasted: npt.NDArray[np.float32]
+    """``(n, 1 + before)``: how much of the fill is seen there."""
+    signed: npt.NDArray[np.float32]
+    """Distance from the border, negative outside of the edit."""
+    rows: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.int64]
+    place: npt.NDArray[np.int64]
+    """The number of the pixel's tile."""
+    places: int
+
+    @classmethod
+    def of(cls, pixels: _Pixels, alpha: npt.NDArray[np.uint8], most: int, clear: _Bool | None, piece: Box, reach: int) -> _Ring | None:
+        """Those in ``piece`` within ``reach`` of the border; ``None`` where there are too few."""
+        view = piece.padded(reach + _EDGE, alpha.shape)
+        edit = alpha[view.slices] >= (most + 1) // 2
+        if edit.all() or not edit.any():
+            return None
+        depth, away = (cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 5) for part in (edit, ~edit))
+        signed = np.asarray(np.where(edit, depth - np.float32(0.5), np.float32(0.5) - away), np.float32)
+        near = np.abs(signed) <= reach
+        top, left = max(piece.top, _EDGE) - view.top, max(piece.left, _EDGE) - view.left
+        bottom, right = piece.bottom - view.top, min(piece.right, alpha.shape[1] - 1) - view.left
+        own = np.zeros_like(near)
+        own[top:bottom, left:right] = (near & ~_silent(pixels[view.slices], None if clear is None else clear[view.slices]))[top:bottom, left:right]
+        rows, columns = np.nonzero(own)
+        if rows.size < 2 * _LEAST:
+            return None
+        tiles = (rows + view.top) // _TILE * (alpha.shape[1] // _TILE + 1) + (columns + view.left) // _TILE
+        numbers, place = np.unique(tiles, return_inverse=True)
+        asked = np.array([(0, 0), *_BEFORE])
+        at = rows[:, None] - asked[:, 0], columns[:, None] - asked[:, 1]
+        seen = pixels[view.slices][at].astype(np.float32) @ _COLOURS.T
+        pasted = alpha[view.slices][at].astype(np.float32) / np.float32(most)
+        return cls(seen, pasted, signed[own], rows, columns, place, numbers.size)
+
+    def steps(self) -> tuple[_Floats, _Floats]:
+        """The step of each place that shows both sides, and its variance, in each of the ``_COLOURS``: ``(places, 3)``."""
+        sides = [np.bincount(self.place, side, self.places) for side in (self.signed < 0, self.signed > 0)]
+        known = np.minimum(*sides) >= _LEAST
+        found = [self._of(np.ascontiguousarray(self.colours[..., number])) for number in range(len(_COLOURS))]
+        steps, variances = (np.stack([each[kind][known] for each in found], axis=1) for kind in range(2))
+        return steps, variances
+
+    def _of(self, values: npt.NDArray[np.float32]) -> tuple[_Floats, _Floats]:
+        """The same in one colour, ``values (n, 1 + before)``, for all places."""
+        weight, steps = np.ones(len(values), np.float32), np.zeros(self.places)
+        for _ in range(_ROUNDS):
+            there = steps[self.place].astype(np.float32)
+            unlike = self._prediction(values - there[:, None] * self.pasted, weight)
+            level = np.ones(len(values))
+            slope = self._without(self.signed, level, weight)
+            new, pasted = (
+                self._without(self._without(each @ unlike, level, weight), slope, weight) for each in (values, self.pasted)
+            )
+            known = self._sums(weight * pasted**2) + _NOTHING
+            steps = self._sums(weight * pasted * new) / known
+            weight = 1 / (self._around(np.square(new - steps[self.place] * pasted)) + _QUIET**2)
+        return steps, 1 / known
+
+    def _without(self, values: npt.NDArray[Any], term: npt.NDArray[Any], weight: npt.NDArray[Any]) -> _Floats:
+        """``values (n,)`` less what ``term (n,)`` explains of them in each place."""
+        return np.asarray(values - (self._sums(weight * values * term) / (self._sums(weight * term**2) + _NOTHING))[self.place] * term)
+
+    def _prediction(self, values: npt.NDArray[np.float32], weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """What a pixel less its prediction is of itself and those before: 1, and the weights of least squares, negative, ``(1 + before,)``."""
+        level = self._sums(weight * values[:, 0]) / np.maximum(self._sums(weight), 1e-9)
+        about = values - level[self.place].astype(np.float32)[:, None]
+        products = ((about * weight[:, None]).T @ about).astype(np.float64)
+        before = products[1:, 1:] + (1e-4 * np.trace(products) / len(products) + 1e-6) * np.eye(len(_BEFORE))
+        return np.concatenate([[1], -np.linalg.solve(before, products[1:, 0])]).astype(np.float32)
+
+    def _sums(self, values: npt.NDArray[np.float32]) -> _Floats:
+        """Of ``values (n,)`` in each place."""
+        return np.bincount(self.place, values, self.places).astype(np.float64)
+
+    def _around(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The mean of ``values (n,)`` near each pixel."""
+        shape = int(self.rows.max()) + 1, int(self.columns.max()) + 1
+        total, count = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        total[self.rows, self.columns], count[self.rows, self.columns] = values, 1
+        total, count = (np.asarray(cv2.blur(each, (_NEAR, _NEAR)), np.float32) for each in (total, count))
+        return np.asarray(np.maximum(total, 0) / np.maximum(count, 1e-6))[self.rows, self.columns]
+
+
+def _silent(pixels: _Pixels, clear: _Bool | None) -> _Bool:
+    """Pixels that tell nothing: black or white as all around are, so that no step could show; or ``clear``, or beside such."""
+    around = np.ones((3, 3), np.uint8)
+    dark, light = (np.asarray(cv2.erode(part.astype(np.uint8), around) > 0) for part in (pixels.max(axis=2) <= 1, pixels.min(axis=2) >= 254))
+    return dark | light if clear is None else dark | light | (cv2.dilate(clear.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)
+
+
+def _certain(steps: _Floats, variances: _Floats) -> float:
+    """The size of the robust mean of ``steps (places,)``, less what their spread leaves in doubt."""
+    mean, error = robust(steps, variances)
+    return max(0.0, abs(mean) - _DOUBT * error)
+
+
+def robust(steps: _Floats, variances: _Floats) -> tuple[float, float]:
+    weight = 1 / (variances + _VARIES**2)
+    order = np.argsort(steps)
+    mean = float(steps[order][np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2)])
+    for _ in range(10):
+        off = (steps - mean) * np.sqrt(weight)
+        spread = max(1e-3, 1.4826 * float(np.median(np.abs(off))))
+        share = np.minimum(1, _MOST * spread / np.maximum(np.abs(off), 1e-9))
+        mean = float(np.average(steps, weights=weight * share))
+    error = np.sqrt(np.sum(weight * np.square(share * off))) / np.sum(weight[share == 1])
+    return mean, float(error)
