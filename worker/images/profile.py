@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from worker.images.border import beside
 from worker.images.mask import Box, bounding_box
 
 _REACH = 28
@@ -135,9 +135,9 @@ def _piece(
     edit = pasted >= (most + 1) // 2
     if edit.all() or not edit.any():
         return None
-    depth, across = _nearest(edit)
-    height, beyond = _nearest(~edit)
-    signed = np.where(edit, np.ceil(depth) - 1, -np.ceil(height)).astype(np.int64)  # the pixels beside the border are at 0 and -1
+    distance, rows, columns = beside(edit)
+    # The pixels beside the border are at 0 and -1.
+    signed = np.where(edit, np.ceil(distance + 0.5) - 1, -np.ceil(0.5 - distance)).astype(np.int64)
     fades = (pasted > 0) & (pasted < most) & (np.abs(signed) <= _RAMP)
     own = np.zeros_like(edit)
     own[box.top - view.top : box.bottom - view.top, box.left - view.left : box.right - view.left] = True
@@ -146,8 +146,7 @@ def _piece(
         chosen &= ~clear[view.slices]
     if not chosen.any():
         return None
-    rows, columns = (np.where(edit, one, other)[chosen] for one, other in zip(across, beyond, strict=True))
-    tiles = (rows + view.top) // _TILE * (alpha.shape[1] // _TILE + 1) + (columns + view.left) // _TILE
+    tiles = (rows[chosen] + view.top) // _TILE * (alpha.shape[1] // _TILE + 1) + (columns[chosen] + view.left) // _TILE
     numbers, place = np.unique(tiles, return_inverse=True)
     cell = place * _BINS + signed[chosen] + _REACH
     values = pixels[view.slices][chosen]
@@ -156,12 +155,3 @@ def _piece(
     sums = np.stack([np.bincount(cell, weight, size) for weight in weights], axis=1).astype(np.float64)
     fade = int(np.percentile(np.abs(signed[fades]), 95)) + 1 if fades.any() else 0
     return numbers.astype(np.int64), sums.reshape(numbers.size, _BINS, 4), fade
-
-
-def _nearest(part: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float32], tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """For each pixel of ``part`` its distance from the nearest other one, and that one's row and column."""
-    distance, labels = cv2.distanceTransformWithLabels(part.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    rows, columns = np.nonzero(~part)
-    places = np.zeros((2, int(labels.max()) + 1), np.int64)
-    places[:, labels[rows, columns]] = rows, columns
-    return np.asarray(distance, np.float32), (places[0][labels], places[1][labels])

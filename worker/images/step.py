@@ -2,7 +2,7 @@
 
 A photo's own variation hides a step, but most of it is foretold by the pixels beside: each is predicted from those above and to the left, as this
 photo goes on, and only what is *new* in it counts. In what is new, which is small on a wall and large at an edge, the paste, predicted alike, is
-looked for by generalised least squares: places that are calm tell most, whatever else lies along the border.
+looked for by generalised least squares (prewhitened): places that are calm tell most, whatever else lies along the border.
 
 Each place (a tile of the border) has its own level and its own slope, which is the photo's. Their robust mean is reduced by what their spread leaves
 in doubt: in gravel nobody sees a few levels, and on a wall everybody does.
@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from worker.images.border import beside
 from worker.images.mask import Box, bounding_box
 
 _BESIDE = 10
@@ -27,25 +28,26 @@ _EDGE = 2
 """Pixels at the frame that have none of these."""
 _COLOURS = np.array([[1 / 3, 1 / 3, 1 / 3], [1 / 2, -1 / 2, 0], [1 / 4, 1 / 4, -1 / 2]], np.float32)
 """Lightness, red against green, and these against blue: a photo varies least in colours, so that a step in them is not hidden by its light."""
-_TILE, _PIECE = 24, 504
+_TILE, _PIECE = 24, 512
 """Sides in pixels of a place and of what is looked at at once, which bounds memory."""
 _LEAST, _PLACES = 24, 6
 """Pixels on each side of the border that a place must show, and places below which nothing is said."""
 _NEAR = 9
 """Side in pixels of the square whose variation says how much a pixel tells."""
-_ROUNDS = 2
 _QUIET = 0.5
 """Levels by which a pixel is new at least: a picture is rounded."""
 _VARIES = 2.0
 """Levels by which a step varies from place to place, where black and white cut it or lossy files moved it: no calm place outvotes all others."""
-_MOST = 1.345
-"""Spreads from the mean at which a place's weight begins to fall (Huber's)."""
+_MOST, _MEANS = 1.345, 10
+"""Spreads from the mean at which a place's weight begins to fall (Huber's), and how many times it is found again."""
 _NOTHING = 1e-6
 """Added to sums that are divided by: a place that shows one side only has a step of 0, and it tells nothing."""
 _DOUBT = 1.5
-"""Standard errors that are taken off a finding."""
+"""Standard errors that are taken off a finding. With it none of 171 borders of the photo's own content warns, and 5 of 350 steps of 8 levels or
+more do not (22 photos, four ellipses and four extensions of each)."""
 
 _Floats = npt.NDArray[np.float64]
+_Values = npt.NDArray[np.floating[Any]]
 _Pixels = npt.NDArray[np.uint8]
 _Bool = npt.NDArray[np.bool_]
 
@@ -61,9 +63,9 @@ def step(pixels: _Pixels, alpha: npt.NDArray[np.uint8], fade: int, clear: _Bool 
         return None
     reach = fade + _BESIDE
     box, found = box.padded(reach, alpha.shape), []
-    for top in range(box.top // _TILE * _TILE, box.bottom, _PIECE):
-        for left in range(box.left // _TILE * _TILE, box.right, _PIECE):
-            piece = Box(max(left, box.left), max(top, box.top), min(box.right, left + _PIECE), min(box.bottom, top + _PIECE))
+    for top in range(box.top, box.bottom, _PIECE):
+        for left in range(box.left, box.right, _PIECE):
+            piece = Box(left, top, min(box.right, left + _PIECE), min(box.bottom, top + _PIECE))
             pixel = _Ring.of(pixels, alpha, most, clear, piece, reach)
             if pixel is not None:
                 found.append(pixel.steps())
@@ -94,21 +96,23 @@ class _Ring:
         edit = alpha[view.slices] >= (most + 1) // 2
         if edit.all() or not edit.any():
             return None
-        depth, away = (cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 5) for part in (edit, ~edit))
-        signed = np.asarray(np.where(edit, depth - np.float32(0.5), np.float32(0.5) - away), np.float32)
+        signed, *nearest = beside(edit)
         near = np.abs(signed) <= reach
         top, left = max(piece.top, _EDGE) - view.top, max(piece.left, _EDGE) - view.left
         bottom, right = piece.bottom - view.top, min(piece.right, alpha.shape[1] - 1) - view.left
         own = np.zeros_like(near)
-        own[top:bottom, left:right] = (near & ~_silent(pixels[view.slices], None if clear is None else clear[view.slices]))[top:bottom, left:right]
+        own[top:bottom, left:right] = (near & ~_silent(pixels[view.slices], None if clear is None else clear[view.slices]))[
+            top:bottom, left:right
+        ]
         rows, columns = np.nonzero(own)
         if rows.size < 2 * _LEAST:
             return None
-        tiles = (rows + view.top) // _TILE * (alpha.shape[1] // _TILE + 1) + (columns + view.left) // _TILE
+        at_border = nearest[0][own] + view.top, nearest[1][own] + view.left
+        tiles = at_border[0] // _TILE * (alpha.shape[1] // _TILE + 1) + at_border[1] // _TILE
         numbers, place = np.unique(tiles, return_inverse=True)
-        asked = np.array([(0, 0), *_BEFORE])
-        at = rows[:, None] - asked[:, 0], columns[:, None] - asked[:, 1]
-        seen = pixels[view.slices][at].astype(np.float32) @ _COLOURS.T
+        back = np.array([(0, 0), *_BEFORE])
+        at = rows[:, None] - back[:, 0], columns[:, None] - back[:, 1]
+        seen = (pixels[view.slices].astype(np.float32) @ _COLOURS.T)[at]
         pasted = alpha[view.slices][at].astype(np.float32) / np.float32(most)
         return cls(seen, pasted, signed[own], rows, columns, place, numbers.size)
 
@@ -120,27 +124,26 @@ class _Ring:
         steps, variances = (np.stack([each[kind][known] for each in found], axis=1) for kind in range(2))
         return steps, variances
 
-    def _of(self, values: npt.NDArray[np.float32]) -> tuple[_Floats, _Floats]:
+    def _of(self, values: _Values) -> tuple[_Floats, _Floats]:
         """The same in one colour, ``values (n, 1 + before)``, for all places."""
-        weight, steps = np.ones(len(values), np.float32), np.zeros(self.places)
-        for _ in range(_ROUNDS):
-            there = steps[self.place].astype(np.float32)
-            unlike = self._prediction(values - there[:, None] * self.pasted, weight)
+        weight: _Values = np.ones(len(values))
+        steps = np.zeros(self.places)
+        for again in (False, True):
+            unlike = self._prediction(values - steps[self.place].astype(np.float32)[:, None] * self.pasted, weight.astype(np.float32))
             level = np.ones(len(values))
             slope = self._without(self.signed, level, weight)
-            new, pasted = (
-                self._without(self._without(each @ unlike, level, weight), slope, weight) for each in (values, self.pasted)
-            )
+            new, pasted = (self._without(self._without(each @ unlike, level, weight), slope, weight) for each in (values, self.pasted))
             known = self._sums(weight * pasted**2) + _NOTHING
             steps = self._sums(weight * pasted * new) / known
-            weight = 1 / (self._around(np.square(new - steps[self.place] * pasted)) + _QUIET**2)
+            if not again:
+                weight = 1 / (self._around(np.square(new - steps[self.place] * pasted)) + _QUIET**2)
         return steps, 1 / known
 
-    def _without(self, values: npt.NDArray[Any], term: npt.NDArray[Any], weight: npt.NDArray[Any]) -> _Floats:
+    def _without(self, values: _Values, term: _Values, weight: _Values) -> _Floats:
         """``values (n,)`` less what ``term (n,)`` explains of them in each place."""
         return np.asarray(values - (self._sums(weight * values * term) / (self._sums(weight * term**2) + _NOTHING))[self.place] * term)
 
-    def _prediction(self, values: npt.NDArray[np.float32], weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _prediction(self, values: _Values, weight: _Values) -> _Values:
         """What a pixel less its prediction is of itself and those before: 1, and the weights of least squares, negative, ``(1 + before,)``."""
         level = self._sums(weight * values[:, 0]) / np.maximum(self._sums(weight), 1e-9)
         about = values - level[self.place].astype(np.float32)[:, None]
@@ -148,11 +151,11 @@ class _Ring:
         before = products[1:, 1:] + (1e-4 * np.trace(products) / len(products) + 1e-6) * np.eye(len(_BEFORE))
         return np.concatenate([[1], -np.linalg.solve(before, products[1:, 0])]).astype(np.float32)
 
-    def _sums(self, values: npt.NDArray[np.float32]) -> _Floats:
+    def _sums(self, values: _Values) -> _Floats:
         """Of ``values (n,)`` in each place."""
         return np.bincount(self.place, values, self.places).astype(np.float64)
 
-    def _around(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _around(self, values: _Values) -> _Values:
         """The mean of ``values (n,)`` near each pixel."""
         shape = int(self.rows.max()) + 1, int(self.columns.max()) + 1
         total, count = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
@@ -164,24 +167,21 @@ class _Ring:
 def _silent(pixels: _Pixels, clear: _Bool | None) -> _Bool:
     """Pixels that tell nothing: black or white as all around are, so that no step could show; or ``clear``, or beside such."""
     around = np.ones((3, 3), np.uint8)
-    dark, light = (np.asarray(cv2.erode(part.astype(np.uint8), around) > 0) for part in (pixels.max(axis=2) <= 1, pixels.min(axis=2) >= 254))
+    dark, light = (
+        np.asarray(cv2.erode(part.astype(np.uint8), around) > 0) for part in (pixels.max(axis=2) <= 1, pixels.min(axis=2) >= 254)
+    )
     return dark | light if clear is None else dark | light | (cv2.dilate(clear.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)
 
 
 def _certain(steps: _Floats, variances: _Floats) -> float:
-    """The size of the robust mean of ``steps (places,)``, less what their spread leaves in doubt."""
-    mean, error = robust(steps, variances)
-    return max(0.0, abs(mean) - _DOUBT * error)
-
-
-def robust(steps: _Floats, variances: _Floats) -> tuple[float, float]:
+    """The size of the robust mean of ``steps (places,)``, by iteratively reweighted least squares, less what their spread leaves in doubt."""
     weight = 1 / (variances + _VARIES**2)
     order = np.argsort(steps)
     mean = float(steps[order][np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2)])
-    for _ in range(10):
+    for _ in range(_MEANS):
         off = (steps - mean) * np.sqrt(weight)
         spread = max(1e-3, 1.4826 * float(np.median(np.abs(off))))
         share = np.minimum(1, _MOST * spread / np.maximum(np.abs(off), 1e-9))
         mean = float(np.average(steps, weights=weight * share))
     error = np.sqrt(np.sum(weight * np.square(share * off))) / np.sum(weight[share == 1])
-    return mean, float(error)
+    return max(0.0, abs(mean) - _DOUBT * float(error))
