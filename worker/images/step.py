@@ -43,7 +43,7 @@ _MOST, _MEANS = 1.345, 10
 _NOTHING = 1e-6
 """Added to sums that are divided by: a place that shows one side only has a step of 0, and it tells nothing."""
 _DOUBT = 1.5
-"""Standard errors that are taken off a finding. With it none of 171 borders of the photo's own content warns, and 5 of 350 steps of 8 levels or
+"""Standard errors that are taken off a finding. With it one of 171 borders of the photo's own content warns, and 5 of 350 steps of 8 levels or
 more do not (22 photos, four ellipses and four extensions of each)."""
 
 _Floats = npt.NDArray[np.float64]
