@@ -22,7 +22,7 @@ def depth(scene: Scene) -> Float:
     return np.asarray(cv2.distanceTransform(edited, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
 
 
-def local_mean(values: Array | Float, part: Bool, sigma: float) -> Float:
+def local_mean(values: Array, part: Bool, sigma: float) -> Float:
     """The mean of ``values (h, w, 3)`` over what of ``part (h, w)`` is near, around each pixel; far from it that of all of it."""
     if not part.any():
         return values.astype(np.float32)
