@@ -16,7 +16,7 @@ from worker.images.backdrop import base_is_cut
 from worker.images.codec import Frame
 from worker.images.copies import second_copy
 from worker.images.ground import PRODUCT
-from worker.images.mask import coverage
+from worker.images.mask import Box, coverage
 from worker.images.measures import Border
 from worker.images.profile import Profile
 from worker.images.step import step
@@ -123,9 +123,11 @@ def _at_border(request: JobRequest, edit: Edit, output: Frame) -> _AtBorder:
         return _AtBorder(rim)
     # The photo goes on: here a difference of the two sides is a fault.
     border = Border.of(edit.alpha, clear)
+    (left, top), source = edit.origin, edit.source
+    around = Box(left, top, left + source.width, top + source.height) if isinstance(request, OutpaintRequest) else None
     return _AtBorder(
         rim,
-        step(output.pixels, edit.alpha, profile.fade, clear) if profile else None,
+        step(output.pixels, edit.alpha, profile.fade, clear, around=around) if profile else None,
         border.seam(output.pixels) if border else None,
         border.colour_shift(output.pixels) if border else None,
     )

@@ -6,6 +6,9 @@ looked for by generalised least squares (prewhitened): places that are calm tell
 
 Each place (a tile of the border) has its own level and its own slope, which is the photo's. Their robust mean is reduced by what their spread leaves
 in doubt: in gravel nobody sees a few levels, and on a wall everybody does.
+
+An extension is joined to its photo side by side, so that one side may be off alone. A photo has such lines itself, and more so the shorter they are:
+a side is read by itself where it is long, with less doubt left, and only what is more than photos have counts.
 """
 
 from __future__ import annotations
@@ -45,6 +48,11 @@ _NOTHING = 1e-6
 _DOUBT = 1.5
 """Standard errors that are taken off a finding. With it one of 171 borders of the photo's own content warns, and 5 of 350 steps of 8 levels or
 more do not (22 photos, four ellipses and four extensions of each)."""
+_SIDES, _LONG = 4, 8
+"""Sides of a picture, and places from which one is read by itself."""
+_DOUBT_OF_SIDE, _OWN = 3.0, 4.0
+"""Standard errors that are taken off what one side shows, and levels that a photo has there itself. With them 4 more of 94 steps of extensions are found,
+and of 88 extensions by the photo's own content none warns that did not."""
 
 _Floats = npt.NDArray[np.float64]
 _Values = npt.NDArray[np.floating[Any]]
@@ -52,11 +60,14 @@ _Pixels = npt.NDArray[np.uint8]
 _Bool = npt.NDArray[np.bool_]
 
 
-def step(pixels: _Pixels, alpha: npt.NDArray[np.uint8], fade: int, clear: _Bool | None = None) -> float | None:
+def step(
+    pixels: _Pixels, alpha: npt.NDArray[np.uint8], fade: int, clear: _Bool | None = None, *, around: Box | None = None
+) -> float | None:
     """Levels by which the fill of ``pixels (H, W, 3)`` is off all along the border of ``alpha (H, W)``; ``None`` where too little is known.
 
     ``alpha`` is how much of the fill is pasted, and fades within ``fade`` pixels on each side of the border. Pixels that are ``clear (H, W)`` are
-    left out. The most of lightness and of opponent colours, of which a difference of two channels counts half.
+    left out. The most of lightness and of opponent colours, of which a difference of two channels counts half. Of an extension ``around`` a
+    picture that of one side, less ``_OWN``, where that is more.
     """
     box, most = bounding_box(alpha), int(alpha.max())
     if box is None:
@@ -66,11 +77,18 @@ def step(pixels: _Pixels, alpha: npt.NDArray[np.uint8], fade: int, clear: _Bool 
     for top in range(box.top, box.bottom, _PIECE):
         for left in range(box.left, box.right, _PIECE):
             piece = Box(left, top, min(box.right, left + _PIECE), min(box.bottom, top + _PIECE))
-            pixel = _Ring.of(pixels, alpha, most, clear, piece, reach)
+            pixel = _Ring.of(pixels, alpha, most, clear, piece, reach, around)
             if pixel is not None:
                 found.append(pixel.steps())
-    steps, variances = (np.concatenate([each[kind] for each in found]) if found else np.zeros((0, len(_COLOURS))) for kind in range(2))
-    return float(max(map(_certain, steps.T, variances.T))) if len(steps) >= _PLACES else None
+    if sum(len(steps) for steps, _, _ in found) < _PLACES:
+        return None
+    steps, variances, sides = (np.concatenate(each) for each in zip(*found, strict=True))
+    value = _most(steps, variances, _DOUBT)
+    for side in range(_SIDES):
+        its = sides == side
+        if around is not None and np.count_nonzero(its) >= _LONG:
+            value = max(value, _most(steps[its], variances[its], _DOUBT_OF_SIDE) - _OWN)
+    return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +106,13 @@ class _Ring:
     place: npt.NDArray[np.int64]
     """The number of the pixel's tile."""
     places: int
+    side: npt.NDArray[np.int64]
+    """Of the picture that an extension is around, for each place: the one that it is at."""
 
     @classmethod
-    def of(cls, pixels: _Pixels, alpha: npt.NDArray[np.uint8], most: int, clear: _Bool | None, piece: Box, reach: int) -> _Ring | None:
+    def of(
+        cls, pixels: _Pixels, alpha: npt.NDArray[np.uint8], most: int, clear: _Bool | None, piece: Box, reach: int, around: Box | None
+    ) -> _Ring | None:
         """Those in ``piece`` within ``reach`` of the border; ``None`` where there are too few."""
         view = piece.padded(reach + _EDGE, alpha.shape)
         edit = alpha[view.slices] >= (most + 1) // 2
@@ -109,20 +131,21 @@ class _Ring:
             return None
         at_border = nearest[0][own] + view.top, nearest[1][own] + view.left
         tiles = at_border[0] // _TILE * (alpha.shape[1] // _TILE + 1) + at_border[1] // _TILE
-        numbers, place = np.unique(tiles, return_inverse=True)
+        numbers, first, place = np.unique(tiles, return_index=True, return_inverse=True)
+        side = np.zeros(numbers.size, np.int64) if around is None else _nearest_side(at_border[0][first], at_border[1][first], around)
         back = np.array([(0, 0), *_BEFORE])
         at = rows[:, None] - back[:, 0], columns[:, None] - back[:, 1]
         seen = (pixels[view.slices].astype(np.float32) @ _COLOURS.T)[at]
         pasted = alpha[view.slices][at].astype(np.float32) / np.float32(most)
-        return cls(seen, pasted, signed[own], rows, columns, place, numbers.size)
+        return cls(seen, pasted, signed[own], rows, columns, place, numbers.size, side)
 
-    def steps(self) -> tuple[_Floats, _Floats]:
-        """The step of each place that shows both sides, and its variance, in each of the ``_COLOURS``: ``(places, 3)``."""
+    def steps(self) -> tuple[_Floats, _Floats, npt.NDArray[np.int64]]:
+        """The step of each place that shows both sides, and its variance, in each of the ``_COLOURS``: ``(places, 3)``. And its side of the picture."""
         sides = [np.bincount(self.place, side, self.places) for side in (self.signed < 0, self.signed > 0)]
         known = np.minimum(*sides) >= _LEAST
         found = [self._of(np.ascontiguousarray(self.colours[..., number])) for number in range(len(_COLOURS))]
         steps, variances = (np.stack([each[kind][known] for each in found], axis=1) for kind in range(2))
-        return steps, variances
+        return steps, variances, self.side[known]
 
     def _of(self, values: _Values) -> tuple[_Floats, _Floats]:
         """The same in one colour, ``values (n, 1 + before)``, for all places."""
@@ -173,8 +196,19 @@ def _silent(pixels: _Pixels, clear: _Bool | None) -> _Bool:
     return dark | light if clear is None else dark | light | (cv2.dilate(clear.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)
 
 
-def _certain(steps: _Floats, variances: _Floats) -> float:
-    """The size of the robust mean of ``steps (places,)``, by iteratively reweighted least squares, less what their spread leaves in doubt."""
+def _nearest_side(rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], box: Box) -> npt.NDArray[np.int64]:
+    """Which side of ``box`` each place is at."""
+    off = np.abs(np.stack([columns - box.left, columns - box.right, rows - box.top, rows - box.bottom]))
+    return np.asarray(off.argmin(axis=0), np.int64)
+
+
+def _most(steps: _Floats, variances: _Floats, doubt: float) -> float:
+    """What is certain of ``steps (places, colours)``, in the colour that has most of it."""
+    return max(_certain(*each, doubt) for each in zip(steps.T, variances.T, strict=True))
+
+
+def _certain(steps: _Floats, variances: _Floats, doubt: float) -> float:
+    """The size of the robust mean of ``steps (places,)``, by iteratively reweighted least squares, less ``doubt`` of the errors that their spread tells."""
     weight = 1 / (variances + _VARIES**2)
     order = np.argsort(steps)
     mean = float(steps[order][np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2)])
@@ -184,4 +218,4 @@ def _certain(steps: _Floats, variances: _Floats) -> float:
         share = np.minimum(1, _MOST * spread / np.maximum(np.abs(off), 1e-9))
         mean = float(np.average(steps, weights=weight * share))
     error = np.sqrt(np.sum(weight * np.square(share * off))) / np.sum(weight[share == 1])
-    return max(0.0, abs(mean) - _DOUBT * float(error))
+    return max(0.0, abs(mean) - doubt * float(error))

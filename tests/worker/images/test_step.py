@@ -13,7 +13,7 @@ from PIL import Image
 
 from core.settings import Quality
 from worker.images.blend import composite
-from worker.images.mask import edit_alpha
+from worker.images.mask import Box, edit_alpha
 from worker.images.step import step
 
 Array = npt.NDArray[np.uint8]
@@ -42,10 +42,17 @@ def off(picture: Array, levels: npt.ArrayLike, alpha: Array) -> Array:
     return composite(picture, np.clip(picture + np.asarray(levels), 0, 255).astype(np.uint8), alpha)
 
 
-def found(pixels: Array, alpha: Array, fade: int = FADE) -> float:
-    value = step(pixels, alpha, fade)
+def found(pixels: Array, alpha: Array, fade: int = FADE, around: Box | None = None) -> float:
+    value = step(pixels, alpha, fade, around=around)
     assert value is not None
     return value
+
+
+def beyond(picture: Array, inner: Box) -> Array:
+    """The alpha of an extension: all but ``inner``."""
+    alpha = np.full(picture.shape[:2], 255, np.uint8)
+    alpha[inner.slices] = 0
+    return alpha
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -108,6 +115,39 @@ def test_a_straight_border_is_read_wherever_it_lies(row: int) -> None:
     alpha = np.zeros(picture.shape[:2], np.uint8)
     alpha[row:] = 255
     assert found(off(picture, 12, alpha), alpha, 0) == pytest.approx(12, abs=3)
+
+
+@pytest.mark.parametrize("side", ["left", "right", "top", "bottom"])
+@pytest.mark.parametrize("name", ["astronaut.png", "chelsea.png", "coffee.png", "ihc.png"])
+def test_an_extension_of_which_one_side_is_off_has_a_step(name: str, side: str) -> None:
+    """Of four sides three are joined and one is 20 levels off, which the mean of all does not tell: it is told of."""
+    picture = np.clip(photo(name), 25, 230)
+    height, width = picture.shape[:2]
+    inner = Box(40, 40, width - 40, height - 40)
+    alpha = beyond(picture, inner)
+    there = {"left": np.s_[40:-40, :40], "right": np.s_[40:-40, -40:], "top": np.s_[:40, 40:-40], "bottom": np.s_[-40:, 40:-40]}[side]
+    output = picture.copy()
+    output[there] += 20
+    assert found(output, alpha, 0, inner) >= LIMIT
+    assert found(output, alpha, 0, inner) > found(output, alpha, 0)
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_no_side_of_an_extension_as_the_photo_itself_goes_on_has_a_step(name: str) -> None:
+    """Around windows of a photo that nobody edited none is found, side by side either."""
+    picture = photo(name)
+    height, width = picture.shape[:2]
+    windows = [Box(edge, edge, width - edge, height - edge) for edge in (30, 47, 60, 75, 90)]
+    assert max(found(picture, beyond(picture, inner), 0, inner) for inner in windows) < LIMIT
+
+
+def test_a_short_side_is_not_read_by_itself() -> None:
+    """A side of a few places, as photos have edges of that length, tells nothing without the others."""
+    picture = np.clip(photo("chelsea.png"), 25, 230)
+    inner = Box(100, 100, 400, 220)
+    alpha, output = beyond(picture, inner), picture.copy()
+    output[100:220, :100] += 20
+    assert found(output, alpha, 0, inner) == found(output, alpha, 0)
 
 
 def test_what_is_black_or_white_throughout_does_not_outvote_the_rest() -> None:
