@@ -117,7 +117,7 @@ class Subject(_Frozen):
 class ModelError(_Frozen):
     """The error of a model on kept pixels, which it paints too before the photo's own are put back.
 
-    Medians of ΔE2000 over small squares beside the edit.
+    Medians of ΔE2000 over small squares beside the edit, or what the parts of each have in common where that is more, as in stripes.
     """
 
     painted: float = Field(description="As painted. 1 is hardly seen; above 5 the model changes colours.")

@@ -20,6 +20,7 @@ from worker.images.ground import PRODUCT
 from worker.images.mask import Box, coverage
 from worker.images.measures import Border
 from worker.images.profile import Profile
+from worker.images.step import step
 from worker.images.subject import Segmenter
 from worker.images.transparency import WHITE, over_ground
 from worker.intake import Edit
@@ -126,9 +127,11 @@ def _at_border(request: JobRequest, edit: Edit, output: Frame) -> _AtBorder:
         return _AtBorder(rim)
     # The photo goes on: here a difference of the two sides is a fault.
     border = Border.of(edit.alpha, clear)
+    (left, top), source = edit.origin, edit.source
+    around = Box(left, top, left + source.width, top + source.height) if isinstance(request, OutpaintRequest) else None
     return _AtBorder(
         rim,
-        profile.step() if profile else None,
+        step(output.pixels, edit.alpha, profile.fade, clear, around=around) if profile else None,
         border.seam(output.pixels) if border else None,
         border.colour_shift(output.pixels) if border else None,
     )

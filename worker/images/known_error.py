@@ -41,6 +41,10 @@ _LEAST = 24
 """Cells below which nothing is known."""
 _BLOCK = 2
 """Cells a side of the checkerboard by which estimating and grading are kept apart."""
+_PAIRS = ([0, 2], [1, 3]), ([0, 1], [2, 3]), ([0], [3]), ([1], [2])
+"""Cells of a block beside each other, in a row, in a column and along either diagonal."""
+_SAME = 1e-6
+"""Units of CIELAB below which two colours are one."""
 _PRIOR_LAB, _PRIOR_OFFSET, _PRIOR_CURVE = 8.0, 6.0, 0.08
 """Standard deviations of what decoders do: units of CIELAB, levels, and shares (gain and gamma)."""
 _NOISE = 1.0
@@ -75,7 +79,8 @@ class KnownError:
     fill: _Pixels
     """``uint8 (h, w, 3)``: as painted, or corrected."""
     painted: float | None = None
-    """ΔE2000 by which the painter rendered kept pixels off, the median of 8-pixel squares; ``None`` where none was repainted or too few are kept."""
+    """ΔE2000 by which the painter rendered kept pixels off, the median of 8-pixel squares, or what cells in them have in common where that is more;
+    ``None`` where none was repainted or too few are kept."""
     left: float | None = None
     """The same with the shift taken back, on squares that it was not estimated from. The local field is not counted: inside it is known less."""
 
@@ -92,7 +97,7 @@ def correct(fill: _Pixels, shown: _Pixels, kept: _Bool) -> KnownError:
         return KnownError(fill)
     shift = _Shift.fitted(*cells.smooth(), cells.weight[cells.told])
     moved = shift.of(cells.painted)
-    painted, left = (_median_difference(colours, cells.true, cells.graded) for colours in (cells.painted, moved))
+    painted, left = (_difference(colours, cells.true, cells.graded) for colours in (cells.painted, moved))
     if painted is None or left is None:
         return KnownError(fill)
     if left > _CONFIRMED * painted:  # the other half does not say so
@@ -251,19 +256,27 @@ def _added(shift: _Shift, field: _Float, known: _Float, fill: _Pixels, kept: _Bo
     return np.asarray(np.clip(np.rint(before + change), 0, 255), np.uint8)
 
 
-def _median_difference(painted: _Float, true: _Float, graded: _Bool) -> float | None:
+def _difference(painted: _Float, true: _Float, graded: _Bool) -> float | None:
     """ΔE2000 between two pictures of cells in levels, in the median of the blocks that are wholly ``graded``; ``None`` where too few are.
 
-    Blocks, because texture is never painted alike: on finer squares gravel that is rendered well is as far off as a wall rendered badly.
+    Blocks, because texture is never painted alike: on finer squares gravel that is rendered well is as far off as a wall rendered badly. What turns
+    within a block averages out in it, as stripes do. So where it is more, what cells beside each other have in common counts: the root of the median
+    product of their errors, in the direction in which they are most alike. Of texture, whose errors are as often unlike, that is less than the blocks'.
     """
     rows, columns = (side // _BLOCK for side in graded.shape)
 
     def blocks(values: _Float) -> _Float:
+        """``(rows, columns, cells of a block, …)``."""
         cut = values[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK, -1)
-        return np.asarray(cut.mean(axis=(1, 3)), np.float32)
+        return np.asarray(cut.swapaxes(1, 2).reshape(rows, columns, _BLOCK**2, -1), np.float32)
 
-    whole = blocks(graded.astype(np.float32))[..., 0] == 1
+    whole = blocks(graded.astype(np.float32)).all(axis=(2, 3))
     if np.count_nonzero(whole) < _LEAST // _BLOCK**2:
         return None
-    first, second = (to_lab(np.clip(blocks(each)[whole], 0, 255)[None])[0] for each in (painted, true))
-    return float(np.median(delta_e_2000(first, second)))
+    cells = [blocks(each)[whole] for each in (painted, true)]
+    squares = float(np.median(delta_e_2000(*(to_lab(np.clip(each.mean(axis=1, keepdims=True), 0, 255)) for each in cells))))
+    first, second = (to_lab(np.clip(each, 0, 255)) for each in cells)
+    apart = second - first
+    off = apart * (delta_e_2000(first, second) / np.maximum(np.linalg.norm(apart, axis=-1), _SAME))[..., None]
+    common = max(float(np.median((off[:, one] * off[:, other]).sum(axis=-1))) for one, other in _PAIRS)
+    return max(squares, float(np.sqrt(max(0.0, common))))

@@ -1,8 +1,7 @@
 """The profile of an edit's border: mean colours by distance from it, place by place along it.
 
-From a profile are read faults that new content does not have. A **rim** is lighter or darker than *both* sides, the photo further out and the
-fill further in, at the same distance all along the border: a line of the old background, a halo, a contour that a blend left. A **step** is a
-difference of the two sides in the shape of the paste, beyond the slope that both share; a fault only where the photo is to go on.
+From a profile is read a fault that new content does not have. A **rim** is lighter or darker than *both* sides, the photo further out and the
+fill further in, at the same distance all along the border: a line of the old background, a halo, a contour that a blend left.
 
 Places are tiles of the border: a thing that ends at it moves some of them, and their median little. Findings are reduced by one standard
 error of that median: in gravel nobody sees eight levels, and on a wall everybody does.
@@ -12,10 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from worker.images.border import beside
 from worker.images.mask import Box, bounding_box
 
 _REACH = 28
@@ -40,15 +39,13 @@ _RAMP, _WIDEST = 64, 9
 
 
 _BINS = 2 * _REACH
-_FITTED, _SEEN = 6, 0.75
-"""Pixels on each side of a fading border from which a step is read, and the share of them that a place must show."""
 _DOUBT = 1.0
 """Standard errors that are taken off a finding."""
 
 _Pixels = npt.NDArray[np.uint8]
 _Mask = npt.NDArray[np.uint8]
 _Sums = npt.NDArray[np.float64]
-"""``(places, _BINS, 5)``: three channels, the alpha and a count."""
+"""``(places, _BINS, 4)``: three channels and a count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +77,7 @@ class Profile:
         if not found or fade > _WIDEST:
             return None
         numbers, place = np.unique(np.concatenate([each[0] for each in found]), return_inverse=True)
-        sums = np.zeros((numbers.size, _BINS, 5))
+        sums = np.zeros((numbers.size, _BINS, 4))
         np.add.at(sums, place, np.concatenate([each[1] for each in found]))
         return cls(sums, fade)
 
@@ -94,27 +91,6 @@ class Profile:
         lines = [line for width in _WIDTHS for start in starts if (line := self._line(start, width)) is not None]
         return max((line.off() for line in lines), default=None)
 
-    def step(self) -> float | None:
-        """Levels by which the fill is off all along the border, by the shape of the paste; ``None`` where too little is known.
-
-        At each place ``colour = a + b × distance + step × alpha`` is fitted to the pixels near the border: a slope that both sides share is the
-        photo's own. Of the median of the places, in the channel where it is most, that is taken which their spread leaves certain.
-        """
-        reach = self.fade + _FITTED
-        bins = slice(max(0, _REACH - reach), _REACH + reach)
-        near = self.sums[:, bins]
-        counts = near[..., 4]
-        there = (counts >= _LEAST).mean(axis=1) > _SEEN
-        if np.count_nonzero(there) < _PLACES:
-            return None
-        near, counts = near[there], counts[there]
-        weight = np.sqrt(np.where(counts >= _LEAST, counts, 0))
-        means = near[..., :4] / np.maximum(counts, 1)[..., None]
-        distance = np.broadcast_to(np.arange(near.shape[1]) - near.shape[1] / 2, counts.shape)
-        shape = np.stack([np.ones_like(distance), distance, means[..., 3] / 255], axis=-1) * weight[..., None]
-        solved = np.linalg.pinv(shape, rcond=1e-3) @ (means[..., :3] * weight[..., None])
-        return float(_certain(solved[:, 2]).max())
-
     def _line(self, start: int, width: int) -> _Line | None:
         """The pixels from ``start`` on against both sides; ``None`` where too few places show it."""
         middle = self._mean(start, start + width)
@@ -126,7 +102,7 @@ class Profile:
     def _mean(self, start: int, stop: int) -> npt.NDArray[np.float64]:
         """The mean colour of each place at distances ``start`` up to ``stop``, ``(places, 3)``; NaN where it has too few pixels."""
         total = self.sums[:, max(0, start + _REACH) : max(0, stop + _REACH)].sum(axis=1)
-        count = np.where(total[:, 4:] >= _LEAST, total[:, 4:], np.nan)
+        count = np.where(total[:, 3:] >= _LEAST, total[:, 3:], np.nan)
         return np.asarray(total[:, :3] / count)
 
 
@@ -159,9 +135,9 @@ def _piece(
     edit = pasted >= (most + 1) // 2
     if edit.all() or not edit.any():
         return None
-    depth, across = _nearest(edit)
-    height, beyond = _nearest(~edit)
-    signed = np.where(edit, np.ceil(depth) - 1, -np.ceil(height)).astype(np.int64)  # the pixels beside the border are at 0 and -1
+    distance, rows, columns = beside(edit)
+    # The pixels beside the border are at 0 and -1.
+    signed = np.where(edit, np.ceil(distance + 0.5) - 1, -np.ceil(0.5 - distance)).astype(np.int64)
     fades = (pasted > 0) & (pasted < most) & (np.abs(signed) <= _RAMP)
     own = np.zeros_like(edit)
     own[box.top - view.top : box.bottom - view.top, box.left - view.left : box.right - view.left] = True
@@ -170,22 +146,12 @@ def _piece(
         chosen &= ~clear[view.slices]
     if not chosen.any():
         return None
-    rows, columns = (np.where(edit, one, other)[chosen] for one, other in zip(across, beyond, strict=True))
-    tiles = (rows + view.top) // _TILE * (alpha.shape[1] // _TILE + 1) + (columns + view.left) // _TILE
+    tiles = (rows[chosen] + view.top) // _TILE * (alpha.shape[1] // _TILE + 1) + (columns[chosen] + view.left) // _TILE
     numbers, place = np.unique(tiles, return_inverse=True)
     cell = place * _BINS + signed[chosen] + _REACH
     values = pixels[view.slices][chosen]
     size = numbers.size * _BINS
-    weights = (*values.T.astype(np.float64), pasted[chosen].astype(np.float64), np.ones(cell.size))
+    weights = (*values.T.astype(np.float64), np.ones(cell.size))
     sums = np.stack([np.bincount(cell, weight, size) for weight in weights], axis=1).astype(np.float64)
     fade = int(np.percentile(np.abs(signed[fades]), 95)) + 1 if fades.any() else 0
-    return numbers.astype(np.int64), sums.reshape(numbers.size, _BINS, 5), fade
-
-
-def _nearest(part: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float32], tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """For each pixel of ``part`` its distance from the nearest other one, and that one's row and column."""
-    distance, labels = cv2.distanceTransformWithLabels(part.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    rows, columns = np.nonzero(~part)
-    places = np.zeros((2, int(labels.max()) + 1), np.int64)
-    places[:, labels[rows, columns]] = rows, columns
-    return np.asarray(distance, np.float32), (places[0][labels], places[1][labels])
+    return numbers.astype(np.int64), sums.reshape(numbers.size, _BINS, 4), fade

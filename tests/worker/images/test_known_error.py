@@ -124,6 +124,26 @@ def test_an_error_that_turns_every_few_pixels_is_told_and_not_carried_inwards() 
     assert found.left >= 2
 
 
+@pytest.mark.parametrize("turned", [0, 13, 45, 70, 90])
+def test_stripes_as_wide_as_the_squares_are_told_whatever_way_they_run(turned: float) -> None:
+    """Stripes of 8 pixels, 12 levels up and down, that average out in squares which lie across them, are told as those that fill them are."""
+    picture = np.clip(photo("coffee.png"), 20, 235)
+    angle, (rows, columns) = np.radians(turned), np.indices((SIDE, SIDE)) + 4
+    wave = np.where(np.sin(2 * np.pi * (rows * np.sin(angle) + columns * np.cos(angle)) / 16) >= 0, 12, -12)
+    found = correct(np.where(hole()[..., None], np.array(PINK), picture + wave[..., None]).astype(np.uint8), picture, ~hole())
+    assert found.left is not None
+    assert found.left >= 2
+
+
+def test_texture_that_is_painted_anew_is_told_by_what_is_left_of_it_in_squares() -> None:
+    """Cells of 4 pixels, each some 10 levels off for itself, have nothing in common: less is told than of stripes of these levels."""
+    picture = np.clip(photo("coffee.png"), 20, 235)
+    cells = np.kron(np.random.default_rng(2).normal(0, 10, (SIDE // 4, SIDE // 4)), np.ones((4, 4)))
+    found = correct(np.where(hole()[..., None], np.array(PINK), picture + cells[..., None]).astype(np.uint8), picture, ~hole())
+    assert found.left is not None
+    assert found.left < 2
+
+
 def test_a_slow_error_along_the_border_is_carried_inwards() -> None:
     """Of a painter that is up to 20 levels too light on one side, less than half is left within 12 pixels of that side of the border."""
     picture = np.clip(photo("gravel.png"), 0, 230)
