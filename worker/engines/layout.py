@@ -40,7 +40,7 @@ _ALIKE = 4
 _DULL = 80.0
 """Cost of a cell of the border that no shift of a set matches."""
 _HEIGHT, _ASIDE = 20.0, 0.15
-"""Cost of a cell copied from as far up or down as the picture is high, and that share of it for as far aside at the top or bottom."""
+"""Cost of a cell copied from as far up or down as the picture is high, and that share of it for as far aside: things of its own stand there."""
 _COVERING = 10
 """Shifts at most for cells that fewer than two of the others can show."""
 _FAR = 6.0, 3.0, 0.3
@@ -215,7 +215,8 @@ def _strangeness(rows: int, depth: float | _Float, ground: Ground) -> _Float:
     """Cost of a cell that is copied from so many ``rows`` away at a ``depth`` in columns from the border."""
     height, width = ground.usable.shape
     aside = _HEIGHT * abs(rows) / height
-    return np.asarray(aside if ground.is_side else _ASIDE * aside + _HEIGHT * np.maximum(0, depth) / min(height, width), np.float32)
+    deep = _HEIGHT * np.maximum(0, depth) / min(height, width)
+    return np.asarray(aside + _ASIDE * deep if ground.is_side else _ASIDE * aside + deep, np.float32)
 
 
 def _cost(features: _Float, ground: Ground, shift: Shift, there: _Bool) -> _Float:
