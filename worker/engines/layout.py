@@ -214,9 +214,10 @@ def _covering(wanted: _Bool, ground: Ground) -> Shift | None:
 def _strangeness(rows: int, depth: float | _Float, ground: Ground) -> _Float:
     """Cost of a cell that is copied from so many ``rows`` away at a ``depth`` in columns from the border."""
     height, width = ground.usable.shape
-    aside = _HEIGHT * abs(rows) / height
-    deep = _HEIGHT * np.maximum(0, depth) / min(height, width)
-    return np.asarray(aside + _ASIDE * deep if ground.is_side else _ASIDE * aside + deep, np.float32)
+    along, shorter = _HEIGHT * abs(rows) / height, min(height, width)
+    if ground.is_side:
+        return np.asarray(along + _ASIDE * _HEIGHT * np.maximum(0, depth - ground.drawn.shape[1] / 2) / shorter, np.float32)
+    return np.asarray(_ASIDE * along + _HEIGHT * np.maximum(0, depth) / shorter, np.float32)
 
 
 def _cost(features: _Float, ground: Ground, shift: Shift, there: _Bool) -> _Float:
