@@ -9,6 +9,8 @@ On a plain ground the shade is taken off before, and goes on by itself: pieces b
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -100,7 +102,7 @@ def _stretched(picture: Pixels, count: int, shorter: int) -> Pixels:
 def _copied(picture: Pixels, things: Mask, ground: _Bool, stretched: Pixels, *, is_side: bool, seed: int) -> Pixels:
     """Columns of pieces of the ``ground (H, W)``, as many as are ``stretched (H, count, 3)``."""
     (height, count), shorter = stretched.shape[:2], min(picture.shape[:2])
-    cell = max(1, shorter // _CELLS, round((height * count / _MOST) ** 0.5))
+    cell = max(1, shorter // _CELLS, math.ceil((height * count / _MOST) ** 0.5 - 0.2))
     columns, means = -(-count // cell), cells(picture, cell)
     share = cells(ground.astype(np.float32), cell)
     usable = share > _USABLE if (share > _USABLE).any() else share > 0

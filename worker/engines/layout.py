@@ -274,12 +274,13 @@ class _Expansion:
         """``(H, n)``: the labels."""
         labels = self._costs.argmin(axis=0)
         least = self._energy(labels)
+        tried = np.flatnonzero((self._costs < _NEVER).any(axis=1))
         for _ in range(_SWEEPS):
             before = least
-            for label in random.permutation(len(self._costs)):
-                tried = self._expanded(labels, int(label))
-                if (energy := self._energy(tried)) < least:
-                    labels, least = tried, energy
+            for label in random.permutation(tried):
+                expanded = self._expanded(labels, int(label))
+                if (energy := self._energy(expanded)) < least:
+                    labels, least = expanded, energy
             if least == before:
                 break
         return np.asarray(labels.reshape(self._shape), np.int64)

@@ -43,7 +43,7 @@ def gradients(picture: Pixels) -> float:
     return float(np.hypot(x, y).mean())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(shape=st.tuples(st.integers(1, 60), st.integers(1, 60)), margins=st.tuples(*[st.integers(0, 70)] * 4))
 def test_the_picture_stands_unchanged(shape: tuple[int, int], margins: tuple[int, int, int, int]) -> None:
     """For every size and extension the picture is exactly where it was put."""
