@@ -405,7 +405,7 @@ def test_neighbours_of_a_canceled_job_are_painted_as_if_alone(tiny_model: Path, 
         painter.inbox.put(beside)
         painter.inbox.put(canceled)
         eventually(lambda: beside.spec.id in ended.painted)
-    assert canceled.spec.id in ended.canceled
+        eventually(lambda: canceled.spec.id in ended.canceled)
     assert canceled.progress()[0] == 3
     np.testing.assert_allclose(beside.painted[0].astype(int), alone.painted[0].astype(int), atol=1)
 
