@@ -69,6 +69,11 @@ class Edit:
     is_continued: bool = False
     """Whether the picture alone goes on, without anything new."""
 
+    @property
+    def place(self) -> Box:
+        """Where the source stands in the frame."""
+        return Box(0, 0, self.source.width, self.source.height).moved(*self.origin)
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -241,7 +246,7 @@ def _outpaint(source: Frame, request: OutpaintRequest, card: ModelCard, segmente
         doubts=doubts(things, *sides) if alone else (),
         is_continued=alone,
     )
-    known = [Box(sides[0], sides[2], sides[0] + source.width, sides[2] + source.height)]
+    known = [edit.place]
     # The exemplar engine continues what it is shown: that it can do at full size and at once, and shrinking would cost texture.
     sizes = _sizes(card) | ({"native_size": None} if alone else {})
     passes, whole = [], Box(0, 0, frame.width, frame.height)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from api_schemas.errors import EngineFailed, SubjectNotFound
 from api_schemas.jobs import ModelError, Preserved, Report, Subject, Verdict
@@ -17,7 +18,7 @@ from worker.images.backdrop import base_is_cut
 from worker.images.codec import Frame
 from worker.images.copies import second_copy
 from worker.images.ground import PRODUCT
-from worker.images.mask import Box, coverage
+from worker.images.mask import coverage
 from worker.images.measures import Border
 from worker.images.profile import Profile
 from worker.images.step import step
@@ -71,11 +72,8 @@ class Examiner:
         if error is not None and not isinstance(request, ReplaceBackgroundRequest):
             # How well a model renders a product in detail says little of the background that it paints.
             reasons += self._beyond("model_error", error.corrected)
-        if edit.things is not None and second_copy(over_ground(output, WHITE), edit.things == PRODUCT, edit.alpha > 0):
-            reasons.append((Level.FAIL, _TWICE))
-        if edit.is_continued:
-            known = Box(0, 0, edit.source.width, edit.source.height).moved(*edit.origin)
-            reasons += [(Level.WARN, doubt) for doubt in coherence.doubts(over_ground(output, WHITE), known)]
+        if isinstance(request, OutpaintRequest):
+            reasons += _of_extension(edit, over_ground(output, WHITE))
         return Report(
             preserved=preserved,
             coverage=coverage(edit.alpha),
@@ -119,6 +117,16 @@ def _worst(reasons: list[tuple[Level, str]]) -> Level:
     return max((level for level, _ in reasons), key=lambda level: level.rank, default=Level.PASS)
 
 
+def _of_extension(edit: Edit, seen: npt.NDArray[np.uint8]) -> list[tuple[Level, str]]:
+    """Faults of an extension, whose output is ``seen (H, W, 3)``."""
+    reasons: list[tuple[Level, str]] = []
+    if edit.things is not None and second_copy(seen, edit.things == PRODUCT, edit.alpha > 0):
+        reasons.append((Level.FAIL, _TWICE))
+    if edit.is_continued:
+        reasons += [(Level.WARN, doubt) for doubt in coherence.doubts(seen, edit.place)]
+    return reasons
+
+
 def _at_border(request: JobRequest, edit: Edit, output: Frame) -> _AtBorder:
     clear = None if edit.frame.alpha is None else edit.frame.alpha < _SEEN
     profile = Profile.of(output.pixels, edit.alpha, clear)
@@ -127,8 +135,7 @@ def _at_border(request: JobRequest, edit: Edit, output: Frame) -> _AtBorder:
         return _AtBorder(rim)
     # The photo goes on: here a difference of the two sides is a fault.
     border = Border.of(edit.alpha, clear)
-    (left, top), source = edit.origin, edit.source
-    around = Box(left, top, left + source.width, top + source.height) if isinstance(request, OutpaintRequest) else None
+    around = edit.place if isinstance(request, OutpaintRequest) else None
     return _AtBorder(
         rim,
         step(output.pixels, edit.alpha, profile.fade, clear, around=around) if profile else None,
@@ -139,9 +146,7 @@ def _at_border(request: JobRequest, edit: Edit, output: Frame) -> _AtBorder:
 
 def prove(edit: Edit, output: Frame) -> Preserved:
     """Compare ``output`` with the decoded input. Raises ``EngineFailed`` if a kept pixel changed."""
-    left, top = edit.origin
-    height, width = edit.source.pixels.shape[:2]
-    window = (slice(top, top + height), slice(left, left + width))
+    height, window = edit.source.height, edit.place.slices
     kept, after = edit.alpha[window] == 0, output.pixels[window]
     digest, largest, changed, count = hashlib.sha256(), 0, 0, 0
     for start in range(0, height, _STRIP):

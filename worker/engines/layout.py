@@ -8,6 +8,7 @@ In a photo the ground changes with height: sky, horizon, floor. So a shift costs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -105,6 +106,11 @@ class Layout:
         """The label of what is drawn out."""
         return len(self.shifts) + 1
 
+    @property
+    def shown(self) -> _Float:
+        """``(H, n, 3)``: the values of the labels."""
+        return np.asarray(np.take_along_axis(self.values, self.labels[None, ..., None], axis=0)[0], np.float32)
+
 
 def lay_out(ground: Ground, seed: int) -> Layout:
     """The layout of least cost that alpha expansion finds, labels in an order by ``seed``."""
@@ -129,6 +135,14 @@ def copied(values: _Float, usable: _Bool, count: int, shift: Shift) -> tuple[_Fl
     inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None, :]
     places = np.ix_(np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1))
     return values[places], usable[places] & inside
+
+
+def neighbours(shape: tuple[int, ...]) -> tuple[_Ints, _Ints]:
+    """The numbers of the cells of a grid of that ``shape`` (h, w), row by row, that have a neighbour to the right or below, and those of these."""
+    grid = np.arange(math.prod(shape)).reshape(shape)
+    first, second = (grid[:, :-1], grid[:-1]), (grid[:, 1:], grid[1:])
+    one, other = (np.concatenate([each.reshape(-1) for each in both]) for both in (first, second))
+    return one, other
 
 
 def _features(pixels: _Float) -> _Float:
@@ -264,11 +278,8 @@ class _Expansion:
         self._shape = costs.shape[1:]
         self._looks = looks.reshape(len(looks), -1, looks.shape[-1])
         self._costs = costs.reshape(len(costs), -1)
-        cells = np.arange(self._costs.shape[1])
-        grid = cells.reshape(self._shape)
-        self._cells = cells
-        self._one = np.concatenate([grid[:, :-1].reshape(-1), grid[:-1].reshape(-1)])
-        self._other = np.concatenate([grid[:, 1:].reshape(-1), grid[1:].reshape(-1)])
+        self._cells = np.arange(self._costs.shape[1])
+        self._one, self._other = neighbours(self._shape)
 
     def run(self, random: np.random.Generator) -> _Ints:
         """``(H, n)``: the labels."""

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix, diags
 from scipy.sparse.linalg import splu
 
 from worker.engines.base import Pixels
-from worker.engines.layout import Layout
+from worker.engines.layout import Layout, neighbours
 from worker.images.mask import Box, bounding_box
 
 _Float = npt.NDArray[np.float32]
@@ -102,10 +102,9 @@ def assembled(layout: Layout, source: Source, drawn: Source, shear: _Float, beyo
     ``drawn`` is what is drawn out, turned round, ``shear`` that of the reflection, ``beyond (h, n, 3)`` the shade; the pieces go on with the
     border's colours where it is ``met (h,)``.
     """
-    shown = np.take_along_axis(layout.values, layout.labels[None, ..., None], axis=0)[0]
     joined = _joined(layout, source.texture[:, 0], met)
     # Slopes add up, but nothing is lighter or darker than all that is there.
-    change = np.clip(joined, layout.values.min(axis=(0, 1, 2)), layout.values.max(axis=(0, 1, 2))) - shown
+    change = np.clip(joined, layout.values.min(axis=(0, 1, 2)), layout.values.max(axis=(0, 1, 2))) - layout.shown
     pieces = [_Piece(layout, label, change, source, drawn, shear) for label in np.unique(layout.labels).tolist()]
     first, band = layout.labels.shape[1] * source.cell - count, max(source.cell, _PIXELS // count)
     out = np.empty((height, count, 3), np.uint8)
@@ -186,9 +185,7 @@ class _Piece:
 def _joined(layout: Layout, border: _Float, met: _Bool) -> _Float:
     """``float32 (h, n, 3)``: the colours of least squares that differ from cell to cell as the pieces do, and go on with the ``border (h, 3)``."""
     (height, count), size = layout.labels.shape, layout.labels.size
-    grid, labels = np.arange(size).reshape(height, count), layout.labels.reshape(-1)
-    one = np.concatenate([grid[:, :-1].reshape(-1), grid[:-1].reshape(-1)])
-    other = np.concatenate([grid[:, 1:].reshape(-1), grid[1:].reshape(-1)])
+    (one, other), labels = neighbours((height, count)), layout.labels.reshape(-1)
     values = layout.values.reshape(len(layout.values), size, 3)
     # Across a seam both pieces have a say; where one has an edge and the other none, neither. And light is not carried across strong edges.
     first, second = (values[labels[at], other] - values[labels[at], one] for at in (one, other))
@@ -199,7 +196,7 @@ def _joined(layout: Layout, border: _Float, met: _Bool) -> _Float:
     difference = csr_matrix((ends, (np.tile(pairs, 2), np.concatenate([one, other]))), shape=(one.size, size))
     bound = np.zeros((height, count))
     bound[met, -1] = 1
-    aims = _PULL * values[labels, grid.reshape(-1)] + bound.reshape(-1, 1) * np.repeat(border, count, axis=0)
+    aims = _PULL * layout.shown.reshape(size, 3) + bound.reshape(-1, 1) * np.repeat(border, count, axis=0)
     weighed = difference.T @ diags(trust)
     system = weighed @ difference + diags(bound.reshape(-1) + _PULL)
     found = splu(system.tocsc()).solve(np.asarray(weighed @ steps + aims, np.float64))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from worker.engines.layout import Ground, Layout, _Expansion, copied, lay_out
+from worker.engines.layout import Ground, _Expansion, copied, lay_out
 
 Float = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
@@ -18,11 +18,6 @@ def ground(pixels: Float, usable: Bool, count: int, *, is_side: bool = True) -> 
     """``pixels`` to be continued by so many columns, with nothing to reflect and black where the border is drawn out."""
     black = np.zeros((len(pixels), count, 3), np.float32)
     return Ground(pixels, usable, black, np.zeros(black.shape[:2], np.bool_), black, is_side)
-
-
-def chosen(layout: Layout) -> Float:
-    """What the layout shows, ``(H, n, 3)``."""
-    return np.asarray(np.take_along_axis(layout.values, layout.labels[None, ..., None], axis=0)[0], np.float32)
 
 
 def bars(columns: int, period: int) -> Float:
@@ -35,7 +30,7 @@ def test_a_pattern_goes_on_in_step() -> None:
     """Bars go on at their distance: what is laid out is what the pattern has there."""
     whole = bars(101, 6)
     layout = lay_out(ground(whole[:, 41:], np.ones((24, 60), np.bool_), 41), seed=1)
-    assert np.abs(chosen(layout) - whole[:, :41]).mean() < 10
+    assert np.abs(layout.shown - whole[:, :41]).mean() < 10
 
 
 def test_nothing_hidden_is_shown() -> None:
@@ -43,7 +38,7 @@ def test_nothing_hidden_is_shown() -> None:
     pixels = np.random.default_rng(2).normal(100, 4, (40, 80, 3)).astype(np.float32)
     usable = np.ones((40, 80), np.bool_)
     pixels[10:30, 20:60], usable[10:30, 20:60] = 250, False
-    assert chosen(lay_out(ground(pixels, usable, 40), seed=1)).max() < 150
+    assert lay_out(ground(pixels, usable, 40), seed=1).shown.max() < 150
 
 
 @pytest.mark.parametrize("is_side", [True, False])
@@ -52,7 +47,7 @@ def test_what_lies_at_another_height_stays_there(*, is_side: bool) -> None:
     pixels = np.random.default_rng(4).normal(60, 4, (40, 60, 3)).astype(np.float32)
     far = (slice(0, 20), slice(None)) if is_side else (slice(None), slice(20, 60))
     pixels[far] += 120
-    out = chosen(lay_out(ground(pixels, np.ones((40, 60), np.bool_), 30, is_side=is_side), seed=1)).mean(axis=2)
+    out = lay_out(ground(pixels, np.ones((40, 60), np.bool_), 30, is_side=is_side), seed=1).shown.mean(axis=2)
     light = np.zeros((40, 30), np.bool_)
     light[:20] = is_side
     assert np.mean((out > 120) == light) > 0.97
