@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -284,41 +285,58 @@ class _Expansion:
     def run(self, random: np.random.Generator) -> _Ints:
         """``(H, n)``: the labels."""
         labels = self._costs.argmin(axis=0)
-        least = self._energy(labels)
-        tried = np.flatnonzero((self._costs < _NEVER).any(axis=1))
+        seams, tried = self._seams(labels), np.flatnonzero((self._costs < _NEVER).any(axis=1))
+        least = self._energy(labels, seams)
         for _ in range(_SWEEPS):
             before = least
             for label in random.permutation(tried):
-                expanded = self._expanded(labels, int(label))
-                if (energy := self._energy(expanded)) < least:
-                    labels, least = expanded, energy
+                expanded = self._expanded(labels, int(label), seams)
+                if expanded is None:
+                    continue
+                new = self._seams(expanded)
+                if (energy := self._energy(expanded, new)) < least:
+                    labels, seams, least = expanded, new, energy
             if least == before:
                 break
         return np.asarray(labels.reshape(self._shape), np.int64)
 
-    def _energy(self, labels: _Ints) -> float:
-        return float(self._costs[labels, self._cells].sum() + self._seams(labels[self._one], labels[self._other]).sum())
+    def _energy(self, labels: _Ints, seams: _Float) -> float:
+        return float(self._costs[labels, self._cells].sum() + seams.sum())
 
-    def _seams(self, one: _Ints | int, other: _Ints | int) -> _Float:
-        """The cost of a seam between the cells of each pair, were they of these labels: the difference of the two on both cells."""
-        off = sum(np.linalg.norm(self._looks[one, at] - self._looks[other, at], axis=1) for at in (self._one, self._other))
-        return np.asarray((off + _SEAM) * np.not_equal(one, other), np.float32)
+    def _seams(self, labels: _Ints) -> _Float:
+        """The cost of a seam between the cells of each pair."""
+        return self._between(labels[self._one], labels[self._other], self._one, self._other)
 
-    def _expanded(self, labels: _Ints, label: int) -> _Ints:
-        """The ``labels`` with those changed to ``label`` that are better off so."""
-        one, other = labels[self._one], labels[self._other]
-        stay, second, first = self._seams(one, other), self._seams(one, label), self._seams(label, other)
+    def _between(self, first: _Ints | int, second: _Ints | int, one: _Ints, other: _Ints) -> _Float:
+        """The cost of a seam of cells ``one`` and ``other``, were they of these labels: the difference of the two on both cells."""
+        off = sum(np.linalg.norm(self._looks[first, at] - self._looks[second, at], axis=1) for at in (one, other))
+        return np.asarray((off + _SEAM) * np.not_equal(first, second), np.float32)
+
+    def _expanded(self, labels: _Ints, label: int, seams: _Float) -> _Ints | None:
+        """The ``labels`` with those changed to ``label`` that are better off so; ``None`` if none is.
+
+        ``seams`` are those of the ``labels``. Cells that cannot be changed, or are so already, are no part of the graph: what a pair of such a
+        cell costs is its neighbour's alone.
+        """
+        free = (self._costs[label] < _NEVER) & (labels != label)
+        pairs = np.flatnonzero(free[self._one] | free[self._other])
+        one, other = self._one[pairs], self._other[pairs]
+        stay, second = seams[pairs], self._between(labels[one], label, one, other)
+        first = self._between(label, labels[other], one, other)
         # E(a, b) of a pair, 1 for a change, is written as sums of one cell's and of (1 - a) b (Kolmogorov and Zabih, 2004).
-        size = self._cells.size
+        cells = self._cells.size
         change = self._costs[label] - self._costs[labels, self._cells]
-        change = change + np.bincount(self._one, first - stay, size) - np.bincount(self._other, first, size)
-        pair, single = (
-            np.rint(np.clip(each, -1e6, 1e6) * _WHOLE).astype(np.int32) for each in (np.maximum(first + second - stay, 0), change)
-        )
+        change = change + np.bincount(one, first - stay, cells) - np.bincount(other, first, cells)
+        pair, single = (_rounded(each) for each in (np.maximum(first + second - stay, 0), change))
+        single = single + np.bincount(other, np.where(free[one], 0, pair), cells).astype(np.int32)
+        if not (free & (single < 0)).any():
+            return None
+        inner, number = free[one] & free[other], np.cumsum(free) - 1
+        single, size = single[free], np.count_nonzero(free)
         source, sink = size, size + 1
-        starts = np.concatenate([self._one, np.full(size, source), self._cells])
-        ends = np.concatenate([self._other, self._cells, np.full(size, sink)])
-        capacity = np.concatenate([pair, np.maximum(single, 0), np.maximum(-single, 0)])
+        starts = np.concatenate([number[one[inner]], np.full(size, source), np.arange(size)])
+        ends = np.concatenate([number[other[inner]], np.arange(size), np.full(size, sink)])
+        capacity = np.concatenate([pair[inner], np.maximum(single, 0), np.maximum(-single, 0)])
         used = capacity > 0
         graph = csr_matrix((capacity[used], (starts[used], ends[used])), shape=(size + 2, size + 2))
         rest = graph - maximum_flow(graph, source, sink).flow
@@ -326,4 +344,10 @@ class _Expansion:
         rest.eliminate_zeros()
         stays = np.zeros(size + 2, np.bool_)
         stays[breadth_first_order(rest, source, return_predecessors=False)] = True
-        return np.where(stays[:size], labels, label)
+        expanded = labels.copy()
+        expanded[np.flatnonzero(free)[~stays[:size]]] = label
+        return expanded
+
+
+def _rounded(costs: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int32]:
+    return np.asarray(np.rint(np.clip(costs, -1e6, 1e6) * _WHOLE), np.int32)
