@@ -47,6 +47,9 @@ LEAST_SEEN = 0.33
 """Share of a planted copy that must be within the new area: of less nobody can say whether it is the product or another thing of its colours."""
 LEAST_GRADIENT = 0.1
 """Mean gradient in levels of a ground in which there is anything to go on with: less is a frame of one colour."""
+SEAM, BESIDE = 3, 0.25
+"""Pixels on both sides of the old border that are not looked at, and how deep the ground is that goes on there, as a share of what is added: further in
+other things stand."""
 LEAST_TEXTURE = 0.6
 """Share of the ground's gradients that what is new must have."""
 LIMITS = {
@@ -156,23 +159,34 @@ def _product(plan: Plan) -> npt.NDArray[np.bool_]:
 
 
 def _texture(picture: Array, plan: Plan) -> float | None:
-    """The mean gradient of what is new over that of the ground as near to it as it is wide; ``None`` where no ground is seen, or nothing in it."""
-    edit = plan.edit
-    new = edit.alpha > 0
-    sides = (*edit.origin, new.shape[1] - edit.source.width - edit.origin[0], new.shape[0] - edit.source.height - edit.origin[1])
-    reach = max(sides)
-    near = cv2.dilate(new.astype(np.uint8), np.ones((2 * reach + 1, 1) if edit.origin[1] or sides[3] else (1, 2 * reach + 1), np.uint8)) > 0
-    things = np.zeros_like(new) if edit.things is None else edit.things > 0
+    """The mean gradient of what is new over that of the ground beside it; ``None`` where no ground is seen, or nothing in it.
+
+    Where the border cuts a thing, that is continued there, and no ground.
+    """
+    edit, (height, width) = plan.edit, plan.edit.alpha.shape
+    things = np.zeros((height, width), np.uint8) if edit.things is None else (edit.things > 0).astype(np.uint8)
     halo = 2 * max(4, min(edit.source.width, edit.source.height) // 50) + 1
-    ground = near & ~new & ~(cv2.dilate(things.astype(np.uint8), np.ones((halo, halo), np.uint8)) > 0)
-    if np.count_nonzero(ground) < 0.05 * np.count_nonzero(near & ~new):
-        return None
+    hidden = cv2.dilate(things, np.ones((halo, halo), np.uint8)) > 0
     y, x = np.gradient(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32))
-    gradient = np.hypot(x, y)
-    usual = float(gradient[ground].mean())
-    # The seam itself belongs to neither.
-    inner = cv2.erode(new.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    return float(gradient[inner].mean()) / usual if usual >= LEAST_GRADIENT else None
+    gradient, place = np.hypot(x, y), edit.place
+    sides = (
+        (place.left, gradient, hidden),
+        (width - place.right, gradient[:, ::-1], hidden[:, ::-1]),
+        (place.top, gradient.T, hidden.T),
+        (height - place.bottom, gradient[::-1].T, hidden[::-1].T),
+    )
+    new, ground, looked = [], [], 0
+    for count, values, things_there in sides:
+        if count:
+            # The seam itself belongs to neither.
+            deep = slice(count + SEAM, count + SEAM + max(4, int(BESIDE * count)))
+            new.append(values[:, : count - SEAM][~things_there[:, count : count + SEAM].any(axis=1)].reshape(-1))
+            ground.append(values[:, deep][~things_there[:, deep]])
+            looked += values[:, deep].size
+    added, seen = np.concatenate(new), np.concatenate(ground)
+    if not added.size or seen.size < 0.05 * looked or seen.mean() < LEAST_GRADIENT:
+        return None
+    return float(added.mean() / seen.mean())
 
 
 def _planted(picture: Array, product: npt.NDArray[np.bool_], plan: Plan) -> Iterator[Array]:

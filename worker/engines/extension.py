@@ -18,6 +18,7 @@ import numpy.typing as npt
 from worker.engines.base import Mask, Pixels
 from worker.engines.layout import Ground, lay_out
 from worker.engines.pieces import Source, assembled, cells
+from worker.images.bars import bars
 from worker.images.blend import composite
 from worker.images.ground import PRODUCT, drawn_out, standing_out
 from worker.images.mirror import sheared
@@ -32,6 +33,8 @@ _CELLS = 112
 """Least cells of the picture's shorter side, where it has as many pixels, …"""
 _MOST = 6000
 """… and most cells that are laid out at once, for the time that it takes."""
+_FLAT = 9
+"""Columns beside the border that tell the colours of a bar."""
 _NEAR = 3.0, 0.9
 """How far from the border pieces come from at least, of the width to be added and of the picture's shorter side."""
 _LOOK = 0.4
@@ -65,9 +68,24 @@ def extend_picture(picture: Pixels, things: Mask, left: int, right: int, top: in
 
 
 def _continued(picture: Pixels, things: Mask, count: int, *, is_side: bool, seed: int) -> Pixels:
-    """``count`` columns that continue ``picture`` to the left, in the picture's order."""
+    """``count`` columns that continue ``picture`` to the left, in the picture's order: bars as they are, and what lies between them by itself."""
     if count == 0:
         return picture[:, :0]
+    found, height = bars(picture), len(picture)
+    if found.left:
+        return _flat(picture[:, : found.left], count)
+    rows = slice(found.top, height - found.bottom)
+    middle = _beyond(picture[rows], things[rows], count, is_side=is_side, seed=seed)
+    return np.concatenate([_flat(picture[: rows.start], count), middle, _flat(picture[rows.stop :], count)])
+
+
+def _flat(bar: Pixels, count: int) -> Pixels:
+    """``uint8 (H, count, 3)``: each row of a ``bar (H, W, 3)`` in the colour that it has at the border."""
+    return np.repeat(np.rint(np.median(bar[:, :_FLAT], axis=1, keepdims=True)).astype(np.uint8), count, axis=1)
+
+
+def _beyond(picture: Pixels, things: Mask, count: int, *, is_side: bool, seed: int) -> Pixels:
+    """``count`` columns that continue a ``picture`` without bars to the left."""
     shorter = min(picture.shape[:2])
     stretched = _stretched(np.ascontiguousarray(picture), count, shorter)
     if shorter < _SMALLEST:

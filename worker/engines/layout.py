@@ -35,7 +35,7 @@ _INNER = 1
 """Cells of it that are left out: their gradient at the border itself is not known."""
 _WANDER = 5, 2
 """How far along the border a shift may copy from, as its length over this: at a side, and at the top or bottom."""
-_ROUNDS, _PER_ROUND = 2, 12
+_ROUNDS, _PER_ROUND = 4, 16
 """Sets of shifts that match the border, each with the best of those that are left, and the shifts of a set."""
 _ALIKE = 4
 """Cells from a chosen shift within which no other one is."""

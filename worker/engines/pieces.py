@@ -7,6 +7,8 @@ joining changed is added to their colours, which meet softly.
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,11 @@ _PULL = 0.0005
 """How much a joined cell is held to its own colours, by how much to its neighbours: some forty cells on the border is forgotten."""
 _EDGE = 10.0
 """Levels by which two pieces' steps from cell to cell differ at a seam where that is an edge of one of them rather than a matter of light."""
+_LIGHT, _FIRM = 25.0, 0.1
+"""Levels that a piece is off the border from where that is another thing rather than another light, and how much its cells are held to their own
+colours there at most: some three cells on the border is forgotten."""
+_NEAR, _ALONG, _STEEPER = 12, 8, 95
+"""Cells beside the border that are held so, and of the photo in which edges are looked for, as many up and down; percent of these that are less steep."""
 _STRONG = 20.0
 """Levels from cell to cell of an edge across which light is carried by half at most."""
 _SOFT = 1.0
@@ -102,7 +109,7 @@ def assembled(layout: Layout, source: Source, drawn: Source, shear: _Float, beyo
     ``drawn`` is what is drawn out, turned round, ``shear`` that of the reflection, ``beyond (h, n, 3)`` the shade; the pieces go on with the
     border's colours where it is ``met (h,)``.
     """
-    joined = _joined(layout, source.texture[:, 0], met)
+    joined = _joined(layout, source.texture, met)
     # Slopes add up, but nothing is lighter or darker than all that is there.
     change = np.clip(joined, layout.values.min(axis=(0, 1, 2)), layout.values.max(axis=(0, 1, 2))) - layout.shown
     pieces = [_Piece(layout, label, change, source, drawn, shear) for label in np.unique(layout.labels).tolist()]
@@ -182,8 +189,8 @@ class _Piece:
         return self._source.at(step, y + moved, cv2.INTER_CUBIC)
 
 
-def _joined(layout: Layout, border: _Float, met: _Bool) -> _Float:
-    """``float32 (h, n, 3)``: the colours of least squares that differ from cell to cell as the pieces do, and go on with the ``border (h, 3)``."""
+def _joined(layout: Layout, texture: _Float, met: _Bool) -> _Float:
+    """``float32 (h, n, 3)``: the colours of least squares that differ from cell to cell as the pieces do, and go on from ``texture (h, w, 3)``."""
     (height, count), size = layout.labels.shape, layout.labels.size
     (one, other), labels = neighbours((height, count)), layout.labels.reshape(-1)
     values = layout.values.reshape(len(layout.values), size, 3)
@@ -194,10 +201,31 @@ def _joined(layout: Layout, border: _Float, met: _Bool) -> _Float:
     pairs = np.arange(one.size)
     ends = np.concatenate([np.full(one.size, -1.0), np.ones(one.size)])
     difference = csr_matrix((ends, (np.tile(pairs, 2), np.concatenate([one, other]))), shape=(one.size, size))
-    bound = np.zeros((height, count))
+    held, bound = np.full((height, count), _PULL), np.zeros((height, count))
+    held[:, -_NEAR:] = _pull(np.linalg.norm(texture[:, 0] - layout.shown[:, -1], axis=1), _steepness(texture[:, :_NEAR]))[:, None]
     bound[met, -1] = 1
-    aims = _PULL * layout.shown.reshape(size, 3) + bound.reshape(-1, 1) * np.repeat(border, count, axis=0)
+    aims = held.reshape(-1, 1) * layout.shown.reshape(size, 3) + bound.reshape(-1, 1) * np.repeat(texture[:, 0], count, axis=0)
     weighed = difference.T @ diags(trust)
-    system = weighed @ difference + diags(bound.reshape(-1) + _PULL)
+    system = weighed @ difference + diags((bound + held).reshape(-1))
     found = splu(system.tocsc()).solve(np.asarray(weighed @ steps + aims, np.float64))
     return np.asarray(found.reshape(height, count, 3), np.float32)
+
+
+def _pull(off: _Float, steepness: _Float) -> npt.NDArray[np.float64]:
+    """How much the cells beside the border are held to their own colours, ``(h,)``, where they are ``off (h,)`` levels from the border's.
+
+    Light is carried on, another thing's colours are not, but the way to them is no steeper than the edges are there.
+    """
+    other = _PULL * np.exp(np.minimum(np.square(off / _LIGHT), math.log(_FIRM / _PULL)))
+    return np.asarray(np.maximum(np.minimum(other, np.square(steepness / np.maximum(off, 1.0))), _PULL), np.float64)
+
+
+def _steepness(strip: _Float) -> _Float:
+    """Levels from cell to cell of the steeper edges in each row of ``strip (h, w, 3)`` and those near it."""
+    height, width = strip.shape[:2]
+    steps = np.zeros((height, width), np.float32)
+    steps[:, 1:] = np.linalg.norm(np.diff(strip, axis=1), axis=2)
+    steps[1:] = np.maximum(steps[1:], np.linalg.norm(np.diff(strip, axis=0), axis=2))
+    around = np.pad(steps, ((_ALONG, _ALONG), (0, 0)), mode="reflect" if height > _ALONG else "edge")
+    windows = np.lib.stride_tricks.sliding_window_view(around, 2 * _ALONG + 1, axis=0).reshape(height, -1)
+    return np.asarray(np.percentile(windows, _STEEPER, axis=1), np.float32)

@@ -23,7 +23,7 @@ _Bool = npt.NDArray[np.bool_]
 
 _PRODUCT_PX = 96
 """Longest side of the product as it is looked for."""
-_MOST_PX = 60_000
+_MOST_PX = 40_000
 """Pixels of what is searched, at most, for the time that it takes: a very small product is looked for at less than that side."""
 _SCALES = (1.0, 0.94, 1.06, 0.885, 1.13, 0.83, 1.2, 0.78, 1.27)
 """Steps of 6 %: a copy half of one off still fits."""

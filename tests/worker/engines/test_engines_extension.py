@@ -65,6 +65,15 @@ def test_lines_go_on_in_their_direction(slope: float) -> None:
     assert error < (0.5 * plain_error if slope else 3)
 
 
+def test_bars_go_on_as_they_are() -> None:
+    """A letterbox is as thick beyond the picture's sides, exactly as black, and shown nowhere between; above it there is more of it."""
+    picture = np.pad(noise(100, 160, 90, 160), ((30, 20), (0, 0), (0, 0)))
+    out = extend_picture(picture, nothing(picture), 50, 30, 40, 0, 1)
+    assert not out[:70].any()
+    assert not out[-20:].any()
+    assert out[70:-20].min() > 40
+
+
 @pytest.mark.parametrize("width", [40, 150])
 def test_a_thing_that_was_found_is_not_shown_again(width: int) -> None:
     """However much of the picture the product covers, what is added has the ground's colour and texture, and nothing of the product."""

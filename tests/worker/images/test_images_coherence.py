@@ -21,7 +21,7 @@ def jumble(seed: int, height: int, width: int) -> Pixels:
 def test_a_photo_that_repeats_itself_is_coherent() -> None:
     """Beside a pattern that goes on in step nothing is off, and nothing is doubted."""
     pattern = np.tile(jumble(1, 40, 40), (5, 10, 1))
-    assert incoherence(pattern, Box(160, 0, 400, 200)) == {"left": pytest.approx(0, abs=0.1)}
+    assert incoherence(pattern, Box(160, 0, 400, 200))["left"] == pytest.approx((0, 0), abs=0.1)
     assert doubts(pattern, Box(160, 0, 400, 200)) == ()
 
 
@@ -42,8 +42,19 @@ def test_light_counts_less_than_shape() -> None:
     lighter, coarse = fine.copy(), fine.copy()
     lighter[:, :160] += 12
     coarse[:, :160] = np.kron(random.normal(120, 12, (50, 40, 1)), np.ones((4, 4, 1)))
-    off = [incoherence(np.clip(each, 0, 255).astype(np.uint8), Box(160, 0, 400, 200))["left"] for each in (fine, lighter, coarse)]
+    off = [incoherence(np.clip(each, 0, 255).astype(np.uint8), Box(160, 0, 400, 200))["left"].off for each in (fine, lighter, coarse)]
     assert off[0] < off[1] < off[2]
+
+
+def test_a_photo_whose_places_are_all_unlike_may_go_on_with_such_ones() -> None:
+    """The same fifth of noise beside a noisy photo, no two of whose places are alike, is not doubted; beside one that repeats itself, it is."""
+    random = np.random.default_rng(4)
+    noise = random.normal(120, 10, (200, 240, 3)).clip(0, 255).astype(np.uint8)
+    pattern = np.tile(random.normal(120, 10, (40, 40, 3)).clip(0, 255).astype(np.uint8), (5, 5, 1))
+    known = Box(40, 0, 240, 200)
+    assert doubts(noise, known) == ()
+    picture = np.concatenate([noise[:, :40], pattern], axis=1)
+    assert doubts(picture, known) == ("the background at the photo's left border is too varied to go on for 40 px",)
 
 
 def test_a_picture_too_small_to_look_at_has_no_figure() -> None:
