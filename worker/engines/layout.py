@@ -41,7 +41,7 @@ _ALIKE = 4
 """Cells from a chosen shift within which no other one is."""
 _DULL = 80.0
 """Cost of a cell of the border that no shift of a set matches."""
-_HEIGHT, _ASIDE = 20.0, 0.15
+_HEIGHT, _ASIDE = 20.0, 0.4
 """Cost of a cell copied from as far up or down as the picture is high, and that share of it for as far aside: things of its own stand there."""
 _COVERING = 10
 """Shifts at most for cells that fewer than two of the others can show."""

@@ -27,12 +27,13 @@ _LOOKED, _KNOWN = 1500, 16000
 _AT_ONCE = 500
 _OWN = 1 / 3
 """Share of the photo, at most, of whose patches the most alike are looked for in the rest of it."""
-_JUMBLED, _UNUSUAL = 12.0, 0.6
-"""Levels off above which a background did not go on as it is, where they are more than that share of what is usual in the photo, too."""
-_FAR = 3.4
-"""The same levels times the share of the photo's shorter side that was added."""
+_BLOCK = 12
+"""Cells of the side of a place, for how much places differ."""
+_JUMBLED, _FAR = 12.0, 3.4
+"""Levels off above which a background did not go on as it is, and the same times the share of the photo's shorter side that was added. Both are weighed by how
+much the photo's places differ beside the border."""
 _SEEN, _STRANGE = 2.0, 0.33
-"""Levels up to which nothing is seen, and how often what is usual is too much, times that share. All set by looking at 52 extensions of 26 photos."""
+"""Such levels up to which nothing is seen, and how often what is usual is too much, times that share. All set by looking at 52 extensions of 26 photos."""
 
 
 class Incoherence(NamedTuple):
@@ -42,6 +43,13 @@ class Incoherence(NamedTuple):
     """That of what was added on a side."""
     usual: float
     """That of the photo beside the border, as deep as what was added, from the rest of it; infinite where there is no rest."""
+    variety: float
+    """How much the photo differs from place to place there, over how much it does within a place: a texture hardly does. 1 at most."""
+
+    @property
+    def doubt(self) -> float:
+        """Levels off that matter: where all places are alike, any of them can go on with any other."""
+        return self.off * self.variety
 
 
 def incoherence(picture: _Pixels, known: Box) -> dict[str, Incoherence]:
@@ -68,7 +76,8 @@ def incoherence(picture: _Pixels, known: Box) -> dict[str, Incoherence]:
     for side, (count, strip, turned) in strips.items():
         if count >= cell:
             off = _mean_off(_some(strip, cell, _LOOKED, random), own)
-            found[side] = Incoherence(off, _usual(turned, count, cell, random))
+            deep = max(min(count, int(_OWN * turned.shape[1])), _SIDE * cell)
+            found[side] = Incoherence(off, _usual(turned, deep, cell, random), _variety(turned[:, : max(deep, _BLOCK * cell)], cell))
     return found
 
 
@@ -76,20 +85,29 @@ def doubts(picture: _Pixels, known: Box) -> tuple[str, ...]:
     """Reasons to doubt that ``picture (H, W, 3)`` goes on with what is ``known`` as a photo would; none if it does."""
     counts = {"left": known.left, "right": picture.shape[1] - known.right, "top": known.top, "bottom": picture.shape[0] - known.bottom}
     found = []
-    for side, (off, usual) in incoherence(picture, known).items():
-        share = counts[side] / min(known.width, known.height)
-        jumbled = off > _JUMBLED and off > _UNUSUAL * usual
-        if jumbled or off * share > _FAR or (off > _SEEN and off * share > _STRANGE * usual):
+    for side, each in incoherence(picture, known).items():
+        share, doubt = counts[side] / min(known.width, known.height), each.doubt
+        if doubt > _JUMBLED or doubt * share > _FAR or (doubt > _SEEN and doubt * share > _STRANGE * each.usual):
             found.append(f"the background at the photo's {side} border is too varied to go on for {counts[side]} px")
     return tuple(found)
 
 
-def _usual(photo: _Pixels, count: int, cell: int, random: np.random.Generator) -> float:
-    """The mean difference of the first ``count`` columns of ``photo (H, W, 3)``, or of fewer, from the rest of it."""
-    deep = max(min(count, int(_OWN * photo.shape[1])), _SIDE * cell)
+def _usual(photo: _Pixels, deep: int, cell: int, random: np.random.Generator) -> float:
+    """The mean difference of the first ``deep`` columns of ``photo (H, W, 3)`` from the rest of it."""
     if photo.shape[1] - deep < _SIDE * cell:
         return float("inf")
     return _mean_off(_some(photo[:, :deep], cell, _LOOKED, random), _some(photo[:, deep:], cell, _KNOWN, random))
+
+
+def _variety(strip: _Pixels, cell: int) -> float:
+    """How much the mean colours of the places of ``strip (H, W, 3)`` differ, over how much their cells do in the mean; 1 at most, and for a strip of one."""
+    cells = _cells(np.ascontiguousarray(strip), cell)
+    rows, columns = cells.shape[0] // _BLOCK, cells.shape[1] // _BLOCK
+    if rows * columns < 2:
+        return 1.0
+    places = cells[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK, 3)
+    between, within = places.mean(axis=(1, 3)).reshape(-1, 3).std(axis=0), places.std(axis=(1, 3)).mean()
+    return float(min(1.0, np.sqrt(np.square(between).mean()) / max(within, 1.0)))
 
 
 def _some(pixels: _Pixels, cell: int, most: int, random: np.random.Generator) -> _Float:

@@ -144,18 +144,38 @@ def _shaded(cells: npt.NDArray[np.float32], held: _Bool) -> _Bool:
 
     None where that would be a large part of the ground: then the ground itself is so.
     """
-    border = cells[:, : _BESIDE[1]].reshape(-1, 3)[~held[:, : _BESIDE[1]].reshape(-1)]
     out = np.zeros(held.shape, np.bool_)
-    if not held.any() or not border.size:
+    if not held.any() or held[:, : _BESIDE[1]].all():
         return out
-    middle = np.median(border, axis=0)
-    spread = np.median(np.abs(border - middle), axis=0)
-    # A black frame is none.
-    darker = (cells[..., 0] < middle[0] - _SHADOW - 3 * spread[0]) & (cells[..., 0] > _BLACK)
-    alike = np.linalg.norm(cells[..., 1:] - middle[1:], axis=2) < _TINGE + 3 * np.linalg.norm(spread[1:])
-    _, labels = cv2.connectedComponents(((darker & alike) | held).astype(np.uint8), connectivity=4)
+    # Near the border light differs from place to place, and where a shadow crosses it only the whole of it tells.
+    shadow = _darker(cells, *_beside(cells, held, _BESIDE[0])) | _darker(cells, *_beside(cells, held, len(cells)))
+    _, labels = cv2.connectedComponents((shadow | held).astype(np.uint8), connectivity=4)
     out = np.isin(labels, np.unique(labels[held])) & ~held
     return out if np.count_nonzero(out) < _CLUTTER * np.count_nonzero(~held) else np.zeros_like(out)
+
+
+def _darker(cells: npt.NDArray[np.float32], middle: npt.NDArray[np.float32], spread: npt.NDArray[np.float32]) -> _Bool:
+    # A black frame is none.
+    darker = (cells[..., 0] < middle[..., 0] - _SHADOW - 3 * spread[..., 0]) & (cells[..., 0] > _BLACK)
+    return np.asarray(
+        darker & (np.linalg.norm(cells[..., 1:] - middle[..., 1:], axis=2) < _TINGE + 3 * np.linalg.norm(spread[..., 1:], axis=2))
+    )
+
+
+def _beside(cells: npt.NDArray[np.float32], held: _Bool, along: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The median colour beside the border up to ``along`` cells from each row, ``(rows, 1, 3)``, and the median distance from that.
+
+    Of all of the border where nothing of it is seen there.
+    """
+    seen = ~held[:, : _BESIDE[1]]
+    colours, places = cells[:, : _BESIDE[1]][seen], np.nonzero(seen)[0]
+    middle, spread = np.zeros((2, len(cells), 1, 3), np.float32)
+    for row in range(len(cells)):
+        close = np.abs(places - row) <= along
+        near = colours[close] if close.any() else colours
+        middle[row] = np.median(near, axis=0)
+        spread[row] = np.median(np.abs(near - middle[row]), axis=0)
+    return middle, spread
 
 
 def _unlikeness(cells: npt.NDArray[np.float32], hidden: _Bool) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

@@ -58,6 +58,20 @@ def test_a_shadow_stands_out_with_its_product() -> None:
     assert not out[200:].any()
 
 
+def test_a_shadow_is_told_from_the_ground_beside_it() -> None:
+    """On a lit floor before things of all colours a product's shadow stands out by the floor's lightness: the whole border is no darker than that."""
+    picture = np.kron(np.random.default_rng(1).integers(0, 200, (16, 16, 3), np.uint8), np.ones((25, 25, 1), np.uint8))
+    picture[250:] = 200
+    product = np.zeros((400, 400), np.bool_)
+    product[270:350, 180:260] = True
+    picture[product] = (200, 40, 40)
+    picture[320:350, 100:180] = 130
+    found = standing_out(picture, product, 160)
+    assert found[324:346, 110:250].all()
+    assert not found[380:].any()
+    assert not found[:230].any()
+
+
 @pytest.mark.parametrize(
     ("side", "sides"), [("left", (90, 0, 0, 0)), ("right", (0, 90, 0, 0)), ("top", (0, 0, 90, 0)), ("bottom", (0, 0, 0, 90))]
 )
