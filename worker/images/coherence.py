@@ -32,7 +32,7 @@ _BLOCK = 12
 _JUMBLED, _FAR = 12.0, 3.4
 """Levels off above which a background did not go on as it is, and the same times the share of the photo's shorter side that was added. Both are weighed by how
 much the photo's places differ beside the border."""
-_SEEN, _STRANGE = 2.0, 0.33
+_SEEN, _STRANGE = 2.0, 0.6
 """Such levels up to which nothing is seen, and how often what is usual is too much, times that share. All set by looking at 52 extensions of 26 photos."""
 
 
