@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 # torch at the pinned version. Where pip brings a CUDA build and a CPU build is wanted: make setup TORCH='torch==2.13.0 --index-url …'.
 # GPU machines: CONTRIBUTING.md.
 TORCH ?= torch==2.13.0
+TEST_PROCESSES ?= 2
 
 .PHONY: setup demo up check format test test-gpu chaos fuzz bench bench-path bench-queue bench-burst bench-accept bench-engine bench-quality bench-composing bench-outpaint bench-studio bench-codecs bench-gpu load studio clean
 
@@ -35,8 +36,9 @@ format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# A file's tests run in one process, files in TEST_PROCESSES; each process has a stack of its own.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # Those that need a GPU; without one they are skipped.
 test-gpu: setup

@@ -55,3 +55,11 @@ def test_a_ground_with_a_small_thing_is_no_bar() -> None:
     studio = np.full((120, 160, 3), 255, np.uint8)
     studio[50:110, 60:100] = 40
     assert bars(studio) == Bars(0, 0, 0, 0)
+
+
+def test_bars_that_leave_no_picture_are_none() -> None:
+    """A line between two bars is no picture that could be continued by itself."""
+    lines = np.zeros((60, 80, 3), np.uint8)
+    lines[30:31] = 255
+    found = bars(lines)
+    assert found.top + found.bottom < 60
