@@ -140,7 +140,7 @@ def _reduced(picture: npt.NDArray[np.uint8], product: _Bool) -> tuple[npt.NDArra
 
 
 def _shaded(cells: npt.NDArray[np.float32], held: _Bool) -> _Bool:
-    """Cells next to those ``held`` that lie in their shadow: darker than most of the border, and of its colour.
+    """Cells next to those ``held`` that lie in their shadow: darker than most of the border, all of it or what is near, and of its colour.
 
     None where that would be a large part of the ground: then the ground itself is so.
     """
@@ -148,10 +148,12 @@ def _shaded(cells: npt.NDArray[np.float32], held: _Bool) -> _Bool:
     if not held.any() or held[:, : _BESIDE[1]].all():
         return out
     # Near the border light differs from place to place, and where a shadow crosses it only the whole of it tells.
-    shadow = _darker(cells, *_beside(cells, held, _BESIDE[0])) | _darker(cells, *_beside(cells, held, len(cells)))
-    _, labels = cv2.connectedComponents((shadow | held).astype(np.uint8), connectivity=4)
-    out = np.isin(labels, np.unique(labels[held])) & ~held
-    return out if np.count_nonzero(out) < _CLUTTER * np.count_nonzero(~held) else np.zeros_like(out)
+    for along in (_BESIDE[0], len(cells)):
+        _, labels = cv2.connectedComponents((_darker(cells, *_beside(cells, held, along)) | held).astype(np.uint8), connectivity=4)
+        shadow = np.isin(labels, np.unique(labels[held])) & ~held
+        if np.count_nonzero(shadow) < _CLUTTER * np.count_nonzero(~held):
+            out |= shadow
+    return out
 
 
 def _darker(cells: npt.NDArray[np.float32], middle: npt.NDArray[np.float32], spread: npt.NDArray[np.float32]) -> _Bool:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from worker.images.codec import Frame
-from worker.images.ground import PRODUCT, doubts, standing_out, things_in
+from worker.images.ground import PRODUCT, _shaded, doubts, standing_out, things_in
 from worker.images.subject import Segmenter
 
 Array = npt.NDArray[np.uint8]
@@ -70,6 +70,19 @@ def test_a_shadow_is_told_from_the_ground_beside_it() -> None:
     assert found[324:346, 110:250].all()
     assert not found[380:].any()
     assert not found[:230].any()
+
+
+def test_a_ground_that_is_darker_than_its_border_hides_no_shadow() -> None:
+    """Where half of the ground is darker than the border beside it, that is no shadow, and one amid the other half still is."""
+    cells = np.zeros((40, 40, 3), np.float32)
+    cells[..., 0] = 50
+    cells[22:, :2, 0], cells[22:, 2:, 0] = 90, 60
+    held = np.zeros((40, 40), np.bool_)
+    held[12:26, 20:28] = True
+    cells[14:20, 12:20, 0] = 25
+    found = _shaded(cells, held)
+    assert found[14:20, 12:20].all()
+    assert np.count_nonzero(found) == 6 * 8
 
 
 @pytest.mark.parametrize(
