@@ -180,7 +180,7 @@ def _texture(picture: Array, plan: Plan) -> float | None:
         if count:
             # The seam itself belongs to neither.
             deep = slice(count + SEAM, count + SEAM + max(4, int(BESIDE * count)))
-            new.append(values[:, : count - SEAM][~things_there[:, count : count + SEAM].any(axis=1)].reshape(-1))
+            new.append(values[:, : max(0, count - SEAM)][~things_there[:, count : count + SEAM].any(axis=1)].reshape(-1))
             ground.append(values[:, deep][~things_there[:, deep]])
             looked += values[:, deep].size
     added, seen = np.concatenate(new), np.concatenate(ground)

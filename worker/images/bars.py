@@ -34,9 +34,8 @@ class Bars:
 
 def bars(picture: _Pixels) -> Bars:
     """The bars of ``picture (H, W, 3)``. What ends without an edge is none: a plain ground."""
-    upright = np.ascontiguousarray(picture.transpose(1, 0, 2))
-    left, right = _between(upright)
-    top, bottom = _between(np.ascontiguousarray(picture))
+    left, right = _between(picture.transpose(1, 0, 2))
+    top, bottom = _between(picture)
     return Bars(left, right, top, bottom)
 
 

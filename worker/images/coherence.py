@@ -101,7 +101,7 @@ def _usual(photo: _Pixels, deep: int, cell: int, random: np.random.Generator) ->
 
 def _variety(strip: _Pixels, cell: int) -> float:
     """How much the mean colours of the places of ``strip (H, W, 3)`` differ, over how much their cells do in the mean; 1 at most, and for a strip of one."""
-    cells = _cells(np.ascontiguousarray(strip), cell)
+    cells = _cells(strip, cell)
     rows, columns = cells.shape[0] // _BLOCK, cells.shape[1] // _BLOCK
     if rows * columns < 2:
         return 1.0
@@ -112,13 +112,14 @@ def _variety(strip: _Pixels, cell: int) -> float:
 
 def _some(pixels: _Pixels, cell: int, most: int, random: np.random.Generator) -> _Float:
     """So many patches of ``pixels`` at most, drawn by chance."""
-    patches = _patches(_cells(np.ascontiguousarray(pixels), cell))
+    patches = _patches(_cells(pixels, cell))
     return patches[random.permutation(len(patches))[:most]]
 
 
 def _cells(pixels: _Pixels, cell: int) -> _Float:
     size = pixels.shape[1] // cell, pixels.shape[0] // cell
-    return np.asarray(cv2.resize(pixels[: size[1] * cell, : size[0] * cell], size, interpolation=cv2.INTER_AREA), np.float32)
+    whole = np.ascontiguousarray(pixels[: size[1] * cell, : size[0] * cell])
+    return np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _patches(cells: _Float) -> _Float:

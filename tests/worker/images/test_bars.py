@@ -63,3 +63,6 @@ def test_bars_that_leave_no_picture_are_none() -> None:
     lines[30:31] = 255
     found = bars(lines)
     assert found.top + found.bottom < 60
+    halves = np.zeros((60, 80, 3), np.uint8)
+    halves[30:] = 255
+    assert bars(halves) == Bars(0, 0, 0, 0)
