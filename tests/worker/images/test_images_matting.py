@@ -112,13 +112,13 @@ def test_an_edge_that_colours_show_is_found_to_a_part_of_a_pixel() -> None:
 
 
 def test_sides_of_one_tone_are_not_bitten() -> None:
-    """A brown thing on a mottled brown ground has no bites and no ragged edge: nowhere further off than the map, nearer on the mean, and smooth."""
+    """A brown thing on a mottled brown ground has no bites and no ragged edge: nowhere half a pixel further off than the map, nearer on the mean, and smooth."""
     rng = np.random.default_rng(0)
     truth = _disc()
     photo = composite(_texture(rng, (128, 87, 36), 20, 2.5), _texture(rng, (122, 82, 43), 5, 1), truth)
     distances = _distances(_redrawn(photo, truth), truth)
     given = _distances(np.asarray(cv2.resize(_coarse(truth), (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR), np.float32), truth)
-    assert np.abs(distances).max() < np.abs(given).max() + 0.25
+    assert np.abs(distances).max() < np.abs(given).max() + 0.5
     assert np.abs(distances).mean() < 0.75 * np.abs(given).mean()
     trend = np.convolve(np.pad(distances, 20, mode="wrap"), np.ones(41) / 41, "valid")
     assert (distances - trend).std() < 0.4
