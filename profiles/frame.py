@@ -11,13 +11,14 @@ from enum import StrEnum
 
 from PIL import Image
 
-from profiles.scene import NEAR, Box, border_colour, border_of, near_colour, share
+from profiles.scene import Box, border_colour, border_of, near_colour, share
 
 THIN = 0.03
 """Share of the picture's shorter side up to which a margin is a frame: product pictures leave more."""
 WIDE = 0.12
 """Share of the shorter side from which a margin is background."""
-_LINE = 0.98  # share of a line's pixels that must have the frame's colour: JPEG disturbs its ends
+_LIKE = 30  # levels by which a frame's pixel may differ from its colour: a JPEG spreads what lies beside a thin line into it
+_LINE = 0.95  # share of a line's pixels that must have the frame's colour
 _STRAIGHT = 0.95  # share of each side along which the margin must end at once
 
 
@@ -47,14 +48,14 @@ def frame_of(image: Image.Image) -> Frame:
     box, colour, widest = margin
     shorter = min(image.size)
     inner = image.crop(box)
-    if widest > WIDE * shorter or max(_sides(near_colour(inner, colour))) > 1 - _STRAIGHT:
+    if widest > WIDE * shorter or max(_sides(near_colour(inner, colour, _LIKE))) > 1 - _STRAIGHT:
         return Frame(FrameKind.NONE)
     if widest <= THIN * shorter:
         return Frame(FrameKind.FRAME, widest)
     line = _margin(inner)
     if line is not None:
         inside, _, width = line
-        if width <= THIN * shorter and share(border_of(near_colour(inner.crop(inside), colour))) >= 1 / 2:
+        if width <= THIN * shorter and share(border_of(near_colour(inner.crop(inside), colour, _LIKE))) >= 1 / 2:
             return Frame(FrameKind.FRAME, width)  # a rectangle's outline, with the margin's colour on both sides
     return Frame(FrameKind.RECTANGLE, widest)
 
@@ -62,7 +63,7 @@ def frame_of(image: Image.Image) -> Frame:
 def _margin(image: Image.Image) -> tuple[Box, tuple[int, ...], int] | None:
     """What a margin of one colour on all sides leaves, its colour, and its width where it is widest. None without one, or of one colour."""
     colour = border_colour(image)
-    near = near_colour(image, colour, NEAR)
+    near = near_colour(image, colour, _LIKE)
     width, height = image.size
     left, right = (_lines(near.transpose(turn)) for turn in (Image.Transpose.ROTATE_270, Image.Transpose.ROTATE_90))
     top, bottom = _lines(near), _lines(near.transpose(Image.Transpose.ROTATE_180))

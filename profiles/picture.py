@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from api_schemas.errors import ImageCorrupt, ImageTooLarge, NotAnImage, OutfillError, UnsupportedFormat
 
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "JPEG2000", "PPM", "ICO")
 MAX_PIXELS = 2**28
 """What is decoded, four times the 64 megapixels that the most generous place takes and more than any reader of profiles needs."""
 SRGB = "sRGB"

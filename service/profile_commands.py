@@ -64,7 +64,7 @@ def show(name: Annotated[str, typer.Argument(help="As `outfill profiles list` sh
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="A picture: PNG, JPEG, WebP, AVIF, TIFF, BMP or GIF.")],
+    file: Annotated[Path, typer.Argument(help="A picture: PNG, JPEG, WebP, AVIF, TIFF, BMP, GIF, JPEG 2000, PPM or ICO.")],
     profile: Annotated[str | None, typer.Option(help="Default: all of them.")] = None,
     as_json: AsJson = False,  # noqa: FBT002
 ) -> None:
