@@ -14,16 +14,21 @@ from api_schemas.models import BACKDROP, EXEMPLAR, STUDIO, U2NETP, ModelCard, Mo
 from api_schemas.prompts import weighed
 from api_schemas.requests import (
     EraseRequest,
+    Fit,
     ImageFormat,
     InpaintRequest,
     JobRequest,
+    Margins,
     MaskOptions,
     Operation,
     OutpaintRequest,
+    OutputOptions,
     PaintedRequest,
+    Placement,
     RemoveBackgroundRequest,
     ReplaceBackgroundRequest,
 )
+from api_schemas.sizes import MOST_ENLARGED, Size, output_size, painted_size
 from service.intake import Header
 
 _OPTIONAL = (
@@ -55,6 +60,9 @@ The fade lies in what was grown, so that what the mask marks is wholly new; docs
   A matte's own soft edge is kept as it is.
 """
 
+FILL = 0.85
+"""Share of the output that a product takes where the request does not say: what marketplaces ask of main pictures."""
+
 LONGEST_SIDES = {ImageFormat.JPEG: 65500, ImageFormat.WEBP: 16383}
 """What the encoders can write."""
 
@@ -69,14 +77,14 @@ def resolve(request: JobRequest, models: Sequence[ModelInfo], *, is_repeat: bool
     card = choose_model(request, {model.card.id: model.card for model in ranked})
     _refuse_ignored(request, card)
     if isinstance(request, RemoveBackgroundRequest):
-        return request.model_copy(update={"model": card.id}), card
+        return request.model_copy(update={"model": card.id, **_placing(request)}), card
     if request.checks.max_attempts > 1 and "seed" not in card.parameters:
         raise ParameterNotSupported(f"the model {card.id} takes no seed: it would paint the same again", field="checks.max_attempts")
     _check_scheduler(request, card)
     _check_loras(request, card)
     if not is_repeat:
         _check_prompts(request)
-    update: dict[str, object] = {"model": card.id, **_sampling(request, card)}
+    update: dict[str, object] = {"model": card.id, **_placing(request), **_sampling(request, card)}
     if (options := getattr(request, "mask_options", None)) is not None or getattr(request, "mask", None) is not None:
         update["mask_options"] = _mask_options(options or MaskOptions(), request.operation)
     return request.model_copy(update=update), card
@@ -153,6 +161,27 @@ def _sampling(request: PaintedRequest, card: ModelCard) -> dict[str, object]:
     return update
 
 
+def _placing(request: JobRequest) -> dict[str, object]:
+    """How the picture comes into its output, and its product to its place."""
+    placement: Placement | None = getattr(request, "placement", None)
+    if placement is not None:
+        return {"placement": _placement(placement)}
+    output = request.output
+    if output.width is not None and output.height is not None and output.fit is None:
+        return {"output": output.model_copy(update={"fit": Fit.CONTAIN})}
+    return {}
+
+
+def _placement(asked: Placement) -> Placement:
+    fill, margins = asked.fill, asked.margins
+    if fill is None:
+        fill = FILL if margins is None else 1.0
+    if margins is None:
+        each = round((1 - fill) / 2, 6)
+        margins = Margins(left=each, right=each, top=each, bottom=each)
+    return asked.model_copy(update={"fill": fill, "margins": margins})
+
+
 def _mask_options(options: MaskOptions, operation: Operation) -> MaskOptions:
     default_grow, default_feather = MASK_DEFAULTS[operation]
     grow = default_grow if options.grow_px is None else options.grow_px
@@ -176,16 +205,35 @@ def ungrown(request: JobRequest, resolved: JobRequest) -> JobRequest:
 
 def check_output_size(request: JobRequest, image: Header, max_pixels: int) -> None:
     """Refuse a result that is no larger than its input where it should be, larger than the limit, or than its format can hold."""
-    field, width, height = "image", image.width, image.height
-    if isinstance(request, OutpaintRequest) and request.canvas is not None:
-        field, width, height = "canvas", request.canvas.width, request.canvas.height
-        if width < image.width or height < image.height or (width, height) == (image.width, image.height):
-            raise Invalid(f"the canvas must be larger than the image ({image.width}×{image.height})", field=field)
-    elif isinstance(request, OutpaintRequest) and request.expand is not None:
-        field, sides = "expand", request.expand
-        width, height = image.width + sides.left + sides.right, image.height + sides.top + sides.bottom
+    photo = image.width, image.height
+    painted = painted_size(request, photo)
+    if isinstance(request, OutpaintRequest):
+        _check_extension(request, photo, painted, max_pixels)
+    width, height = output_size(request.output, painted)
+    field = _side_of(request.output)
     if width * height > max_pixels:
         raise ImageTooLarge(f"{width}×{height} pixels are more than {max_pixels}", field=field)
+    if getattr(request, "placement", None) is None:  # else it is the product that is scaled, and how large it is only the worker sees
+        scales = width / painted[0], height / painted[1]
+        scale = (max if request.output.fit is Fit.COVER else min)(scales)
+        if scale > MOST_ENLARGED:
+            have = f"{painted[0]}×{painted[1]} pixels would be enlarged {scale:.1f} times"
+            raise Invalid(f"{have}, and more than {MOST_ENLARGED:g} show nothing but blur", field=field)
     longest = LONGEST_SIDES.get(request.output.format)
     if longest is not None and max(width, height) > longest:
         raise Invalid(f"{request.output.format} holds at most {longest} pixels on a side; use png", field="output.format")
+
+
+def _check_extension(request: OutpaintRequest, photo: Size, painted: Size, max_pixels: int) -> None:
+    field = "expand" if request.canvas is None else "canvas" if request.canvas.ratio is None else "canvas.ratio"
+    if painted == photo and field == "canvas.ratio":
+        raise Invalid(f"the image ({photo[0]}×{photo[1]}) has this ratio already", field=field)
+    if painted[0] < photo[0] or painted[1] < photo[1] or painted == photo:
+        raise Invalid(f"the canvas must be larger than the image ({photo[0]}×{photo[1]})", field=field)
+    if painted[0] * painted[1] > max_pixels:
+        raise ImageTooLarge(f"{painted[0]}×{painted[1]} pixels are more than {max_pixels}", field=field)
+
+
+def _side_of(output: OutputOptions) -> str:
+    """The field to blame for the output's size: without any it is the image's own."""
+    return "output.width" if output.width is not None else "output.height" if output.height is not None else "image"
