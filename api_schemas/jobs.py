@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ulid import ULID
 
 from api_schemas.errors import ErrorInfo
+from api_schemas.profiles import ProfileReport
 from api_schemas.requests import ImageFormat, JobRequest, Level, Operation
 
 
@@ -207,6 +208,9 @@ class Report(_Frozen):
         default=None,
         description="The model whose result this is, where every attempt of the one that was asked for failed and another did better: `exemplar`, which "
         "goes on with the photo and reads no prompt. The verdict is then `warn` at best. Null: the job's own model.",
+    )
+    profile: ProfileReport | None = Field(
+        default=None, description="The file that is delivered, held against each rule of the request's `profile`. Null without one."
     )
     verdict: Verdict = Verdict(level=Level.PASS)
 

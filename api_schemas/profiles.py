@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from api_schemas.requests import Operation
+from api_schemas.requests import Operation, ProfileName, job_request
 
 
 class _Frozen(BaseModel):
@@ -197,7 +198,7 @@ Rule = Annotated[
 class Profile(_Frozen):
     """A place where pictures are published: how to ask for one that fits, and the rules that it is held against."""
 
-    name: Name
+    name: ProfileName
     title: str = Field(min_length=1)
     source: str = Field(pattern=r"^https://")
     """The place's own page, where changes should be looked for."""
@@ -206,6 +207,13 @@ class Profile(_Frozen):
     request: dict[Operation, dict[str, Any]]
     """Fields of a request, by operation: defaults under what a caller gives. An operation that is not named does not go with the profile."""
     rules: tuple[Rule, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _requests_are_valid(self) -> Self:
+        for operation, fields in self.request.items():
+            whole = {"operation": operation, "image": "upload:any", **fields}
+            job_request.validate_json(json.dumps(whole), strict=True)
+        return self
 
     @model_validator(mode="after")
     def _each_rule_once(self) -> Self:

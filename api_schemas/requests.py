@@ -152,6 +152,16 @@ def _only_with(field: str, other: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [{"properties": {field: {"type": "null"}}}, other]}
 
 
+def _by_profile(*fields: str) -> dict[str, Any]:
+    """A profile is there, which gives what none of the fields does."""
+    return {"required": ["profile"], "properties": {"profile": {"type": "string"}, **{field: {"type": "null"} for field in fields}}}
+
+
+def _is_not_one(one: object | None, other: object | None, profile: str | None) -> bool:
+    """Whether there is not exactly one of two fields, nor a profile that may give one where there is none."""
+    return (one is None) == (other is None) and (one is not None or profile is None)
+
+
 def field_fault(field: str, message: str) -> PydanticCustomError:
     """Fields that do not go together: pydantic itself would name the model that holds them."""
     return PydanticCustomError(FAULT, message, {"field": field})
@@ -516,6 +526,18 @@ Prompt = Annotated[
 ]
 
 
+ProfileName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$"),
+    Field(
+        examples=["amazon_main"],
+        description="A place that the picture is for (docs/profiles.md): `amazon_main`, `ebay`, `google_shopping`, `instagram_portrait` or `shopify_square`. "
+        "What the request does not give is as the profile has it, size, format, placement and background; and the report tells of each of its rules. "
+        "What is given is the request's own; `null` leaves `placement`, or a part of `output`, out.",
+    ),
+]
+
+
 class InpaintRequest(_Painted):
     """Fill the masked region from the prompt."""
 
@@ -534,18 +556,21 @@ class EraseRequest(_Painted):
 
 
 class OutpaintRequest(_Painted):
-    """Extend the picture beyond its border, by ``expand`` or by ``canvas``."""
+    """Extend the picture beyond its border, by ``expand`` or by ``canvas``, or as a ``profile`` has it."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [_given("expand", "object"), _given("canvas", "object")]})
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [_given("expand", "object"), _given("canvas", "object"), _by_profile("expand", "canvas")]}
+    )
 
     operation: Literal[Operation.OUTPAINT]
     expand: Expand | None = None
     canvas: Canvas | None = None
     prompt: Prompt | None = None
+    profile: ProfileName | None = None
 
     @model_validator(mode="after")
     def _one_way_to_extend(self) -> Self:
-        if (self.expand is None) == (self.canvas is None):
+        if _is_not_one(self.expand, self.canvas, self.profile):
             raise field_fault("expand", "give exactly one of expand and canvas")
         return self
 
@@ -566,11 +591,11 @@ def _refuse_unplaced(output: OutputOptions, placement: Placement | None, padding
 
 
 class ReplaceBackgroundRequest(_Painted):
-    """Keep the product and paint the rest: from a ``prompt``, or as a colour, a gradient or a picture."""
+    """Keep the product and paint the rest: from a ``prompt``, as a colour, a gradient or a picture, or as a ``profile`` has it."""
 
     model_config = ConfigDict(
         json_schema_extra=_all_of(
-            {"oneOf": [_given("prompt", "string"), _given("background", "object")]},
+            {"oneOf": [_given("prompt", "string"), _given("background", "object"), _by_profile("prompt", "background")]},
             _only_with("mask_options", _given("mask", "string")),
             *_PLACED_RULES,
         )
@@ -585,10 +610,11 @@ class ReplaceBackgroundRequest(_Painted):
     background: Background | None = None
     shadow: Shadow | None = Field(default=None, description="Grounds the product; one that meets the lower border warns. Default: none.")
     placement: Placement | None = Field(default=None, description="Default: where it is in the photo.")
+    profile: ProfileName | None = None
 
     @model_validator(mode="after")
     def _one_background(self) -> Self:
-        if (self.prompt is None) == (self.background is None):
+        if _is_not_one(self.prompt, self.background, self.profile):
             raise field_fault("background", "give exactly one of prompt and background")
         if self.mask_options is not None and self.mask is None:
             raise field_fault("mask_options", "mask_options needs mask")
@@ -607,6 +633,7 @@ class RemoveBackgroundRequest(_Request):
 
     operation: Literal[Operation.REMOVE_BACKGROUND]
     placement: Placement | None = Field(default=None, description="Default: where it is in the photo.")
+    profile: ProfileName | None = None
 
     @model_validator(mode="after")
     def _transparent_format(self) -> Self:

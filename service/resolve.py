@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from api_schemas.errors import ImageTooLarge, Invalid, ModelNotFound, ParameterNotSupported
 from api_schemas.models import BACKDROP, EXEMPLAR, STUDIO, U2NETP, ModelCard, ModelInfo
 from api_schemas.prompts import weighed
@@ -27,9 +29,12 @@ from api_schemas.requests import (
     Placement,
     RemoveBackgroundRequest,
     ReplaceBackgroundRequest,
+    job_request,
 )
 from api_schemas.sizes import MOST_ENLARGED, Size, output_size, painted_size
+from profiles.catalogue import profile
 from service.intake import Header
+from service.problems import invalid
 
 _OPTIONAL = (
     "prompt",
@@ -63,6 +68,11 @@ The fade lies in what was grown, so that what the mask marks is wholly new; docs
 FILL = 0.85
 """Share of the output that a product takes where the request does not say: what marketplaces ask of main pictures."""
 
+_INSTEAD = {"prompt": "background", "expand": "canvas"}
+"""A field that a request gives to a field of a profile that it stands for."""
+_MERGED = frozenset({"output", "placement"})
+"""Fields that a request and a profile may give parts of; all others are given whole."""
+
 LONGEST_SIDES = {ImageFormat.JPEG: 65500, ImageFormat.WEBP: 16383}
 """What the encoders can write."""
 
@@ -72,6 +82,8 @@ def resolve(request: JobRequest, models: Sequence[ModelInfo], *, is_repeat: bool
 
     Where it ``is_repeat``, its prompts were accepted before and cannot be changed: weights that would be refused today are text.
     """
+    if not is_repeat:  # else it was merged when it was first resolved
+        request = with_profile(request)
     # What a live worker serves comes first: a model that was retired is nobody's default. Studio stands back behind what was installed.
     ranked = sorted(models, key=lambda model: (not model.workers, model.card.id == STUDIO.id))
     card = choose_model(request, {model.card.id: model.card for model in ranked})
@@ -88,6 +100,46 @@ def resolve(request: JobRequest, models: Sequence[ModelInfo], *, is_repeat: bool
     if (options := getattr(request, "mask_options", None)) is not None or getattr(request, "mask", None) is not None:
         update["mask_options"] = _mask_options(options or MaskOptions(), request.operation)
     return request.model_copy(update=update), card
+
+
+def with_profile(request: JobRequest) -> JobRequest:
+    """The request with the fields of its profile where it is silent. What it gives is its own, and what excludes that gives way.
+
+    Raises ``Invalid`` for a profile that is unknown or has nothing for the operation.
+    """
+    name: str | None = getattr(request, "profile", None)
+    if name is None:
+        return request
+    chosen = profile(name)
+    if request.operation not in chosen.request:
+        raise Invalid(f"{name} is not for {request.operation}; it is for {', '.join(chosen.request)}", field="profile")
+    asked = request.model_dump(exclude_unset=True)
+    # One of these there must be: null says no more of it than silence.
+    asked = {field: value for field, value in asked.items() if value is not None or field not in _INSTEAD.values()}
+    defaults = _beside(asked, chosen.request[request.operation])
+    fields = defaults | asked
+    for part in _MERGED.intersection(defaults, asked):
+        if asked[part] is not None:
+            fields[part] = defaults[part] | asked[part]
+    try:
+        return job_request.validate_python(fields)
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
+def _beside(asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults that go with what is asked: of fields that exclude each other, or mean something only together, what is asked decides."""
+    output: Mapping[str, Any] = asked.get("output") or {}
+    gone = {field for other, field in _INSTEAD.items() if asked.get(other) is not None}
+    of_output: set[str] = set()
+    if output.get("fit") is Fit.COVER:
+        gone.add("placement")
+    if output.get("width") is not None or output.get("height") is not None:
+        of_output |= {"width", "height", "fit"}
+    if output.get("format") is ImageFormat.PNG:
+        of_output |= {"quality", "max_bytes"}
+    left = {field: value for field, value in defaults.items() if field not in gone}
+    return left | {"output": {field: value for field, value in left.get("output", {}).items() if field not in of_output}}
 
 
 def choose_model(request: JobRequest, cards: Mapping[str, ModelCard]) -> ModelCard:

@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from PIL import Image
 
 from api_schemas.jobs import JobSpec, Report, StoredOutput
-from api_schemas.requests import ImageFormat, OutputOptions, RemoveBackgroundRequest, ReplaceBackgroundRequest
+from api_schemas.profiles import ProfileReport
+from api_schemas.requests import ImageFormat, JobRequest, OutputOptions, RemoveBackgroundRequest, ReplaceBackgroundRequest
 from core.storage import Storage, output_prefix
+from profiles.catalogue import profile
+from profiles.check import check
+from profiles.picture import read
 from worker.engines.base import Pixels
 from worker.images.byte_limit import encode_within
 from worker.images.codec import Frame, encode, encode_mask
@@ -57,7 +62,15 @@ def encode_output(spec: JobSpec, edit: Edit, frame: Frame, seed: int | None, rep
     if edit.landing is None:  # else it was brought to its place before it was painted
         frame = sized(frame, request.output)
     data, quality = encode_within(frame, request.output)
+    if (name := getattr(request, "profile", None)) is not None:
+        report = report.model_copy(update={"profile": _held(name, request, edit, data)})
     return Rendered(frame.width, frame.height, data, quality, seed, report, layers)
+
+
+def _held(name: str, request: JobRequest, edit: Edit, data: bytes) -> ProfileReport:
+    """The file as it is delivered, held against a profile. The product is known where it was told from its background."""
+    is_told = isinstance(request, ReplaceBackgroundRequest | RemoveBackgroundRequest)
+    return check(profile(name), read(data), Image.fromarray(255 - edit.alpha) if is_told else None)
 
 
 def _exact(edit: Edit, frame: Frame, fill: Frame) -> Frame:

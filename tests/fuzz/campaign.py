@@ -61,6 +61,7 @@ _IN_WORDS = {
     "negative_prompt": "whether it counts depends on the guidance that the model has by default",
     "canvas": "must be larger than the image",
     "metadata": "its size as JSON",
+    "profile": "which there are, and for which operations, is told by docs/profiles.md",
 }
 """Fields about which the document says in words what it cannot say by schema."""
 

@@ -51,6 +51,9 @@ def test_what_is_published_was_read_at_the_place_itself() -> None:
         ('name = "ebay"', 'name = "etsy"', "holds the profile etsy"),
         ("[[rules]]", "[[rules]", "is no profile"),
         ("[request.replace_background]", "[request.embellish]", "request.embellish"),
+        ('background = { color = "#ffffff" }', "", "exactly one of prompt and background"),
+        ("width = 1600", "breadth = 1600", "output.breadth"),
+        ("quality = 92, width = 1600", 'quality = 92, pad_color = "#fff", width = 1600', "pad_color has no meaning here"),
     ],
 )
 def test_a_file_that_is_no_profile_says_why(before: str, after: str, told: str) -> None:
