@@ -77,7 +77,11 @@ def resample(frame: Frame, landing: Landing) -> Frame:
         part = slice(top, min(height, top + each))
         rows = _span(y[part])
         source = _premultiplied(frame, rows, columns, opaque=opaque, light=light)
-        mixed = _mixed(x, _mixed(y[part, rows], source).transpose(1, 0, 2)).transpose(1, 0, 2)
+        down = np.maximum(_mixed(y[part, rows], source), 0)
+        if not opaque and not light:
+            # Nothing is less than clear or more than opaque, the colours with it: overshoots of both axes would multiply to specks beside corners.
+            down /= np.maximum(down[..., 3:], 1)
+        mixed = _mixed(x, down.transpose(1, 0, 2)).transpose(1, 0, 2)
         if alpha is not None:
             alpha[part] = np.rint(np.clip(mixed[..., 3], 0, 1) * 255)
             mixed = np.where((alpha[part] > 0)[..., None], mixed[..., :3] / np.maximum(mixed[..., 3:], np.float32(1e-6)), np.float32(0))
