@@ -51,8 +51,8 @@ def test_a_profile_alone_makes_a_whole_request(profile: str, operation: str) -> 
         ({"placement": {"align": "bottom"}}, {"placement": {"fill": 0.9, "align": "bottom"}}),
         ({"placement": {"fill": 0.5}}, {"placement": {"fill": 0.5}}),
         ({"placement": None}, {"placement": None}),
-        ({"output": {"format": "jpeg", "quality": 80}}, {"output": {"quality": 80, "width": 2000, "max_bytes": 10_000_000}}),
-        ({"output": {"format": "webp"}}, {"output": {"format": "webp", "quality": 95, "width": 2000}}),
+        ({"output": {"format": "jpeg", "quality": 80}}, {"output": {"quality": 80, "width": 1600, "max_bytes": 10_000_000}}),
+        ({"output": {"format": "webp"}}, {"output": {"format": "webp", "quality": 95, "width": 1600}}),
         ({"output": {"max_bytes": None}}, {"output": {"max_bytes": None, "format": "jpeg", "quality": 95}}),
     ],
     ids=["color", "gradient", "align", "fill", "no_placement", "quality", "webp", "null"],
@@ -71,7 +71,7 @@ def test_a_prompt_takes_the_place_of_the_background() -> None:
     """Of two fields that exclude each other the profile's gives way."""
     found = merged(prompt="dark wooden table")
     assert "background" not in found
-    assert found["output"]["width"] == 2000
+    assert found["output"]["width"] == 1600
 
 
 def test_an_extension_of_ones_own_takes_the_place_of_the_canvas() -> None:
@@ -89,7 +89,7 @@ def test_a_size_of_ones_own_takes_the_place_of_all_of_the_profiles_size() -> Non
 
 def test_png_has_neither_quality_nor_a_limit_of_bytes() -> None:
     """What has no meaning for the format that was asked for is left out instead of refused."""
-    assert merged(output={"format": "png"})["output"] == {"format": "png", "width": 2000, "height": 2000}
+    assert merged(output={"format": "png"})["output"] == {"format": "png", "width": 1600, "height": 1600}
 
 
 def test_a_picture_that_is_to_cover_is_not_placed() -> None:
