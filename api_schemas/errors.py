@@ -48,6 +48,7 @@
       │    ├─ SubjectNotFound            subject_not_found
       │    ├─ EngineFailed               engine_failed
       │    ├─ ChecksNotMet               checks_not_met
+      │    ├─ OutputTooLarge             output_too_large
       │    ├─ AttemptsExhausted          attempts_exhausted
       │    └─ DeadlineExceeded           deadline_exceeded
       ├─ TooMany                    429
@@ -358,6 +359,12 @@ class ChecksNotMet(JobFailure):
     """The best of all attempts is worse than the request's ``checks.min_verdict``."""
 
     code, title = "checks_not_met", "No attempt was good enough"
+
+
+class OutputTooLarge(JobFailure):
+    """The file has more than ``output.max_bytes`` at the lowest quality that is tried."""
+
+    code, title = "output_too_large", "Output too large"
 
 
 class AttemptsExhausted(JobFailure):

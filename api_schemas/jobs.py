@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ulid import ULID
 
 from api_schemas.errors import ErrorInfo
+from api_schemas.profiles import ProfileReport
 from api_schemas.requests import ImageFormat, JobRequest, Level, Operation
 
 
@@ -99,7 +100,7 @@ def queue_name(model: str, priority: str) -> str:
 
 
 class Preserved(_Frozen):
-    """Proof that kept pixels are the customer's: the output against the decoded input where the edit region is not."""
+    """Proof that kept pixels are the customer's: the picture before it is scaled and encoded, against the decoded input, where the edit region is not."""
 
     max_delta: int = Field(description="Largest difference of any kept channel value; 0 is exact.")
     changed_pixels: int
@@ -149,10 +150,27 @@ class Wording(_Frozen):
     unread: str | None = Field(default=None, description="The end of the prompt, beyond what the model reads; null: it read all.")
 
 
+class ProductBox(_Frozen):
+    """The product in the output, in pixels: what is at least half as opaque as the most opaque of it. ``right`` and ``bottom`` are outside."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
 class Report(_Frozen):
     """What was measured on one output before it was encoded."""
 
     preserved: Preserved
+    resampled: bool = Field(
+        default=False,
+        description="Whether the output is scaled: `preserved` is then proven of the photo's own pixels, before they were brought to their place, once.",
+    )
+    scale: float = Field(default=1.0, description="Pixels of the output to one of the photo, along a side.")
+    product: ProductBox | None = Field(
+        default=None, description="For `remove_background` and `replace_background`. Null where nothing of it is in the output."
+    )
     coverage: float = Field(description="Share of the output that the edit region covers, 0 to 1.")
     model_error: ModelError | None = Field(
         default=None,
@@ -191,6 +209,9 @@ class Report(_Frozen):
         description="The model whose result this is, where every attempt of the one that was asked for failed and another did better: `exemplar`, which "
         "goes on with the photo and reads no prompt. The verdict is then `warn` at best. Null: the job's own model.",
     )
+    profile: ProfileReport | None = Field(
+        default=None, description="The file that is delivered, held against each rule of the request's `profile`. Null without one."
+    )
     verdict: Verdict = Verdict(level=Level.PASS)
 
 
@@ -203,6 +224,7 @@ class StoredOutput(_Frozen):
     format: ImageFormat
     bytes: int
     sha256: str
+    quality: int | None = None
     seed: int | None = None
     layers: dict[str, str] = Field(default_factory=dict)
     """Layer name to object key: ``mask``, ``fill``, ``cutout``."""
@@ -218,6 +240,9 @@ class JobOutput(BaseModel):
     format: ImageFormat
     bytes: int
     sha256: str
+    quality: int | None = Field(
+        default=None, description="That it was written with: lower than asked for where `max_bytes` made it so. Null: lossless."
+    )
     seed: int | None = None
     layers: dict[str, str] | None = Field(
         default=None, description="URLs of PNG files: the `mask` (white is edited), the `fill` and the `cutout` (RGBA)."

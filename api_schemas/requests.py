@@ -93,7 +93,7 @@ class JobEvent(StrEnum):
 
 _INTEGERS = (
     *("grow_px", "feather_px", "quality", "left", "right", "top", "bottom", "width", "height"),
-    *("seed", "num_images", "steps", "max_attempts", "overlap_s"),
+    *("max_bytes", "dpi", "seed", "num_images", "steps", "max_attempts", "overlap_s"),
 )
 """Fields of any body below that are integers (tests/service/test_openapi.py holds them against the schemas)."""
 
@@ -152,21 +152,91 @@ def _only_with(field: str, other: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [{"properties": {field: {"type": "null"}}}, other]}
 
 
+def _by_profile(*fields: str) -> dict[str, Any]:
+    """A profile is there, which gives what none of the fields does."""
+    return {"required": ["profile"], "properties": {"profile": {"type": "string"}, **{field: {"type": "null"} for field in fields}}}
+
+
+def _is_not_one(one: object | None, other: object | None, profile: str | None) -> bool:
+    """Whether there is not exactly one of two fields, nor a profile that may give one where there is none."""
+    return (one is None) == (other is None) and (one is not None or profile is None)
+
+
 def field_fault(field: str, message: str) -> PydanticCustomError:
     """Fields that do not go together: pydantic itself would name the model that holds them."""
     return PydanticCustomError(FAULT, message, {"field": field})
 
 
+def _six_digits(color: str) -> str:
+    return color if len(color) == 7 else "#" + "".join(2 * digit for digit in color[1:])
+
+
+Color = Annotated[
+    str,
+    StringConstraints(pattern=r"^#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6})$"),
+    AfterValidator(_six_digits),
+    Field(examples=["#ffffff"], description="`#rrggbb` or `#rgb`."),
+]
+
+
+class Fit(StrEnum):
+    """How a picture fills an output of another ratio."""
+
+    CONTAIN = "contain"
+    COVER = "cover"
+
+
+_BOTH_SIDES: dict[str, Any] = {"required": ["width", "height"], "properties": {"width": {"type": "integer"}, "height": {"type": "integer"}}}
+_WHOLE: dict[str, Any] = {"properties": {"fit": {"enum": [Fit.CONTAIN.value, None]}}}
+_AS_JPEG = {"required": ["format"], "properties": {"format": {"const": "jpeg"}}}
+_AS_LOSSY_WEBP = {"required": ["format", "quality"], "properties": {"format": {"const": "webp"}, "quality": {"type": "integer"}}}
+
+
 class OutputOptions(Body):
-    """What the result is written as."""
+    """What the result is written as, and how large."""
 
     model_config = ConfigDict(
-        json_schema_extra=_all_of(_only_with("quality", {"required": ["format"], "properties": {"format": {"enum": ["jpeg", "webp"]}}}))
+        json_schema_extra=_all_of(
+            _only_with("quality", {"required": ["format"], "properties": {"format": {"enum": ["jpeg", "webp"]}}}),
+            _only_with("max_bytes", {"anyOf": [_AS_JPEG, _AS_LOSSY_WEBP]}),
+            _only_with("fit", _BOTH_SIDES),
+            _only_with("pad_color", _all_of(_BOTH_SIDES, _WHOLE)),
+        )
     )
 
     format: ImageFormat = ImageFormat.PNG
     quality: int | None = Field(
         default=None, ge=1, le=100, description="JPEG (default 92) and lossy WebP. A WebP without it is lossless. Refused for PNG."
+    )
+    width: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_SIDE,
+        description="Pixels of the output. Without `height` the ratio is kept. Default: as painted. No picture is enlarged more than 4 times.",
+    )
+    height: int | None = Field(default=None, ge=1, le=MAX_SIDE, description="Pixels of the output. Without `width` the ratio is kept.")
+    fit: Fit | None = Field(
+        default=None,
+        description="With `width` and `height`. `contain` (default): all of the picture, centred, and padded where the ratios differ. `cover`: it fills the "
+        "output, and what is over is cut off on both sides alike. `replace_background` pads with the new background, `remove_background` with nothing.",
+    )
+    pad_color: Color | None = Field(
+        default=None,
+        description="Of what is padded, in sRGB. For `inpaint`, `erase` and `outpaint`, with `width`, `height` and `contain`. Default: "
+        "transparent; in JPEG white, as all that is transparent.",
+    )
+    max_bytes: int | None = Field(
+        default=None,
+        ge=1024,
+        le=2**40,
+        description="The file's size at most, for JPEG, and for WebP with a `quality`: the quality is lowered from there as little as is needed, to 50 at least; "
+        "where that is too much still, the job fails with `output_too_large`. Not of `layers`.",
+    )
+    dpi: int | None = Field(
+        default=None,
+        ge=1,
+        le=2400,
+        description="Dots per inch, as the file declares them. Default: what the input declares, in PNG and JPEG.",
     )
     layers: bool = Field(
         default=False,
@@ -178,6 +248,21 @@ class OutputOptions(Body):
     def _quality_needs_a_lossy_format(self) -> Self:
         if self.quality is not None and self.format is ImageFormat.PNG:
             raise field_fault("quality", "quality has no meaning for png")
+        if self.max_bytes is not None and self.format is ImageFormat.PNG:
+            raise field_fault("max_bytes", "max_bytes has no meaning for png, which is lossless; use jpeg or webp")
+        if self.max_bytes is not None and self.format is ImageFormat.WEBP and self.quality is None:
+            raise field_fault("max_bytes", "a webp without quality is lossless; max_bytes lowers a quality, so give one to begin with")
+        return self
+
+    @model_validator(mode="after")
+    def _fit_needs_both_sides(self) -> Self:
+        both = self.width is not None and self.height is not None
+        if self.fit is not None and not both:
+            raise field_fault("fit", "fit needs width and height: with one of them the ratio is kept")
+        if self.pad_color is not None and not both:
+            raise field_fault("pad_color", "pad_color needs width and height: with one of them nothing is padded")
+        if self.pad_color is not None and self.fit is Fit.COVER:
+            raise field_fault("pad_color", "pad_color has no meaning with cover: nothing is padded")
         return self
 
 
@@ -202,18 +287,6 @@ class WebhookTarget(Body):
     events: JobEvents = Field(
         default=(JobEvent.SUCCEEDED, JobEvent.FAILED, JobEvent.CANCELED, JobEvent.EXPIRED), description="By default every terminal event."
     )
-
-
-def _six_digits(color: str) -> str:
-    return color if len(color) == 7 else "#" + "".join(2 * digit for digit in color[1:])
-
-
-Color = Annotated[
-    str,
-    StringConstraints(pattern=r"^#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6})$"),
-    AfterValidator(_six_digits),
-    Field(examples=["#ffffff"], description="`#rrggbb` or `#rgb`."),
-]
 
 
 class ColorBackground(Body):
@@ -285,7 +358,7 @@ class Expand(Body):
 
 
 class Anchor(StrEnum):
-    """Where the input stands on the larger canvas."""
+    """Where a picture stands on a larger canvas."""
 
     TOP_LEFT = "top_left"
     TOP = "top"
@@ -298,12 +371,66 @@ class Anchor(StrEnum):
     BOTTOM_RIGHT = "bottom_right"
 
 
-class Canvas(Body):
-    """The size of the extended picture and where the input stands on it."""
+_UP_TO_100 = r"(?:[1-9][0-9]?(?:\.[0-9]{1,3})?|100)"
+Ratio = Annotated[
+    str,
+    StringConstraints(pattern=rf"^{_UP_TO_100}:{_UP_TO_100}$"),
+    Field(examples=["4:5", "1.91:1"], description="Width to height, each 1 to 100: `4:5`, `16:9`, `1.91:1`."),
+]
 
-    width: int = Field(ge=1, le=MAX_SIDE)
-    height: int = Field(ge=1, le=MAX_SIDE)
+
+class Canvas(Body):
+    """The size of the extended picture, or its ratio, and where the input stands on it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {**_BOTH_SIDES, "properties": {**_BOTH_SIDES["properties"], "ratio": {"type": "null"}}},
+                {"required": ["ratio"], "properties": {"ratio": {"type": "string"}, "width": {"type": "null"}, "height": {"type": "null"}}},
+            ]
+        }
+    )
+
+    width: int | None = Field(default=None, ge=1, le=MAX_SIDE)
+    height: int | None = Field(default=None, ge=1, le=MAX_SIDE)
+    ratio: Ratio | None = Field(
+        default=None, description="In place of `width` and `height`: the smallest canvas of it that holds the picture."
+    )
     anchor: Anchor = Anchor.CENTER
+
+    @model_validator(mode="after")
+    def _sides_or_ratio(self) -> Self:
+        if self.ratio is not None and (self.width is not None or self.height is not None):
+            raise field_fault("ratio", "give exactly one of ratio and width with height")
+        for side, length in (("width", self.width), ("height", self.height)):
+            if self.ratio is None and length is None:
+                raise field_fault(side, f"give width and height, or ratio: {side} is missing")
+        return self
+
+
+class Margins(Body):
+    """What stays free of the product, as a share of the output's width (`left`, `right`) and height (`top`, `bottom`)."""
+
+    left: float = Field(default=0.0, ge=0, lt=0.5)
+    right: float = Field(default=0.0, ge=0, lt=0.5)
+    top: float = Field(default=0.0, ge=0, lt=0.5)
+    bottom: float = Field(default=0.0, ge=0, lt=0.5)
+
+
+class Placement(Body):
+    """How large the product is in the output, and where it stands.
+
+    It is as large as `fill` and `margins` both allow. Where the photo cuts it off it stands at that border of the output, whatever is asked for.
+    """
+
+    fill: float | None = Field(
+        default=None,
+        ge=0.01,
+        le=1,
+        description="Share of the output's width or height, whichever is reached first, that the product takes. Default: 0.85, or with `margins` what they leave.",
+    )
+    align: Anchor = Field(default=Anchor.CENTER, description="Where it stands within the margins.")
+    margins: Margins | None = Field(default=None, description="Default: (1 - `fill`) / 2 on each side.")
 
 
 class LoraUse(Body):
@@ -399,6 +526,18 @@ Prompt = Annotated[
 ]
 
 
+ProfileName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$"),
+    Field(
+        examples=["amazon_main"],
+        description="A place that the picture is for (docs/profiles.md): `amazon_main`, `ebay`, `google_shopping`, `instagram_portrait` or `shopify_square`. "
+        "What the request does not give is as the profile has it, size, format, placement and background; and the report tells of each of its rules. "
+        "What is given is the request's own; `null` leaves `placement`, or a part of `output`, out.",
+    ),
+]
+
+
 class InpaintRequest(_Painted):
     """Fill the masked region from the prompt."""
 
@@ -417,28 +556,48 @@ class EraseRequest(_Painted):
 
 
 class OutpaintRequest(_Painted):
-    """Extend the picture beyond its border, by ``expand`` or by ``canvas``."""
+    """Extend the picture beyond its border, by ``expand`` or by ``canvas``, or as a ``profile`` has it."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [_given("expand", "object"), _given("canvas", "object")]})
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [_given("expand", "object"), _given("canvas", "object"), _by_profile("expand", "canvas")]}
+    )
 
     operation: Literal[Operation.OUTPAINT]
     expand: Expand | None = None
     canvas: Canvas | None = None
     prompt: Prompt | None = None
+    profile: ProfileName | None = None
 
     @model_validator(mode="after")
     def _one_way_to_extend(self) -> Self:
-        if (self.expand is None) == (self.canvas is None):
+        if _is_not_one(self.expand, self.canvas, self.profile):
             raise field_fault("expand", "give exactly one of expand and canvas")
         return self
 
 
+_PLACED_RULES = (
+    {"properties": {"output": {"properties": {"pad_color": {"type": "null"}}}}},
+    _only_with("placement", {"properties": {"output": _WHOLE}}),
+)
+"""JSON Schema of what ``_refuse_unplaced`` says."""
+
+
+def _refuse_unplaced(output: OutputOptions, placement: Placement | None, padding: str) -> None:
+    """Raise where ``output`` asks for what has no meaning for a product on a new background."""
+    if output.pad_color is not None:
+        raise field_fault("output.pad_color", f"pad_color has no meaning here: {padding}")
+    if placement is not None and output.fit is Fit.COVER:
+        raise field_fault("output.fit", "cover has no meaning with placement, which shows the product whole")
+
+
 class ReplaceBackgroundRequest(_Painted):
-    """Keep the product and paint the rest: from a ``prompt``, or as a colour, a gradient or a picture."""
+    """Keep the product and paint the rest: from a ``prompt``, as a colour, a gradient or a picture, or as a ``profile`` has it."""
 
     model_config = ConfigDict(
         json_schema_extra=_all_of(
-            {"oneOf": [_given("prompt", "string"), _given("background", "object")]}, _only_with("mask_options", _given("mask", "string"))
+            {"oneOf": [_given("prompt", "string"), _given("background", "object"), _by_profile("prompt", "background")]},
+            _only_with("mask_options", _given("mask", "string")),
+            *_PLACED_RULES,
         )
     )
 
@@ -450,13 +609,16 @@ class ReplaceBackgroundRequest(_Painted):
     prompt: Prompt | None = None
     background: Background | None = None
     shadow: Shadow | None = Field(default=None, description="Grounds the product; one that meets the lower border warns. Default: none.")
+    placement: Placement | None = Field(default=None, description="Default: where it is in the photo.")
+    profile: ProfileName | None = None
 
     @model_validator(mode="after")
     def _one_background(self) -> Self:
-        if (self.prompt is None) == (self.background is None):
+        if _is_not_one(self.prompt, self.background, self.profile):
             raise field_fault("background", "give exactly one of prompt and background")
         if self.mask_options is not None and self.mask is None:
             raise field_fault("mask_options", "mask_options needs mask")
+        _refuse_unplaced(self.output, self.placement, "the background fills the output")
         return self
 
 
@@ -465,11 +627,13 @@ class RemoveBackgroundRequest(_Request):
 
     model_config = ConfigDict(
         json_schema_extra=_all_of(
-            {"properties": {"output": {"properties": {"format": {"enum": ["png", "webp"]}, "layers": {"const": False}}}}}
+            {"properties": {"output": {"properties": {"format": {"enum": ["png", "webp"]}, "layers": {"const": False}}}}}, *_PLACED_RULES
         )
     )
 
     operation: Literal[Operation.REMOVE_BACKGROUND]
+    placement: Placement | None = Field(default=None, description="Default: where it is in the photo.")
+    profile: ProfileName | None = None
 
     @model_validator(mode="after")
     def _transparent_format(self) -> Self:
@@ -477,6 +641,7 @@ class RemoveBackgroundRequest(_Request):
             raise field_fault("output.format", "jpeg has no transparency; use png or webp")
         if self.output.layers:
             raise field_fault("output.layers", "layers has no meaning here: the mask is always returned")
+        _refuse_unplaced(self.output, self.placement, "what is around the product is transparent; see replace_background")
         return self
 
 

@@ -204,6 +204,8 @@ class Quality(_Section):
     growth_fail: float = Field(default=0.25, gt=0, description="`fail` from this growth on.")
     ambiguity_warn: float = Field(default=0.08, gt=0, description="`warn` from this `ambiguity` of the product on.")
     ambiguity_fail: float = Field(default=0.25, gt=0, description="`fail` from this `ambiguity` on.")
+    scale_warn: float = Field(default=2.0, gt=0, description="`warn` from this `scale` on: photo and product are enlarged so many times.")
+    scale_fail: float = Field(default=4.0, gt=0, description="`fail` from this `scale` on.")
 
 
 class Steward(_Section):

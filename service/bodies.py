@@ -58,10 +58,27 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "shadow": {"opacity": 0.4},
         },
     },
+    "product_shot": {
+        "summary": "A shop's main picture: 2000×2000, the product 85 % of it on white with a shadow, a JPEG below 1 MB",
+        "value": {
+            "operation": "replace_background",
+            "image": _PHOTO,
+            "mask": _MASK,
+            "mask_options": {"polarity": "black_edits"},
+            "background": {"color": "#ffffff"},
+            "shadow": {},
+            "placement": {"fill": 0.85, "align": "center"},
+            "output": {"format": "jpeg", "width": 2000, "height": 2000, "max_bytes": 1_000_000, "dpi": 300},
+        },
+    },
     "erase": {"summary": "Remove what is under the mask", "value": {"operation": "erase", "image": _PHOTO, "mask": _MASK}},
     "outpaint": {
         "summary": "Sixteen more pixels on the left and on the right",
         "value": {"operation": "outpaint", "image": _PHOTO, "expand": {"left": 16, "right": 16}},
+    },
+    "ratio": {
+        "summary": "The smallest canvas of 4:5 around the picture, 80 pixels wide",
+        "value": {"operation": "outpaint", "image": _PHOTO, "canvas": {"ratio": "4:5"}, "output": {"width": 80}},
     },
 }
 

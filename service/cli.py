@@ -12,12 +12,13 @@ from redis.exceptions import RedisError
 from rich.console import Console
 
 from core.settings import Settings
-from service import key_commands, tenant_commands
+from service import key_commands, profile_commands, tenant_commands
 from service.local import LocalStack, StackError, StackOptions, run_until_signal
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Outfill: fills, extends, erases and replaces parts of images.")
 app.add_typer(key_commands.app, name="keys")
 app.add_typer(tenant_commands.app, name="tenants")
+app.add_typer(profile_commands.app, name="profiles")
 _console = Console()
 
 

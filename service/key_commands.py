@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from api_schemas.access import Scope
 from core import queue
 from core.jobs import JobRecords
 from core.settings import TENANT_NAME, Settings
+from service.columns import print_columns
 from service.keys import KeyRecord, KeyRing, NewKey, new_key, new_webhook_secret, settings_entry
 from service.usage import days_of
 
@@ -70,7 +70,7 @@ def list_() -> None:
     for key_id, entry in keys.named():
         limit = "default" if entry.requests_per_minute is None else str(entry.requests_per_minute)
         rows.append((key_id, "", entry.tenant, "of the settings", _scopes(entry.scopes), "good", _when(keys.last_used(key_id)), limit))
-    _print(rows)
+    print_columns(rows)
 
 
 @app.command()
@@ -96,7 +96,7 @@ def usage(
     rows = [("day", "requests", "jobs", "images", "megapixels")]
     found = days_of(connection, key_id, until - timedelta(days=days - 1), until)
     rows += [(day.day.isoformat(), str(day.requests), str(day.jobs), str(day.images), f"{day.megapixels:g}") for day in found]
-    _print(rows)
+    print_columns(rows)
 
 
 @app.command("new")
@@ -114,13 +114,6 @@ def _first_webhook_secret(records: JobRecords, settings: Settings, tenant: str) 
     secret = new_webhook_secret()
     records.set_policy(tenant, {"webhook_secret": secret})
     return secret
-
-
-def _print(rows: Sequence[Sequence[str]]) -> None:
-    """Columns that stay whole however narrow the terminal is: they are for grep too."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _scopes(scopes: tuple[Scope, ...]) -> str:

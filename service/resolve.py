@@ -9,22 +9,32 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from api_schemas.errors import ImageTooLarge, Invalid, ModelNotFound, ParameterNotSupported
 from api_schemas.models import BACKDROP, EXEMPLAR, STUDIO, U2NETP, ModelCard, ModelInfo
 from api_schemas.prompts import weighed
 from api_schemas.requests import (
     EraseRequest,
+    Fit,
     ImageFormat,
     InpaintRequest,
     JobRequest,
+    Margins,
     MaskOptions,
     Operation,
     OutpaintRequest,
+    OutputOptions,
     PaintedRequest,
+    Placement,
     RemoveBackgroundRequest,
     ReplaceBackgroundRequest,
+    job_request,
 )
+from api_schemas.sizes import MOST_ENLARGED, Size, output_size, painted_size
+from profiles.catalogue import profile
 from service.intake import Header
+from service.problems import invalid
 
 _OPTIONAL = (
     "prompt",
@@ -55,6 +65,14 @@ The fade lies in what was grown, so that what the mask marks is wholly new; docs
   A matte's own soft edge is kept as it is.
 """
 
+FILL = 0.85
+"""Share of the output that a product takes where the request does not say: what marketplaces ask of main pictures."""
+
+_INSTEAD = {"prompt": "background", "expand": "canvas"}
+"""A field that a request gives to a field of a profile that it stands for."""
+_MERGED = frozenset({"output", "placement"})
+"""Fields that a request and a profile may give parts of; all others are given whole."""
+
 LONGEST_SIDES = {ImageFormat.JPEG: 65500, ImageFormat.WEBP: 16383}
 """What the encoders can write."""
 
@@ -64,22 +82,64 @@ def resolve(request: JobRequest, models: Sequence[ModelInfo], *, is_repeat: bool
 
     Where it ``is_repeat``, its prompts were accepted before and cannot be changed: weights that would be refused today are text.
     """
+    if not is_repeat:  # else it was merged when it was first resolved
+        request = with_profile(request)
     # What a live worker serves comes first: a model that was retired is nobody's default. Studio stands back behind what was installed.
     ranked = sorted(models, key=lambda model: (not model.workers, model.card.id == STUDIO.id))
     card = choose_model(request, {model.card.id: model.card for model in ranked})
     _refuse_ignored(request, card)
     if isinstance(request, RemoveBackgroundRequest):
-        return request.model_copy(update={"model": card.id}), card
+        return request.model_copy(update={"model": card.id, **_placing(request)}), card
     if request.checks.max_attempts > 1 and "seed" not in card.parameters:
         raise ParameterNotSupported(f"the model {card.id} takes no seed: it would paint the same again", field="checks.max_attempts")
     _check_scheduler(request, card)
     _check_loras(request, card)
     if not is_repeat:
         _check_prompts(request)
-    update: dict[str, object] = {"model": card.id, **_sampling(request, card)}
+    update: dict[str, object] = {"model": card.id, **_placing(request), **_sampling(request, card)}
     if (options := getattr(request, "mask_options", None)) is not None or getattr(request, "mask", None) is not None:
         update["mask_options"] = _mask_options(options or MaskOptions(), request.operation)
     return request.model_copy(update=update), card
+
+
+def with_profile(request: JobRequest) -> JobRequest:
+    """The request with the fields of its profile where it is silent. What it gives is its own, and what excludes that gives way.
+
+    Raises ``Invalid`` for a profile that is unknown or has nothing for the operation.
+    """
+    name: str | None = getattr(request, "profile", None)
+    if name is None:
+        return request
+    chosen = profile(name)
+    if request.operation not in chosen.request:
+        raise Invalid(f"{name} is not for {request.operation}; it is for {', '.join(chosen.request)}", field="profile")
+    asked = request.model_dump(exclude_unset=True)
+    # One of these there must be: null says no more of it than silence.
+    asked = {field: value for field, value in asked.items() if value is not None or field not in _INSTEAD.values()}
+    defaults = _beside(asked, chosen.request[request.operation])
+    fields = defaults | asked
+    for part in _MERGED.intersection(defaults, asked):
+        if asked[part] is not None:
+            fields[part] = defaults[part] | asked[part]
+    try:
+        return job_request.validate_python(fields)
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
+def _beside(asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults that go with what is asked: of fields that exclude each other, or mean something only together, what is asked decides."""
+    output: Mapping[str, Any] = asked.get("output") or {}
+    gone = {field for other, field in _INSTEAD.items() if asked.get(other) is not None}
+    of_output: set[str] = set()
+    if output.get("fit") is Fit.COVER:
+        gone.add("placement")
+    if output.get("width") is not None or output.get("height") is not None:
+        of_output |= {"width", "height", "fit"}
+    if output.get("format") is ImageFormat.PNG:
+        of_output |= {"quality", "max_bytes"}
+    left = {field: value for field, value in defaults.items() if field not in gone}
+    return left | {"output": {field: value for field, value in left.get("output", {}).items() if field not in of_output}}
 
 
 def choose_model(request: JobRequest, cards: Mapping[str, ModelCard]) -> ModelCard:
@@ -153,6 +213,27 @@ def _sampling(request: PaintedRequest, card: ModelCard) -> dict[str, object]:
     return update
 
 
+def _placing(request: JobRequest) -> dict[str, object]:
+    """How the picture comes into its output, and its product to its place."""
+    placement: Placement | None = getattr(request, "placement", None)
+    if placement is not None:
+        return {"placement": _placement(placement)}
+    output = request.output
+    if output.width is not None and output.height is not None and output.fit is None:
+        return {"output": output.model_copy(update={"fit": Fit.CONTAIN})}
+    return {}
+
+
+def _placement(asked: Placement) -> Placement:
+    fill, margins = asked.fill, asked.margins
+    if fill is None:
+        fill = FILL if margins is None else 1.0
+    if margins is None:
+        each = round((1 - fill) / 2, 6)
+        margins = Margins(left=each, right=each, top=each, bottom=each)
+    return asked.model_copy(update={"fill": fill, "margins": margins})
+
+
 def _mask_options(options: MaskOptions, operation: Operation) -> MaskOptions:
     default_grow, default_feather = MASK_DEFAULTS[operation]
     grow = default_grow if options.grow_px is None else options.grow_px
@@ -176,16 +257,35 @@ def ungrown(request: JobRequest, resolved: JobRequest) -> JobRequest:
 
 def check_output_size(request: JobRequest, image: Header, max_pixels: int) -> None:
     """Refuse a result that is no larger than its input where it should be, larger than the limit, or than its format can hold."""
-    field, width, height = "image", image.width, image.height
-    if isinstance(request, OutpaintRequest) and request.canvas is not None:
-        field, width, height = "canvas", request.canvas.width, request.canvas.height
-        if width < image.width or height < image.height or (width, height) == (image.width, image.height):
-            raise Invalid(f"the canvas must be larger than the image ({image.width}×{image.height})", field=field)
-    elif isinstance(request, OutpaintRequest) and request.expand is not None:
-        field, sides = "expand", request.expand
-        width, height = image.width + sides.left + sides.right, image.height + sides.top + sides.bottom
+    photo = image.width, image.height
+    painted = painted_size(request, photo)
+    if isinstance(request, OutpaintRequest):
+        _check_extension(request, photo, painted, max_pixels)
+    width, height = output_size(request.output, painted)
+    field = _side_of(request.output)
     if width * height > max_pixels:
         raise ImageTooLarge(f"{width}×{height} pixels are more than {max_pixels}", field=field)
+    if getattr(request, "placement", None) is None:  # else it is the product that is scaled, and how large it is only the worker sees
+        scales = width / painted[0], height / painted[1]
+        scale = (max if request.output.fit is Fit.COVER else min)(scales)
+        if scale > MOST_ENLARGED:
+            have = f"{painted[0]}×{painted[1]} pixels would be enlarged {scale:.1f} times"
+            raise Invalid(f"{have}, and more than {MOST_ENLARGED:g} show nothing but blur", field=field)
     longest = LONGEST_SIDES.get(request.output.format)
     if longest is not None and max(width, height) > longest:
         raise Invalid(f"{request.output.format} holds at most {longest} pixels on a side; use png", field="output.format")
+
+
+def _check_extension(request: OutpaintRequest, photo: Size, painted: Size, max_pixels: int) -> None:
+    field = "expand" if request.canvas is None else "canvas" if request.canvas.ratio is None else "canvas.ratio"
+    if painted == photo and field == "canvas.ratio":
+        raise Invalid(f"the image ({photo[0]}×{photo[1]}) has this ratio already", field=field)
+    if painted[0] < photo[0] or painted[1] < photo[1] or painted == photo:
+        raise Invalid(f"the canvas must be larger than the image ({photo[0]}×{photo[1]})", field=field)
+    if painted[0] * painted[1] > max_pixels:
+        raise ImageTooLarge(f"{painted[0]}×{painted[1]} pixels are more than {max_pixels}", field=field)
+
+
+def _side_of(output: OutputOptions) -> str:
+    """The field to blame for the output's size: without any it is the image's own."""
+    return "output.width" if output.width is not None else "output.height" if output.height is not None else "image"

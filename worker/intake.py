@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from api_schemas.errors import Invalid, MaskFull, OutfillError
-from api_schemas.jobs import JobSpec
+from api_schemas.jobs import JobSpec, Preserved
 from api_schemas.models import EXEMPLAR, EngineKind, ModelCard
 from api_schemas.requests import (
     EraseRequest,
@@ -24,6 +24,7 @@ from api_schemas.requests import (
     RemoveBackgroundRequest,
     ReplaceBackgroundRequest,
 )
+from api_schemas.sizes import output_size
 from worker.engines.base import Backdrop, Mask, PaintRequest, Pixels, Sampling
 from worker.images.backdrop import recoloured
 from worker.images.blend import estimate_foreground
@@ -32,8 +33,12 @@ from worker.images.codec import Frame, decode, decode_mask, into_space
 from worker.images.crop import Crop, Region, fit_mask, plan_crop, plan_regions, take
 from worker.images.ground import doubts, things_in
 from worker.images.mask import Box, edit_alpha
+from worker.images.placement import cut_sides, kept_in_place, placed
+from worker.images.resample import Landing, resample
+from worker.images.sizing import landing_of
 from worker.images.subject import Product, Segmenter, subject_of
 from worker.images.transparency import GREY, WHITE, continued, over_ground
+from worker.proof import prove
 
 OUTPAINT_FEATHER_PX = 2
 """More would blend in the prefill, which shows as a line along the old border."""
@@ -68,6 +73,10 @@ class Edit:
     """Reasons, known before it is painted, for which it may not come out well."""
     is_continued: bool = False
     """Whether the picture alone goes on, without anything new."""
+    landing: Landing | None = None
+    """How the photo was brought to the frame, where that is the output's canvas with its product at its place; ``None``: it stands at ``origin``."""
+    preserved: Preserved | None = None
+    """Of such a product: proof that it was the photo's own before it was placed."""
 
     @property
     def place(self) -> Box:
@@ -147,7 +156,7 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
     painted = given.result() if given else None
     match request:
         case RemoveBackgroundRequest():
-            return Plan(_cut_out(source, subject_of(source, segmenter)))
+            return Plan(_on_canvas(_cut_out(source, subject_of(source, segmenter)), request))
         case InpaintRequest() | EraseRequest():
             if painted is None:
                 raise ValueError("such a request has a mask")
@@ -156,7 +165,7 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
             return _extended(source, request, card, segmenter)
         case ReplaceBackgroundRequest():
             product = subject_of(source, segmenter) if painted is None else Product(255 - painted, None)
-            edit = _behind_product(source, product)
+            edit = _on_canvas(_behind_product(source, product), request)
     backdrop = read("background.image") if "background.image" in spec.inputs else None
     picture = into_space(over_ground(backdrop, WHITE), backdrop.icc, source.icc) if backdrop else None
     plan = _filled(edit, request, card, _recipe(request, source, picture))
@@ -173,6 +182,8 @@ def _extended(source: Frame, request: OutpaintRequest, card: ModelCard, segmente
 
 
 def _filled(edit: Edit, request: PaintedRequest, card: ModelCard, recipe: Sampling | Backdrop | None) -> Plan:
+    if not edit.alpha.any():  # an output that shows nothing but the product
+        return Plan(edit)
     # The background behind a product is one thing, however the product parts it.
     apart = plan_regions if isinstance(request, InpaintRequest | EraseRequest) else _whole
     return Plan(edit, (apart(edit.alpha, **_sizes(card)),), recipe, hard_mask=card.native_size is not None)
@@ -203,6 +214,28 @@ def _behind_product(source: Frame, product: Product) -> Edit:
     if source.alpha is not None:  # of what is kept no more is seen than was there
         matte = np.minimum(matte, source.alpha)
     return Edit(source, (0, 0), Frame(_foreground(source, matte), None, source.icc), 255 - matte, ambiguity=product.ambiguity)
+
+
+def _on_canvas(edit: Edit, request: RemoveBackgroundRequest | ReplaceBackgroundRequest) -> Edit:
+    """``edit``, whose frame is the product's colours, on the canvas of the output: straight from the photo's pixels, which are proven before."""
+    source, matte = edit.source, 255 - edit.alpha
+    size = source.width, source.height
+    canvas = output_size(request.output, size)
+    if request.placement is None and canvas == size:
+        return edit
+    # A cut-out file may be trimmed to its product, which then meets its borders and is whole.
+    cut = cut_sides(matte, trimmed=source.alpha is not None and edit.ambiguity is None)
+    if request.placement is None:
+        spot = kept_in_place(landing_of(request.output, size), size, cut)
+    else:
+        spot = placed(matte, canvas, request.placement, cut)
+    preserved = prove(source.pixels, edit.frame.pixels, edit.alpha)
+    product = resample(Frame(edit.frame.pixels, matte, source.icc), spot.landing)
+    if product.alpha is None:
+        raise ValueError("what had an alpha keeps it")
+    frame = Frame(product.pixels, None if edit.frame.alpha is None else product.alpha, source.icc)
+    doubts = (*edit.doubts, *spot.doubts)
+    return replace(edit, frame=frame, alpha=255 - product.alpha, doubts=doubts, landing=spot.landing, preserved=preserved)
 
 
 def _foreground(source: Frame, matte: Mask) -> Pixels:

@@ -7,12 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from PIL import Image
 
 from api_schemas.jobs import JobSpec, Report, StoredOutput
-from api_schemas.requests import ImageFormat, OutputOptions, RemoveBackgroundRequest, ReplaceBackgroundRequest
+from api_schemas.profiles import ProfileReport
+from api_schemas.requests import ImageFormat, JobRequest, OutputOptions, RemoveBackgroundRequest, ReplaceBackgroundRequest
 from core.storage import Storage, output_prefix
+from profiles.catalogue import profile
+from profiles.check import check
+from profiles.picture import read
 from worker.engines.base import Pixels
+from worker.images.byte_limit import encode_within
 from worker.images.codec import Frame, encode, encode_mask
+from worker.images.sizing import sized
 from worker.intake import Edit
 
 _PNG = OutputOptions(format=ImageFormat.PNG)
@@ -27,6 +34,7 @@ class Rendered:
     width: int
     height: int
     data: bytes
+    quality: int | None
     seed: int | None
     report: Report
     layers: dict[str, bytes]
@@ -38,8 +46,12 @@ class Rendered:
 
 
 def encode_output(spec: JobSpec, edit: Edit, frame: Frame, seed: int | None, report: Report, fill: Frame | None) -> Rendered:
-    """``frame`` as the file that was asked for, of the source's resolution. ``fill`` is what was pasted, where layers are wanted."""
-    request, layers, dpi = spec.request, {}, edit.source.dpi
+    """``frame`` as the file that was asked for. ``fill`` is what was pasted, where layers are wanted: these are of the frame's size.
+
+    Its resolution is the source's, unless another was asked for. Raises ``OutputTooLarge``.
+    """
+    request, layers = spec.request, {}
+    dpi = edit.source.dpi if request.output.dpi is None else (float(request.output.dpi),) * 2
     frame = replace(frame, dpi=dpi)
     if isinstance(request, RemoveBackgroundRequest):
         layers = {"mask": encode_mask(edit.alpha, dpi)}
@@ -47,7 +59,18 @@ def encode_output(spec: JobSpec, edit: Edit, frame: Frame, seed: int | None, rep
         layers = {"fill": encode(replace(_exact(edit, frame, fill), dpi=dpi), _PNG), "mask": encode_mask(edit.alpha, dpi)}
         if isinstance(request, ReplaceBackgroundRequest):
             layers["cutout"] = encode(replace(frame, pixels=edit.frame.pixels, alpha=255 - edit.alpha), _PNG)
-    return Rendered(frame.width, frame.height, encode(frame, request.output), seed, report, layers)
+    if edit.landing is None:  # else it was brought to its place before it was painted
+        frame = sized(frame, request.output)
+    data, quality = encode_within(frame, request.output)
+    if (name := getattr(request, "profile", None)) is not None:
+        report = report.model_copy(update={"profile": _held(name, request, edit, data)})
+    return Rendered(frame.width, frame.height, data, quality, seed, report, layers)
+
+
+def _held(name: str, request: JobRequest, edit: Edit, data: bytes) -> ProfileReport:
+    """The file as it is delivered, held against a profile. The product is known where it was told from its background."""
+    is_told = isinstance(request, ReplaceBackgroundRequest | RemoveBackgroundRequest)
+    return check(profile(name), read(data), Image.fromarray(255 - edit.alpha) if is_told else None)
 
 
 def _exact(edit: Edit, frame: Frame, fill: Frame) -> Frame:
@@ -89,6 +112,7 @@ def store(storage: Storage, spec: JobSpec, execution_id: str, outputs: Sequence[
                 format=image_format,
                 bytes=len(output.data),
                 sha256=hashlib.sha256(output.data).hexdigest(),
+                quality=output.quality,
                 seed=output.seed,
                 layers=layers,
                 report=output.report,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from api_schemas.errors import EngineFailed, SubjectNotFound
-from api_schemas.jobs import ModelError, Preserved, Report, Subject, Verdict
+from api_schemas.errors import SubjectNotFound
+from api_schemas.jobs import ModelError, Preserved, ProductBox, Report, Subject, Verdict
 from api_schemas.requests import EraseRequest, JobRequest, Level, OutpaintRequest, RemoveBackgroundRequest, ReplaceBackgroundRequest
 from core.settings import Quality
 from worker.images import coherence
@@ -20,14 +18,16 @@ from worker.images.copies import second_copy
 from worker.images.ground import PRODUCT
 from worker.images.mask import coverage
 from worker.images.measures import Border
+from worker.images.placement import product_box
 from worker.images.profile import Profile
+from worker.images.resample import Landing
+from worker.images.sizing import landing_of
 from worker.images.step import step
 from worker.images.subject import Segmenter
 from worker.images.transparency import WHITE, over_ground
 from worker.intake import Edit
+from worker.proof import prove
 
-_STRIP = 64
-"""Rows compared at a time."""
 _SEEN = 128
 """Alpha from which a pixel counts as seen."""
 _TWICE = "a part of the product is seen a second time"
@@ -57,7 +57,7 @@ class Examiner:
 
         Raises ``EngineFailed`` if a kept pixel changed: such a result must not leave.
         """
-        preserved = prove(edit, output)
+        kept, landing = preserved(edit, output), _landing(request, edit)
         reasons = self._brought(request, edit)
         found, border = None, _AtBorder()
         if not isinstance(request, RemoveBackgroundRequest):
@@ -75,7 +75,10 @@ class Examiner:
         if isinstance(request, OutpaintRequest):
             reasons += _of_extension(edit, over_ground(output, WHITE))
         return Report(
-            preserved=preserved,
+            preserved=kept,
+            resampled=not landing.is_exact,
+            scale=round(landing.scale, 4),
+            product=_product(request, edit),
             coverage=coverage(edit.alpha),
             model_error=error,
             **vars(border),
@@ -92,7 +95,7 @@ class Examiner:
     def _brought(self, request: JobRequest, edit: Edit) -> list[tuple[Level, str]]:
         cut = isinstance(request, ReplaceBackgroundRequest) and request.shadow is not None and base_is_cut(255 - edit.alpha)
         doubts = [(Level.WARN, doubt) for doubt in (*edit.doubts, *((_CUT,) if cut else ()))]
-        return self._beyond("ambiguity", edit.ambiguity) + doubts
+        return self._beyond("ambiguity", edit.ambiguity) + self._beyond("scale", _landing(request, edit).scale) + doubts
 
     def _beyond(self, name: str, value: float | None) -> list[tuple[Level, str]]:
         for level in (Level.FAIL, Level.WARN):
@@ -144,22 +147,24 @@ def _at_border(request: JobRequest, edit: Edit, output: Frame) -> _AtBorder:
     )
 
 
-def prove(edit: Edit, output: Frame) -> Preserved:
-    """Compare ``output`` with the decoded input. Raises ``EngineFailed`` if a kept pixel changed."""
-    height, window = edit.source.height, edit.place.slices
-    kept, after = edit.alpha[window] == 0, output.pixels[window]
-    digest, largest, changed, count = hashlib.sha256(), 0, 0, 0
-    for start in range(0, height, _STRIP):
-        rows = slice(start, start + _STRIP)
-        before, now, keep = edit.source.pixels[rows], np.ascontiguousarray(after[rows]), kept[rows]
-        count += (here := int(np.count_nonzero(keep)))
-        if here < keep.size:
-            before, now = before[keep], now[keep]
-        # Rows that are wholly kept, as most are, need not be picked apart; nor pixels that are equal, as all should be.
-        digest.update(now.data)
-        if not np.array_equal(before, now):
-            delta = np.asarray(cv2.absdiff(before, now)).reshape(-1, 3).max(axis=1)
-            largest, changed = max(largest, int(delta.max())), changed + int(np.count_nonzero(delta))
-    if changed:
-        raise EngineFailed(f"{changed} pixels outside the edit region changed; the result was withheld")
-    return Preserved(max_delta=largest, changed_pixels=changed, kept_pixels=count, sha256=digest.hexdigest())
+def preserved(edit: Edit, output: Frame) -> Preserved:
+    """Prove that kept pixels of ``output`` are the decoded input's. Raises ``EngineFailed`` if one changed.
+
+    Of a product that was placed it was proven before; here, that it is as it was placed.
+    """
+    if edit.preserved is None:
+        window = edit.place.slices
+        return prove(edit.source.pixels, output.pixels[window], edit.alpha[window])
+    prove(edit.frame.pixels, output.pixels, edit.alpha)
+    return edit.preserved
+
+
+def _product(request: JobRequest, edit: Edit) -> ProductBox | None:
+    box = product_box(255 - edit.alpha) if isinstance(request, ReplaceBackgroundRequest | RemoveBackgroundRequest) else None
+    return None if box is None else ProductBox(left=box.left, top=box.top, right=box.right, bottom=box.bottom)
+
+
+def _landing(request: JobRequest, edit: Edit) -> Landing:
+    """How pixels come from the photo, or from what was made of it, to the output."""
+    frame = edit.frame
+    return edit.landing or landing_of(request.output, (frame.width, frame.height))

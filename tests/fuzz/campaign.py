@@ -60,7 +60,12 @@ _IN_WORDS = {
     "strength": "strength × steps is arithmetic",
     "negative_prompt": "whether it counts depends on the guidance that the model has by default",
     "canvas": "must be larger than the image",
+    "canvas.ratio": "is not to be the image's own",
+    "output.width": "no picture is enlarged more than four times",
+    "output.height": "no picture is enlarged more than four times",
+    "output.format": "WebP holds 16383 pixels on a side",
     "metadata": "its size as JSON",
+    "profile": "which there are, and for which operations, is told by docs/profiles.md",
 }
 """Fields about which the document says in words what it cannot say by schema."""
 

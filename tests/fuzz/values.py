@@ -179,6 +179,10 @@ def made_acceptable(request: dict[str, Any]) -> dict[str, Any]:
     for extension in ("expand", "canvas"):
         if kept.get(extension):
             kept[extension] = {name: _small(name, value) for name, value in kept[extension].items()}
+    if kept.get("output"):
+        kept["output"] = {
+            name: _small(name, value) if name in ("width", "height") and value else value for name, value in kept["output"].items()
+        }
     for limit in ("num_images", "steps"):
         if kept.get(limit):
             kept[limit] = min(kept[limit], 4)
@@ -186,7 +190,7 @@ def made_acceptable(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _small(name: str, value: Any) -> Any:
-    if name in ("width", "height"):
+    if name in ("width", "height") and value is not None:
         return SIDE + 1 + value % 16
     return value % 16 + 1 if isinstance(value, int) and value else value
 

@@ -218,3 +218,36 @@ def test_an_extension_has_a_strength_of_its_own() -> None:
     fill = {"operation": "inpaint", "image": "upload:a", "mask": "upload:b", "prompt": "grass"}
     resolved = [resolve(job_request.validate_python(each), models)[0] for each in (extension, {**extension, "strength": 0.95}, fill)]
     assert [getattr(request, "strength", None) for request in resolved] == [0.7, 0.95, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "fill", "margins"),
+    [
+        ({}, 0.85, (0.075, 0.075, 0.075, 0.075)),
+        ({"fill": 0.6}, 0.6, (0.2, 0.2, 0.2, 0.2)),
+        ({"margins": {"bottom": 0.1}}, 1.0, (0, 0, 0, 0.1)),
+        ({"fill": 0.5, "margins": {}}, 0.5, (0, 0, 0, 0)),
+    ],
+)
+def test_a_placement_is_resolved_to_its_last_share(asked: dict[str, Any], fill: float, margins: tuple[float, ...]) -> None:
+    """Without a fill a product takes 85 %, or what the margins leave; without margins what the fill leaves is shared by both sides."""
+    for operation in ({"operation": "replace_background", "background": {"color": "#fff"}}, {"operation": "remove_background"}):
+        request = job_request.validate_python({"image": "a", "placement": asked, **operation})
+        placement = getattr(resolve(request, [ModelInfo(card=card) for card in EMBEDDED_MODELS])[0], "placement")  # noqa: B009 -- not all have one
+        assert placement.fill == fill
+        assert (placement.margins.left, placement.margins.right, placement.margins.top, placement.margins.bottom) == margins
+        again = job_request.validate_python({"image": "a", "placement": placement.model_dump(), **operation})
+        assert getattr(resolve(again, [ModelInfo(card=card) for card in EMBEDDED_MODELS])[0], "placement") == placement  # noqa: B009
+
+
+def test_by_default_a_picture_is_contained() -> None:
+    """Where both sides are given and the request does not say how, the recipe says so."""
+    models = [ModelInfo(card=card) for card in EMBEDDED_MODELS]
+
+    def fit(**output: Any) -> str | None:
+        request = job_request.validate_python({"operation": "erase", "image": "a", "mask": "b", "output": output})
+        return resolve(request, models)[0].output.fit
+
+    assert fit(width=5, height=6) == "contain"
+    assert fit(width=5, height=6, fit="cover") == "cover"
+    assert fit(width=5) is None

@@ -24,7 +24,7 @@ from worker.images.blend import composite
 from worker.images.codec import Frame, into_space
 from worker.intake import Plan
 from worker.outputs import Rendered
-from worker.report import prove
+from worker.report import preserved
 
 Array = np.ndarray[Any, Any]
 MODES = {"L": 1, "RGB": 3, "RGBA": 4}
@@ -352,8 +352,8 @@ def test_a_changed_kept_pixel_is_withheld() -> None:
     mask[5:9, 5:9] = 255
     request = {"operation": "erase", "image": "image", "mask": "mask", "mask_options": {"grow_px": 0, "feather_px": 0}}
     _, plan = plan_of(request, EXEMPLAR, {"image": png(picture), "mask": png(mask)})
-    assert prove(plan.edit, plan.edit.source).max_delta == 0
+    assert preserved(plan.edit, plan.edit.source).max_delta == 0
     changed = picture.copy()
     changed[0, 0, 0] ^= 1
     with pytest.raises(EngineFailed, match="1 pixels outside"):
-        prove(plan.edit, Frame(changed))
+        preserved(plan.edit, Frame(changed))

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from api_schemas.errors import Invalid
 from api_schemas.requests import Anchor, Canvas
+from api_schemas.sizes import canvas_size
 from worker.images.codec import Frame
 from worker.images.transparency import WHITE, over_ground
 
@@ -56,9 +57,10 @@ def place(size: tuple[int, int], canvas: Canvas) -> tuple[int, int, int, int]:
     adds nothing to it.
     """
     width, height = size
-    spare_x, spare_y = canvas.width - width, canvas.height - height
+    wide, high = canvas_size(canvas, size)
+    spare_x, spare_y = wide - width, high - height
     if spare_x < 0 or spare_y < 0:
-        raise Invalid(f"The canvas ({canvas.width}×{canvas.height}) is smaller than the image ({width}×{height}).", field="canvas")
+        raise Invalid(f"The canvas ({wide}×{high}) is smaller than the image ({width}×{height}).", field="canvas")
     if spare_x == 0 and spare_y == 0:
         raise Invalid(f"The canvas has the size of the image ({width}×{height}): there is nothing to extend.", field="canvas")
     left, right = _split("x", spare_x, canvas.anchor)
@@ -67,8 +69,10 @@ def place(size: tuple[int, int], canvas: Canvas) -> tuple[int, int, int, int]:
 
 
 def _split(axis: str, spare: int, anchor: Anchor) -> tuple[int, int]:
-    if anchor in _AT_START[axis]:
-        return 0, spare
-    if anchor in _AT_END[axis]:
-        return spare, 0
-    return spare // 2, spare - spare // 2
+    before = int(spare * part_before(axis, anchor))
+    return before, spare - before
+
+
+def part_before(axis: str, anchor: Anchor) -> float:
+    """The part, 0..1, of what is free along ``axis`` (``x``, ``y``) that lies before what stands at ``anchor``."""
+    return 0.0 if anchor in _AT_START[axis] else 1.0 if anchor in _AT_END[axis] else 0.5

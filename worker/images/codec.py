@@ -12,7 +12,8 @@ What a file becomes, by its mode (docs/formats.md has it by format; tests/odd_fi
 - The orientation is applied, as EXIF has it, else XMP; one that cannot be read counts as upright. Nothing else of the metadata is kept
   but two things. The ICC profile, byte for byte, and that only where lcms can use it and the pixels are still in its RGB space: the profile of a
   grey, Lab or CMYK file is dropped. An RGB profile of more than ``MAX_PROFILE`` bytes is refused. And the resolution in dots per inch (PNG's
-  ``pHYs``, JPEG's JFIF density, else its EXIF, TIFF, BMP), which PNG and JPEG carry; WebP could only in EXIF, which is never written.
+  ``pHYs``, JPEG's JFIF density, else its EXIF, TIFF, BMP), which PNG and JPEG carry; WebP could only in EXIF, which is written for a resolution that
+  was asked for, and holds nothing else.
 
 How a mask is read (``decode_mask``; by the same rule the service refuses a mask without a pixel of strength 0, or of 255):
 
@@ -39,7 +40,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from api_schemas.errors import ImageCorrupt, ImageTooLarge, Invalid, MaskHasNoAlpha, OutfillError, UnsupportedFormat
 from api_schemas.requests import ImageFormat, MaskOptions, OutputOptions, Polarity
-from worker.images.resolution import METRES_PER_INCH, Dpi, declared_dpi
+from worker.images.resolution import INCH, METRES_PER_INCH, Dpi, declared_dpi
 
 # Our own cap (max_pixels) is checked on the header, with an error of our own; Pillow's would warn or raise at a size of its choosing.
 Image.MAX_IMAGE_PIXELS = None
@@ -139,7 +140,7 @@ def _mask_values(frame: Frame, options: MaskOptions) -> npt.NDArray[np.uint8]:
 
 
 def encode(frame: Frame, output: OutputOptions) -> bytes:
-    """``frame`` as a file with its ICC profile, its resolution (PNG and JPEG) and no other metadata.
+    """``frame`` as a file with its ICC profile, its resolution (PNG and JPEG; WebP that of ``output``) and no other metadata.
 
     PNG, and WebP without a quality, are lossless in pixels and alpha, the colours of transparent pixels included. JPEG is flattened on
     white, with chroma at full resolution. Raises ``Invalid`` where the format cannot hold so large a picture.
@@ -163,10 +164,18 @@ def encode(frame: Frame, output: OutputOptions) -> bytes:
             lossy = output.quality is not None
             # A lossless file's quality is only effort: 20 takes about half the time of 40, for 0 to 11 % more bytes.
             options = {"quality": output.quality, "method": 4} if lossy else {"lossless": True, "quality": 20, "method": 2}
-            options |= {"exact": True}
+            options |= {"exact": True} | ({"exif": _resolution(output.dpi)} if output.dpi else {})
     buffer = BytesIO()
     picture.save(buffer, output.format.value.upper(), icc_profile=frame.icc, **options)
     return buffer.getvalue()
+
+
+def _resolution(dpi: int) -> Image.Exif:
+    """EXIF of dots per inch alone."""
+    exif = Image.Exif()
+    for tag, value in ((ExifTags.Base.XResolution, dpi), (ExifTags.Base.YResolution, dpi), (ExifTags.Base.ResolutionUnit, INCH)):
+        exif[tag] = value
+    return exif
 
 
 def into_space(pixels: npt.NDArray[np.uint8], profile: bytes | None, wanted: bytes | None) -> npt.NDArray[np.uint8]:

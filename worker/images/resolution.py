@@ -12,7 +12,7 @@ Dpi = tuple[float, float]
 
 METRES_PER_INCH = 0.0254
 _CENTIMETRES_PER_INCH = 2.54
-_INCH, _CENTIMETRE = 2, 3  # units of EXIF
+INCH, _CENTIMETRE = 2, 3  # units of EXIF
 _LEAST, _MOST = 1, 65535
 """Dots per inch: the most that a JPEG's two bytes hold; what is below 1 stands for "not known" or is nonsense."""
 
@@ -37,10 +37,10 @@ def declared_dpi(picture: Image.Image, exif: Mapping[int, Any]) -> Dpi | None:
 
 def _of_exif(exif: Mapping[int, Any]) -> tuple[Any, Any] | None:
     across: Any = exif.get(ExifTags.Base.XResolution)
-    down, unit = exif.get(ExifTags.Base.YResolution, across), exif.get(ExifTags.Base.ResolutionUnit, _INCH)
-    if unit not in (_INCH, _CENTIMETRE):
+    down, unit = exif.get(ExifTags.Base.YResolution, across), exif.get(ExifTags.Base.ResolutionUnit, INCH)
+    if unit not in (INCH, _CENTIMETRE):
         return None
     try:
-        return (across, down) if unit == _INCH else (across * _CENTIMETRES_PER_INCH, down * _CENTIMETRES_PER_INCH)
+        return (across, down) if unit == INCH else (across * _CENTIMETRES_PER_INCH, down * _CENTIMETRES_PER_INCH)
     except TypeError:
         return None

@@ -116,6 +116,19 @@ def test_the_resolution_is_what_the_file_declares(name: str) -> None:
     assert dpi == (outcome.dpi and pytest.approx(outcome.dpi, abs=0.02))
 
 
+@pytest.mark.parametrize(("kind", "quality"), [("png", None), ("jpeg", 80), ("webp", None), ("webp", 80)])
+def test_every_format_carries_a_resolution_that_was_asked_for(kind: str, quality: int | None) -> None:
+    """PNG and JPEG in their own fields; WebP in an EXIF that holds nothing else."""
+    output = OutputOptions.model_validate({"format": kind, "quality": quality, "dpi": 300})
+    picture = Image.open(BytesIO(encode(Frame(photo(), dpi=(300.0, 300.0)), output)))
+    exif = picture.getexif()
+    if kind == "webp":
+        assert {tag: float(value) for tag, value in exif.items()} == {0x011A: 300, 0x011B: 300, 0x0128: 2}
+    else:
+        assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.02)
+        assert not exif
+
+
 @pytest.mark.parametrize(("kind", "quality", "carried"), [("png", None, True), ("jpeg", 80, True), ("webp", None, False)])
 def test_png_and_jpeg_carry_the_resolution(kind: str, quality: int | None, carried: bool) -> None:  # noqa: FBT001
     """Dots per inch come back from PNG and JPEG, different ones across and down, beside the profile; WebP has none, and no EXIF."""
