@@ -149,7 +149,12 @@ def _given(field: str, kind: str) -> dict[str, Any]:
 
 
 def _only_with(field: str, other: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [{"properties": {field: {"type": "null"}}}, other]}
+    return {"anyOf": [_without(field), other]}
+
+
+def _without(field: str) -> dict[str, Any]:
+    """It is not there, or null."""
+    return {"properties": {field: {"type": "null"}}}
 
 
 def field_fault(field: str, message: str) -> PydanticCustomError:
@@ -170,8 +175,8 @@ class OutputOptions(Body):
     )
     layers: bool = Field(
         default=False,
-        description="Also return the fill as an RGBA PNG, and the mask of the edit region. Refused for `remove_background`, "
-        "which always returns its mask.",
+        description="Also return the fill as an RGBA PNG, and the mask of the edit region; of `replace_background` the `product_mask` and the `cutout` "
+        "too. Refused for `remove_background`, which always returns its `product_mask`.",
     )
 
     @model_validator(mode="after")
@@ -433,20 +438,38 @@ class OutpaintRequest(_Painted):
         return self
 
 
+ProductMask = Annotated[
+    ImageSource | None,
+    Field(
+        description="White is the product, black is background, and what is between shows as much of the product. Where the file has an alpha channel "
+        "that is not opaque throughout, its alpha is the mask, so that a cut-out can be given as it is. Neither grown nor faded, and nowhere "
+        "above the image's own alpha. Default: the product is found.",
+    ),
+]
+
+
 class ReplaceBackgroundRequest(_Painted):
     """Keep the product and paint the rest: from a ``prompt``, or as a colour, a gradient or a picture."""
 
     model_config = ConfigDict(
         json_schema_extra=_all_of(
-            {"oneOf": [_given("prompt", "string"), _given("background", "object")]}, _only_with("mask_options", _given("mask", "string"))
+            {"oneOf": [_given("prompt", "string"), _given("background", "object")]},
+            _only_with("mask_options", _given("mask", "string")),
+            _only_with("mask", _without("product_mask")),
         )
     )
 
     operation: Literal[Operation.REPLACE_BACKGROUND]
+    product_mask: ProductMask = None
     mask: ImageSource | None = Field(
-        default=None, description="Default: the product is found. By the default polarity white is edited, so white marks the background."
+        default=None,
+        description="Deprecated: give `product_mask`, which is the other way up. By the default polarity white is edited, so here white marks the "
+        "background. Taken for one more release, with the warning `mask_deprecated`; not together with `product_mask`.",
+        json_schema_extra={"deprecated": True},
     )
-    mask_options: MaskOptions | None = Field(default=None, description="Only with `mask`.")
+    mask_options: MaskOptions | None = Field(
+        default=None, description="Only with `mask`, and deprecated with it.", json_schema_extra={"deprecated": True}
+    )
     prompt: Prompt | None = None
     background: Background | None = None
     shadow: Shadow | None = Field(default=None, description="Grounds the product; one that meets the lower border warns. Default: none.")
@@ -455,8 +478,11 @@ class ReplaceBackgroundRequest(_Painted):
     def _one_background(self) -> Self:
         if (self.prompt is None) == (self.background is None):
             raise field_fault("background", "give exactly one of prompt and background")
+        if self.mask is not None and self.product_mask is not None:
+            raise field_fault("mask", "mask and product_mask both say what the product is; give product_mask alone")
         if self.mask_options is not None and self.mask is None:
-            raise field_fault("mask_options", "mask_options needs mask")
+            needs = "mask_options belongs to mask: in product_mask white is the product, and it is neither grown nor faded"
+            raise field_fault("mask_options", needs if self.product_mask is not None else "mask_options needs mask")
         return self
 
 
@@ -470,6 +496,7 @@ class RemoveBackgroundRequest(_Request):
     )
 
     operation: Literal[Operation.REMOVE_BACKGROUND]
+    product_mask: ProductMask = None
 
     @model_validator(mode="after")
     def _transparent_format(self) -> Self:

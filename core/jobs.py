@@ -17,8 +17,8 @@ import redis
 
 from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound, TooManyQueued
 from api_schemas.events import TERMINAL_EVENTS, Event
-from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, Progress, StoredOutput
-from api_schemas.requests import JobEvent, JobRequest
+from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, JobWarning, Progress, StoredOutput, WarningCode
+from api_schemas.requests import JobEvent, JobRequest, ReplaceBackgroundRequest
 from core.events import DEAD_LETTERS, OUTBOX, dead_key, deliveries_key, lane_key, stream_key, telling
 from core.queue import execution_key, intermediate_key, leases_key, line_key, lua, message_keys, queue_key, running_key, turns_key
 from core.settings import Retention
@@ -524,8 +524,16 @@ def _tenant_keys(spec: JobSpec) -> tuple[str, str, str, str]:
 
 def recipe_of(request: JobRequest, model: str, revision: str) -> dict[str, Any]:
     """Every setting of a resolved request that decides what is painted."""
-    hidden = {"operation", "image", "mask", "webhook", "metadata", "priority", "deadline_s", "model", "previews"}
+    hidden = {"operation", "image", "mask", "product_mask", "webhook", "metadata", "priority", "deadline_s", "model", "previews"}
     return {"model": model, "model_revision": revision} | request.model_dump(mode="json", exclude=hidden, exclude_none=True)
+
+
+def warnings_of(request: JobRequest) -> tuple[JobWarning, ...]:
+    """What a request asks for in a way that will go."""
+    if not isinstance(request, ReplaceBackgroundRequest) or request.mask is None:
+        return ()
+    message = "mask will go: give product_mask, in which white is the product"
+    return (JobWarning(code=WarningCode.MASK_DEPRECATED, message=message, field="mask"),)
 
 
 def public(record: JobRecord, storage: Storage, *, position: int | None = None, status: JobStatus | None = None) -> Job:
@@ -548,6 +556,7 @@ def public(record: JobRecord, storage: Storage, *, position: int | None = None, 
         else (),
         recipe=recipe | (record.runtime if shown.terminal else {}),
         error=record.error if shown.terminal else None,
+        warnings=warnings_of(spec.request),
         metadata=spec.request.metadata,
         urls=JobUrls(self=f"/v1/jobs/{spec.id}", cancel=f"/v1/jobs/{spec.id}/cancel", events=f"/v1/jobs/{spec.id}/events"),
     )

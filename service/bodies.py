@@ -52,9 +52,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "value": {
             "operation": "replace_background",
             "image": _PHOTO,
-            "mask": _MASK,
-            "mask_options": {"polarity": "black_edits"},
-            "background": {"color": "#ffffff"},
+            "product_mask": _MASK,
+            "background": {"color": "white"},
             "shadow": {"opacity": 0.4},
         },
     },

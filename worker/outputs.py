@@ -13,6 +13,7 @@ from api_schemas.requests import ImageFormat, OutputOptions, RemoveBackgroundReq
 from core.storage import Storage, output_prefix
 from worker.engines.base import Pixels
 from worker.images.codec import Frame, encode, encode_mask
+from worker.images.resolution import Dpi
 from worker.intake import Edit
 
 _PNG = OutputOptions(format=ImageFormat.PNG)
@@ -42,12 +43,19 @@ def encode_output(spec: JobSpec, edit: Edit, frame: Frame, seed: int | None, rep
     request, layers, dpi = spec.request, {}, edit.source.dpi
     frame = replace(frame, dpi=dpi)
     if isinstance(request, RemoveBackgroundRequest):
-        layers = {"mask": encode_mask(edit.alpha, dpi)}
+        layers = _masks_of_product(edit, dpi)
     elif fill is not None:
-        layers = {"fill": encode(replace(_exact(edit, frame, fill), dpi=dpi), _PNG), "mask": encode_mask(edit.alpha, dpi)}
-        if isinstance(request, ReplaceBackgroundRequest):
+        is_behind = isinstance(request, ReplaceBackgroundRequest)
+        layers = {"fill": encode(replace(_exact(edit, frame, fill), dpi=dpi), _PNG)}
+        layers |= _masks_of_product(edit, dpi) if is_behind else {"mask": encode_mask(edit.alpha, dpi)}
+        if is_behind:
             layers["cutout"] = encode(replace(frame, pixels=edit.frame.pixels, alpha=255 - edit.alpha), _PNG)
     return Rendered(frame.width, frame.height, encode(frame, request.output), seed, report, layers)
+
+
+def _masks_of_product(edit: Edit, dpi: Dpi | None) -> dict[str, bytes]:
+    """The product's matte, and for one more release the same upside down, as it was called before."""
+    return {"product_mask": encode_mask(255 - edit.alpha, dpi), "mask": encode_mask(edit.alpha, dpi)}
 
 
 def _exact(edit: Edit, frame: Frame, fill: Frame) -> Frame:
