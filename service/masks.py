@@ -87,13 +87,14 @@ def check_product(image: Image.Image) -> None:
     alpha = _alpha(image) if image.has_transparency_data else None
     by_alpha = alpha is not None and alpha.lowest < EDITED
     channel = alpha if alpha is not None and by_alpha else _luma(image)
+    lowest, highest = _extrema(channel.image)
     found = channel.described(what="product")
-    if channel.highest <= KEPT:
+    if highest <= KEPT:
         raise MaskEmpty(f"the mask marks no product: {found}{_other_channel(image, by_alpha=by_alpha)}")
-    if channel.lowest > KEPT:
-        raise MaskFull(f"no pixel of the mask is background: {found}{_other_channel(image, by_alpha=by_alpha)}")
-    if channel.highest < EDITED and not by_alpha:
+    if highest < EDITED and not by_alpha:
         raise MaskFaint(f"no pixel of the mask is wholly product: {found}")
+    if lowest > KEPT:
+        raise MaskFull(f"no pixel of the mask is background: {found}{_other_channel(image, by_alpha=by_alpha)}")
 
 
 def _other_way(image: Image.Image, *, by_alpha: bool) -> str:
