@@ -10,16 +10,22 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
+    PlainValidator,
     StringConstraints,
     Tag,
     TypeAdapter,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypeAliasType
+
+from api_schemas.colors import DIGITS, NAMES, parse_color
 
 FAULT = "field_fault"
 """The type of pydantic's errors of ``field_fault``; ``ctx["field"]`` is then the field, below the model that was validated."""
@@ -143,9 +149,9 @@ def _all_of(*rules: dict[str, Any]) -> dict[str, Any]:
     return {"allOf": list(rules)}
 
 
-def _given(field: str, kind: str) -> dict[str, Any]:
+def _given(field: str, *kinds: str) -> dict[str, Any]:
     """It is there, and not null."""
-    return {"required": [field], "properties": {field: {"type": kind}}}
+    return {"required": [field], "properties": {field: {"type": kinds[0] if len(kinds) == 1 else list(kinds)}}}
 
 
 def _only_with(field: str, other: dict[str, Any]) -> dict[str, Any]:
@@ -162,14 +168,23 @@ def field_fault(field: str, message: str) -> PydanticCustomError:
     return PydanticCustomError(FAULT, message, {"field": field})
 
 
+def _by_ending(value: Any) -> Any:
+    """``jpeg`` as files are named."""
+    return ImageFormat.JPEG.value if value == "jpg" else value
+
+
 class OutputOptions(Body):
     """What the result is written as."""
 
     model_config = ConfigDict(
-        json_schema_extra=_all_of(_only_with("quality", {"required": ["format"], "properties": {"format": {"enum": ["jpeg", "webp"]}}}))
+        json_schema_extra=_all_of(
+            _only_with("quality", {"required": ["format"], "properties": {"format": {"enum": ["jpeg", "jpg", "webp"]}}})
+        )
     )
 
-    format: ImageFormat = ImageFormat.PNG
+    format: Annotated[ImageFormat, BeforeValidator(_by_ending, json_schema_input_type=Literal["png", "jpeg", "jpg", "webp"])] = (
+        ImageFormat.PNG
+    )
     quality: int | None = Field(
         default=None, ge=1, le=100, description="JPEG (default 92) and lossy WebP. A WebP without it is lossless. Refused for PNG."
     )
@@ -209,16 +224,21 @@ class WebhookTarget(Body):
     )
 
 
-def _six_digits(color: str) -> str:
-    return color if len(color) == 7 else "#" + "".join(2 * digit for digit in color[1:])
-
-
-Color = Annotated[
-    str,
-    StringConstraints(pattern=r"^#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6})$"),
-    AfterValidator(_six_digits),
-    Field(examples=["#ffffff"], description="`#rrggbb` or `#rgb`."),
-]
+Color = TypeAliasType(
+    "Color",
+    Annotated[
+        str,
+        AfterValidator(parse_color),
+        WithJsonSchema(
+            {
+                "type": "string",
+                "anyOf": [{"pattern": f"^{DIGITS}$"}, {"enum": list(NAMES)}],
+                "description": "`#rrggbb`, `#rgb` or a CSS colour name, in small or capital letters.",
+                "examples": ["#ffffff", "white"],
+            }
+        ),
+    ],
+)
 
 
 class ColorBackground(Body):
@@ -247,14 +267,21 @@ class PictureBackground(Body):
     image: ImageSource
 
 
+def _of_color(value: str) -> ColorBackground:
+    return ColorBackground(color=parse_color(value))
+
+
 def _background_kind(value: Any) -> str:
     """Which background is meant, by the field that only it has; so that an error speaks of that one."""
+    if isinstance(value, str):
+        return "Name"
     given = value if isinstance(value, dict) else value.__dict__ if isinstance(value, BaseModel) else {}
     return next((kind for kind, field in (("Gradient", "gradient"), ("Picture", "image")) if field in given), "Color")
 
 
 Background = Annotated[
-    Annotated[ColorBackground, Tag("Color")]
+    Annotated[ColorBackground, PlainValidator(_of_color, json_schema_input_type=Color), Tag("Name")]
+    | Annotated[ColorBackground, Tag("Color")]
     | Annotated[GradientBackground, Tag("Gradient")]
     | Annotated[PictureBackground, Tag("Picture")],
     Discriminator(_background_kind),
@@ -453,7 +480,7 @@ class ReplaceBackgroundRequest(_Painted):
 
     model_config = ConfigDict(
         json_schema_extra=_all_of(
-            {"oneOf": [_given("prompt", "string"), _given("background", "object")]},
+            {"oneOf": [_given("prompt", "string"), _given("background", "object", "string")]},
             _only_with("mask_options", _given("mask", "string")),
             _only_with("mask", _without("product_mask")),
         )
@@ -471,7 +498,9 @@ class ReplaceBackgroundRequest(_Painted):
         default=None, description="Only with `mask`, and deprecated with it.", json_schema_extra={"deprecated": True}
     )
     prompt: Prompt | None = None
-    background: Background | None = None
+    background: Background | None = Field(
+        default=None, description='A string is the short form of one colour: `"white"` is `{"color": "white"}`.'
+    )
     shadow: Shadow | None = Field(default=None, description="Grounds the product; one that meets the lower border warns. Default: none.")
 
     @model_validator(mode="after")
