@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -168,6 +169,25 @@ def field_fault(field: str, message: str) -> PydanticCustomError:
     return PydanticCustomError(FAULT, message, {"field": field})
 
 
+_NOT_IN_NAMES = r"\u0000-\u001f\u007f-\u009f/\\\u2028-\u202e\u2066-\u2069"
+"""Controls, what parts a path, and what turns the direction of text, behind which another ending could hide."""
+_FILE_NAME = rf"^[^{_NOT_IN_NAMES}]*[^{_NOT_IN_NAMES}\s][^{_NOT_IN_NAMES}]*$"
+
+
+def _names_a_file(value: str) -> str:
+    if not value.strip() or re.search(f"[{_NOT_IN_NAMES}]", value):
+        raise ValueError("a file name is not blank, and holds no slash, no backslash and no control character")
+    return value
+
+
+FileName = Annotated[
+    str,
+    StringConstraints(max_length=120),
+    AfterValidator(_names_a_file),
+    Field(examples=["shoe-17"], json_schema_extra={"pattern": _FILE_NAME}),
+]
+
+
 def _by_ending(value: Any) -> Any:
     """``jpeg`` as files are named."""
     return ImageFormat.JPEG.value if value == "jpg" else value
@@ -187,6 +207,11 @@ class OutputOptions(Body):
     )
     quality: int | None = Field(
         default=None, ge=1, le=100, description="JPEG (default 92) and lossy WebP. A WebP without it is lossless. Refused for PNG."
+    )
+    filename: FileName | None = Field(
+        default=None,
+        description="What a download is called: `shoe-17` and `shoe-17.heic` become `shoe-17.png`, of several `shoe-17-1.png`, `shoe-17-2.png`, …, and layers "
+        "`shoe-17.cutout.png`. Neither blank nor a path. The URLs then say `Content-Disposition: attachment`.",
     )
     layers: bool = Field(
         default=False,

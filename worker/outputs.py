@@ -10,6 +10,7 @@ import numpy as np
 
 from api_schemas.jobs import JobSpec, Report, StoredOutput
 from api_schemas.requests import ImageFormat, OutputOptions, RemoveBackgroundRequest, ReplaceBackgroundRequest
+from core.downloads import EXTENSIONS
 from core.storage import Storage, output_prefix
 from worker.engines.base import Pixels
 from worker.images.codec import Frame, encode, encode_mask
@@ -18,7 +19,6 @@ from worker.intake import Edit
 
 _PNG = OutputOptions(format=ImageFormat.PNG)
 _PREVIEW = OutputOptions(format=ImageFormat.JPEG, quality=85)
-_EXTENSIONS = {ImageFormat.PNG: "png", ImageFormat.JPEG: "jpg", ImageFormat.WEBP: "webp"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ def store(storage: Storage, spec: JobSpec, execution_id: str, outputs: Sequence[
     stored = []
     for number, output in enumerate(outputs):
         image_format = spec.request.output.format
-        key = f"{prefix}{number}.{_EXTENSIONS[image_format]}"
+        key = f"{prefix}{number}.{EXTENSIONS[image_format]}"
         storage.put(key, output.data, f"image/{image_format}")
         layers = {name: f"{prefix}{number}.{name}.png" for name in output.layers}
         for name, layer_key in layers.items():
