@@ -15,11 +15,11 @@ from typing import Any, Literal, cast
 
 import redis
 
+from api_schemas.downloads import download_name
 from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound, TooManyQueued
 from api_schemas.events import TERMINAL_EVENTS, Event
 from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, JobWarning, Progress, StoredOutput, WarningCode
 from api_schemas.requests import JobEvent, JobRequest, ReplaceBackgroundRequest
-from core.downloads import download_name
 from core.events import DEAD_LETTERS, OUTBOX, dead_key, deliveries_key, lane_key, stream_key, telling
 from core.queue import execution_key, intermediate_key, leases_key, line_key, lua, message_keys, queue_key, running_key, turns_key
 from core.settings import Retention

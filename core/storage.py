@@ -17,8 +17,8 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from api_schemas.downloads import disposition
 from api_schemas.errors import OutfillError, PayloadTooLarge, Unavailable
-from core.downloads import disposition
 from core.settings import S3
 
 if TYPE_CHECKING:

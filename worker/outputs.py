@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from api_schemas.downloads import EXTENSIONS
 from api_schemas.jobs import JobSpec, Report, StoredOutput
 from api_schemas.requests import ImageFormat, OutputOptions, RemoveBackgroundRequest, ReplaceBackgroundRequest
-from core.downloads import EXTENSIONS
 from core.storage import Storage, output_prefix
 from worker.engines.base import Pixels
 from worker.images.codec import Frame, encode, encode_mask

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from conftest import Api, box_mask
 
+from api_schemas.downloads import disposition, download_name
 from api_schemas.requests import ImageFormat
-from core.downloads import disposition, download_name
 
 
 def saved_as(url: str) -> str | None:
