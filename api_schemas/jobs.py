@@ -125,6 +125,21 @@ class ModelError(_Frozen):
     corrected: float = Field(description="With the correction that the fill was given, on squares that the correction was not made from.")
 
 
+class WarningCode(StrEnum):
+    """The names of warnings; stable."""
+
+    MASK_DEPRECATED = "mask_deprecated"
+    PRODUCT_MASK_INVERTED = "product_mask_inverted"
+
+
+class JobWarning(_Frozen):
+    """Something that its owner should look at, though the job is done."""
+
+    code: WarningCode = Field(description="Stable; switch on this.")
+    message: str
+    field: str = Field(description="The request field that it is about, as a dotted path.")
+
+
 class Verdict(_Frozen):
     """What the measures say together. The limits are settings of the service."""
 
@@ -204,6 +219,11 @@ class Report(_Frozen):
     prompt: Wording | None = Field(default=None, description="What the model did not read of the prompt. Null without one.")
     negative_prompt: Wording | None = Field(default=None, description="What it did not read of the negative prompt. Null without one.")
     attempts: int = Field(default=1, description="Seeds that were tried for this output; see `checks`.")
+    warnings: tuple[JobWarning, ...] = Field(
+        default=(),
+        description="What the picture makes doubtful of the request; each is a reason of the verdict too. `product_mask_inverted`: the `product_mask` "
+        "disagrees with the product that the segmenter finds, and its inverse agrees with it.",
+    )
     painted_by: str | None = Field(
         default=None,
         description="The model whose result this is, where every attempt of the one that was asked for failed and another did better: `exemplar`, which "
@@ -227,7 +247,7 @@ class StoredOutput(_Frozen):
     quality: int | None = None
     seed: int | None = None
     layers: dict[str, str] = Field(default_factory=dict)
-    """Layer name to object key: ``mask``, ``fill``, ``cutout``."""
+    """Layer name to object key: ``product_mask``, ``mask``, ``fill``, ``cutout``."""
     report: Report
 
 
@@ -245,7 +265,9 @@ class JobOutput(BaseModel):
     )
     seed: int | None = None
     layers: dict[str, str] | None = Field(
-        default=None, description="URLs of PNG files: the `mask` (white is edited), the `fill` and the `cutout` (RGBA)."
+        default=None,
+        description="URLs of PNG files: the `product_mask` (white is the product; for `remove_background` and `replace_background`), the `mask` (white is "
+        "edited), the `fill` and the `cutout` (RGBA). For those two operations `mask` is deprecated: `product_mask` upside down, for one more release.",
     )
     report: Report
 
@@ -287,6 +309,10 @@ class Job(BaseModel):
         default_factory=dict, description="Every resolved setting, and once it ran the versions that it ran with."
     )
     error: ErrorInfo | None = None
+    warnings: tuple[JobWarning, ...] = Field(
+        default=(),
+        description="What the request asks for in a way that will go. `mask_deprecated`: give `product_mask`. See the `report` of each output too.",
+    )
     metadata: dict[str, str | int | float | bool] = Field(default_factory=dict)
     urls: JobUrls
 
@@ -306,6 +332,7 @@ class DryRun(BaseModel):
     recipe: dict[str, Any] = Field(
         description="Every resolved setting. Post its `seed` to get that one: each request without one draws its own."
     )
+    warnings: tuple[JobWarning, ...] = Field(default=(), description="Those of the job; see there.")
     position: int = Field(description="Jobs that would be ahead in the same queue.")
     estimate_s: float | None = Field(
         description="Seconds until it would be done, by the median of what the model's last jobs took, whatever they asked for, as if each of its "
@@ -317,7 +344,9 @@ class Upload(BaseModel):
     """Bytes kept for a later job."""
 
     id: str = Field(examples=["upl_01JD0000000000000000000000"])
-    source: str = Field(description="What to write in a job's `image` or `mask`.", examples=["upload:upl_01JD0000000000000000000000"])
+    source: str = Field(
+        description="What to write in a job's `image`, `mask` or `product_mask`.", examples=["upload:upl_01JD0000000000000000000000"]
+    )
     expires_at: datetime
     put_url: str | None = Field(default=None, description="Where to PUT the bytes; only for uploads asked for without a file.")
 

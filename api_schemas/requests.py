@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
+    PlainValidator,
     StringConstraints,
     Tag,
     TypeAdapter,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypeAliasType
+
+from api_schemas.colors import DIGITS, NAMES, parse_color
 
 FAULT = "field_fault"
 """The type of pydantic's errors of ``field_fault``; ``ctx["field"]`` is then the field, below the model that was validated."""
@@ -143,13 +150,18 @@ def _all_of(*rules: dict[str, Any]) -> dict[str, Any]:
     return {"allOf": list(rules)}
 
 
-def _given(field: str, kind: str) -> dict[str, Any]:
+def _given(field: str, *kinds: str) -> dict[str, Any]:
     """It is there, and not null."""
-    return {"required": [field], "properties": {field: {"type": kind}}}
+    return {"required": [field], "properties": {field: {"type": kinds[0] if len(kinds) == 1 else list(kinds)}}}
 
 
 def _only_with(field: str, other: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [{"properties": {field: {"type": "null"}}}, other]}
+    return {"anyOf": [_without(field), other]}
+
+
+def _without(field: str) -> dict[str, Any]:
+    """It is not there, or null."""
+    return {"properties": {field: {"type": "null"}}}
 
 
 def _by_profile(*fields: str) -> dict[str, Any]:
@@ -167,16 +179,21 @@ def field_fault(field: str, message: str) -> PydanticCustomError:
     return PydanticCustomError(FAULT, message, {"field": field})
 
 
-def _six_digits(color: str) -> str:
-    return color if len(color) == 7 else "#" + "".join(2 * digit for digit in color[1:])
-
-
-Color = Annotated[
-    str,
-    StringConstraints(pattern=r"^#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6})$"),
-    AfterValidator(_six_digits),
-    Field(examples=["#ffffff"], description="`#rrggbb` or `#rgb`."),
-]
+Color = TypeAliasType(
+    "Color",
+    Annotated[
+        str,
+        AfterValidator(parse_color),
+        WithJsonSchema(
+            {
+                "type": "string",
+                "anyOf": [{"pattern": f"^{DIGITS}$"}, {"enum": list(NAMES)}],
+                "description": "`#rrggbb`, `#rgb` or a CSS colour name, in small or capital letters.",
+                "examples": ["#ffffff", "white"],
+            }
+        ),
+    ],
+)
 
 
 class Fit(StrEnum):
@@ -188,8 +205,32 @@ class Fit(StrEnum):
 
 _BOTH_SIDES: dict[str, Any] = {"required": ["width", "height"], "properties": {"width": {"type": "integer"}, "height": {"type": "integer"}}}
 _WHOLE: dict[str, Any] = {"properties": {"fit": {"enum": [Fit.CONTAIN.value, None]}}}
-_AS_JPEG = {"required": ["format"], "properties": {"format": {"const": "jpeg"}}}
+_AS_JPEG = {"required": ["format"], "properties": {"format": {"enum": ["jpeg", "jpg"]}}}
 _AS_LOSSY_WEBP = {"required": ["format", "quality"], "properties": {"format": {"const": "webp"}, "quality": {"type": "integer"}}}
+
+
+_NOT_IN_NAMES = r"\u0000-\u001f\u007f-\u009f/\\\u2028-\u202e\u2066-\u2069"
+"""Controls, what parts a path, and what turns the direction of text, behind which another ending could hide."""
+_FILE_NAME = rf"^[^{_NOT_IN_NAMES}]*[^{_NOT_IN_NAMES}\s][^{_NOT_IN_NAMES}]*$"
+
+
+def _names_a_file(value: str) -> str:
+    if not value.strip() or re.search(f"[{_NOT_IN_NAMES}]", value):
+        raise ValueError("a file name is not blank, and holds no slash, no backslash and no control character")
+    return value
+
+
+FileName = Annotated[
+    str,
+    StringConstraints(max_length=120),
+    AfterValidator(_names_a_file),
+    Field(examples=["shoe-17"], json_schema_extra={"pattern": _FILE_NAME}),
+]
+
+
+def _by_ending(value: Any) -> Any:
+    """``jpeg`` as files are named."""
+    return ImageFormat.JPEG.value if value == "jpg" else value
 
 
 class OutputOptions(Body):
@@ -197,14 +238,16 @@ class OutputOptions(Body):
 
     model_config = ConfigDict(
         json_schema_extra=_all_of(
-            _only_with("quality", {"required": ["format"], "properties": {"format": {"enum": ["jpeg", "webp"]}}}),
+            _only_with("quality", {"required": ["format"], "properties": {"format": {"enum": ["jpeg", "jpg", "webp"]}}}),
             _only_with("max_bytes", {"anyOf": [_AS_JPEG, _AS_LOSSY_WEBP]}),
             _only_with("fit", _BOTH_SIDES),
             _only_with("pad_color", _all_of(_BOTH_SIDES, _WHOLE)),
         )
     )
 
-    format: ImageFormat = ImageFormat.PNG
+    format: Annotated[ImageFormat, BeforeValidator(_by_ending, json_schema_input_type=Literal["png", "jpeg", "jpg", "webp"])] = (
+        ImageFormat.PNG
+    )
     quality: int | None = Field(
         default=None, ge=1, le=100, description="JPEG (default 92) and lossy WebP. A WebP without it is lossless. Refused for PNG."
     )
@@ -238,10 +281,15 @@ class OutputOptions(Body):
         le=2400,
         description="Dots per inch, as the file declares them. Default: what the input declares, in PNG and JPEG.",
     )
+    filename: FileName | None = Field(
+        default=None,
+        description="What a download is called: `shoe-17` and `shoe-17.heic` become `shoe-17.png`, of several `shoe-17-1.png`, `shoe-17-2.png`, …, and layers "
+        "`shoe-17.cutout.png`. Neither blank nor a path. The URLs then say `Content-Disposition: attachment`.",
+    )
     layers: bool = Field(
         default=False,
-        description="Also return the fill as an RGBA PNG, and the mask of the edit region. Refused for `remove_background`, "
-        "which always returns its mask.",
+        description="Also return the fill as an RGBA PNG, and the mask of the edit region; of `replace_background` the `product_mask` and the `cutout` "
+        "too. Refused for `remove_background`, which always returns its `product_mask`.",
     )
 
     @model_validator(mode="after")
@@ -315,14 +363,21 @@ class PictureBackground(Body):
     image: ImageSource
 
 
+def _of_color(value: str) -> ColorBackground:
+    return ColorBackground(color=parse_color(value))
+
+
 def _background_kind(value: Any) -> str:
     """Which background is meant, by the field that only it has; so that an error speaks of that one."""
+    if isinstance(value, str):
+        return "Name"
     given = value if isinstance(value, dict) else value.__dict__ if isinstance(value, BaseModel) else {}
     return next((kind for kind, field in (("Gradient", "gradient"), ("Picture", "image")) if field in given), "Color")
 
 
 Background = Annotated[
-    Annotated[ColorBackground, Tag("Color")]
+    Annotated[ColorBackground, PlainValidator(_of_color, json_schema_input_type=Color), Tag("Name")]
+    | Annotated[ColorBackground, Tag("Color")]
     | Annotated[GradientBackground, Tag("Gradient")]
     | Annotated[PictureBackground, Tag("Picture")],
     Discriminator(_background_kind),
@@ -590,24 +645,43 @@ def _refuse_unplaced(output: OutputOptions, placement: Placement | None, padding
         raise field_fault("output.fit", "cover has no meaning with placement, which shows the product whole")
 
 
+ProductMask = Annotated[
+    ImageSource | None,
+    Field(
+        description="White is the product, black is background, and what is between shows as much of the product. Where the file has an alpha channel "
+        "that is not opaque throughout, its alpha is the mask, so that a cut-out can be given as it is. Neither grown nor faded, and nowhere "
+        "above the image's own alpha. Default: the product is found.",
+    ),
+]
+
+
 class ReplaceBackgroundRequest(_Painted):
     """Keep the product and paint the rest: from a ``prompt``, as a colour, a gradient or a picture, or as a ``profile`` has it."""
 
     model_config = ConfigDict(
         json_schema_extra=_all_of(
-            {"oneOf": [_given("prompt", "string"), _given("background", "object"), _by_profile("prompt", "background")]},
+            {"oneOf": [_given("prompt", "string"), _given("background", "object", "string"), _by_profile("prompt", "background")]},
             _only_with("mask_options", _given("mask", "string")),
+            _only_with("mask", _without("product_mask")),
             *_PLACED_RULES,
         )
     )
 
     operation: Literal[Operation.REPLACE_BACKGROUND]
+    product_mask: ProductMask = None
     mask: ImageSource | None = Field(
-        default=None, description="Default: the product is found. By the default polarity white is edited, so white marks the background."
+        default=None,
+        description="Deprecated: give `product_mask`, which is the other way up. By the default polarity white is edited, so here white marks the "
+        "background. Taken for one more release, with the warning `mask_deprecated`; not together with `product_mask`.",
+        json_schema_extra={"deprecated": True},
     )
-    mask_options: MaskOptions | None = Field(default=None, description="Only with `mask`.")
+    mask_options: MaskOptions | None = Field(
+        default=None, description="Only with `mask`, and deprecated with it.", json_schema_extra={"deprecated": True}
+    )
     prompt: Prompt | None = None
-    background: Background | None = None
+    background: Background | None = Field(
+        default=None, description='A string is the short form of one colour: `"white"` is `{"color": "white"}`.'
+    )
     shadow: Shadow | None = Field(default=None, description="Grounds the product; one that meets the lower border warns. Default: none.")
     placement: Placement | None = Field(default=None, description="Default: where it is in the photo.")
     profile: ProfileName | None = None
@@ -616,8 +690,11 @@ class ReplaceBackgroundRequest(_Painted):
     def _one_background(self) -> Self:
         if _is_not_one(self.prompt, self.background, self.profile):
             raise field_fault("background", "give exactly one of prompt and background")
+        if self.mask is not None and self.product_mask is not None:
+            raise field_fault("mask", "mask and product_mask both say what the product is; give product_mask alone")
         if self.mask_options is not None and self.mask is None:
-            raise field_fault("mask_options", "mask_options needs mask")
+            needs = "mask_options belongs to mask: in product_mask white is the product, and it is neither grown nor faded"
+            raise field_fault("mask_options", needs if self.product_mask is not None else "mask_options needs mask")
         _refuse_unplaced(self.output, self.placement, "the background fills the output")
         return self
 
@@ -632,6 +709,7 @@ class RemoveBackgroundRequest(_Request):
     )
 
     operation: Literal[Operation.REMOVE_BACKGROUND]
+    product_mask: ProductMask = None
     placement: Placement | None = Field(default=None, description="Default: where it is in the photo.")
     profile: ProfileName | None = None
 

@@ -15,10 +15,11 @@ from typing import Any, Literal, cast
 
 import redis
 
+from api_schemas.downloads import download_name
 from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound, TooManyQueued
 from api_schemas.events import TERMINAL_EVENTS, Event
-from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, Progress, StoredOutput
-from api_schemas.requests import JobEvent, JobRequest
+from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, JobWarning, Progress, StoredOutput, WarningCode
+from api_schemas.requests import JobEvent, JobRequest, ReplaceBackgroundRequest
 from core.events import DEAD_LETTERS, OUTBOX, dead_key, deliveries_key, lane_key, stream_key, telling
 from core.queue import execution_key, intermediate_key, leases_key, line_key, lua, message_keys, queue_key, running_key, turns_key
 from core.settings import Retention
@@ -524,8 +525,19 @@ def _tenant_keys(spec: JobSpec) -> tuple[str, str, str, str]:
 
 def recipe_of(request: JobRequest, model: str, revision: str) -> dict[str, Any]:
     """Every setting of a resolved request that decides what is painted."""
-    hidden = {"operation", "image", "mask", "webhook", "metadata", "priority", "deadline_s", "model", "previews"}
+    hidden: dict[str, Any] = dict.fromkeys(
+        ("operation", "image", "mask", "product_mask", "webhook", "metadata", "priority", "deadline_s", "model", "previews"), True
+    )
+    hidden["output"] = {"filename"}
     return {"model": model, "model_revision": revision} | request.model_dump(mode="json", exclude=hidden, exclude_none=True)
+
+
+def warnings_of(request: JobRequest) -> tuple[JobWarning, ...]:
+    """What a request asks for in a way that will go."""
+    if not isinstance(request, ReplaceBackgroundRequest) or request.mask is None:
+        return ()
+    message = "mask will go: give product_mask, in which white is the product"
+    return (JobWarning(code=WarningCode.MASK_DEPRECATED, message=message, field="mask"),)
 
 
 def public(record: JobRecord, storage: Storage, *, position: int | None = None, status: JobStatus | None = None) -> Job:
@@ -543,11 +555,12 @@ def public(record: JobRecord, storage: Storage, *, position: int | None = None, 
         started_at=record.started_at,
         finished_at=record.finished_at if shown.terminal else None,
         attempts=record.attempts,
-        outputs=tuple(_public_output(output, None if record.outputs_deleted else storage) for output in record.outputs)
+        outputs=tuple(_public_output(record, number, None if record.outputs_deleted else storage) for number in range(len(record.outputs)))
         if shown is JobStatus.SUCCEEDED
         else (),
         recipe=recipe | (record.runtime if shown.terminal else {}),
         error=record.error if shown.terminal else None,
+        warnings=warnings_of(spec.request),
         metadata=spec.request.metadata,
         urls=JobUrls(self=f"/v1/jobs/{spec.id}", cancel=f"/v1/jobs/{spec.id}/cancel", events=f"/v1/jobs/{spec.id}/events"),
     )
@@ -558,9 +571,15 @@ def _progress(record: JobRecord, storage: Storage, shown: JobStatus) -> Progress
     return Progress(step=record.step, steps=record.steps, preview_url=storage.presign_get(preview) if preview else None)
 
 
-def _public_output(output: StoredOutput, storage: Storage | None) -> JobOutput:
+def _public_output(record: JobRecord, number: int, storage: Storage | None) -> JobOutput:
     """An output with fresh URLs; without ``storage`` it is deleted and has none."""
+    output, stem = record.outputs[number], record.spec.request.output.filename
     if storage is None:
         return JobOutput(url=None, **output.model_dump(exclude={"key", "layers"}))
-    layers = {name: storage.presign_get(key) for name, key in output.layers.items()}
-    return JobOutput(url=storage.presign_get(output.key), layers=layers or None, **output.model_dump(exclude={"key", "layers"}))
+
+    def url(key: str, layer: str | None = None) -> str:
+        among = number if len(record.outputs) > 1 else None
+        return storage.presign_get(key, filename=stem and download_name(stem, output.format, number=among, layer=layer))
+
+    layers = {name: url(key, name) for name, key in output.layers.items()}
+    return JobOutput(url=url(output.key), layers=layers or None, **output.model_dump(exclude={"key", "layers"}))

@@ -17,6 +17,7 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from api_schemas.downloads import disposition
 from api_schemas.errors import OutfillError, PayloadTooLarge, Unavailable
 from core.settings import S3
 
@@ -143,16 +144,17 @@ class Storage:
         self.delete(unwanted)
         return len(unwanted)
 
-    def presign_get(self, key: str) -> str:
-        """A URL from which anyone can read the object for a while."""
-        return self._presign("get_object", key, self._settings.presign_ttl_s)
+    def presign_get(self, key: str, *, filename: str | None = None) -> str:
+        """A URL from which anyone can read the object for a while; as a download, where it has a ``filename``."""
+        named = {"ResponseContentDisposition": disposition(filename)} if filename is not None else {}
+        return self._presign("get_object", key, self._settings.presign_ttl_s, **named)
 
     def presign_put(self, key: str, *, at_most_s: int) -> str:
         """A URL to which anyone can write the object for a while."""
         return self._presign("put_object", key, min(at_most_s, self._settings.presign_ttl_s))
 
-    def _presign(self, method: str, key: str, seconds: int) -> str:
-        return self._signer.generate_presigned_url(method, Params={"Bucket": self._settings.bucket, "Key": key}, ExpiresIn=seconds)
+    def _presign(self, method: str, key: str, seconds: int, **more: str) -> str:
+        return self._signer.generate_presigned_url(method, Params={"Bucket": self._settings.bucket, "Key": key, **more}, ExpiresIn=seconds)
 
     def ping(self) -> None:
         """Raise ``Unavailable`` unless the bucket answers."""

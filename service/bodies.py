@@ -34,7 +34,7 @@ JobBody = tuple[JobRequest, dict[str, bytes]]
 _MAX_FILES = 8
 _MAX_MARKS = 20_000
 """Commas and colons of a request: two prompts of nothing else, its metadata, and more fields than there are."""
-_MODELS: dict[Operation, type[BaseModel]] = {
+_MODELS: dict[str | None, type[BaseModel]] = {
     Operation.INPAINT: InpaintRequest,
     Operation.ERASE: EraseRequest,
     Operation.OUTPAINT: OutpaintRequest,
@@ -52,9 +52,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "value": {
             "operation": "replace_background",
             "image": _PHOTO,
-            "mask": _MASK,
-            "mask_options": {"polarity": "black_edits"},
-            "background": {"color": "#ffffff"},
+            "product_mask": _MASK,
+            "background": {"color": "white"},
             "shadow": {"opacity": 0.4},
         },
     },
@@ -95,7 +94,7 @@ async def _read_body(request: Request, parts: Parts) -> JobBody:
             raise Invalid("send application/json or multipart/form-data", field="Content-Type")
         return await run_in_threadpool(_job_request, await request.body()), {}
     except ValidationError as error:
-        raise invalid(error) from error
+        raise invalid(error, _MODELS) from error
 
 
 async def _read_form(form: FormData) -> JobBody:
@@ -168,7 +167,7 @@ def json_body(model: type[M], *, required: bool = True) -> Callable[[Request], A
         try:
             return await run_in_threadpool(_parsed, partial(model.model_validate_json, strict=True), body if required or body else b"{}")
         except ValidationError as error:
-            raise invalid(error) from error
+            raise invalid(error, {None: model}) from error
 
     return read
 

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api_schemas.jobs import DryRun, queue_name
 from api_schemas.requests import JobRequest, Priority
-from core.jobs import JobRecords, recipe_of
+from core.jobs import JobRecords, recipe_of, warnings_of
 from core.queue import PRIORITIES, JobQueue
 from service.auth import Tenant
 from service.deps import Services
@@ -27,6 +27,7 @@ def _describe(parts: Services, tenant: str, prepared: Prepared) -> DryRun:
         operation=request.operation,
         model=card.id,
         recipe=recipe_of(request, card.id, card.revision),
+        warnings=warnings_of(request),
         position=parts.queue.next_position(queue_name(card.id, request.priority), tenant),
         estimate_s=seconds_until_done(parts.records, parts.queue, card.id, request.priority, workers=len(prepared.model.workers)),
     )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
@@ -23,7 +24,9 @@ from api_schemas.errors import (
 )
 from api_schemas.jobs import InputRef
 from api_schemas.requests import MaskOptions
-from service.masks import check_meaning
+from service.masks import check_meaning, check_product
+
+T = TypeVar("T")
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")
 # Known well enough to say what is wrong with them; anything else is "not an image".
@@ -139,16 +142,29 @@ def check_mask_pixels(data: bytes, options: MaskOptions, growth_px: int = 0) -> 
     Raises ``MaskEmpty``, ``MaskFull``, ``MaskFaint`` and ``MaskHasNoAlpha``. A mask that cannot be decoded passes: decoding is the worker's,
     and fails the job.
     """
+    return _of_pixels(data, lambda image: check_meaning(image, options, growth_px)) is not False
+
+
+def check_product_mask_pixels(data: bytes) -> None:
+    """Refuse a mask of a product that cannot mean what it says; what cannot be decoded passes.
+
+    Raises ``MaskEmpty``, ``MaskFull`` and ``MaskFaint``.
+    """
+    _of_pixels(data, check_product)
+
+
+def _of_pixels(data: bytes, checked: Callable[[Image.Image], T]) -> T | None:
+    """The answer of ``checked`` to the decoded picture; ``None`` where it cannot be decoded."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
                 image.info["transparency"] *= _KEY_SCALE.get(str(image.tile[0].args), 1)
             image.load()
-            return check_meaning(image, options, growth_px)
+            return checked(image)
     except OutfillError:
         raise
     except Exception:
-        return True
+        return None
 
 
 @dataclass(frozen=True)
@@ -170,6 +186,9 @@ def check(blobs: Mapping[str, bytes], mask_options: MaskOptions | None, max_pixe
             if field == "mask" and mask_options is not None:
                 _check_mask_size(headers["image"], headers["mask"])
                 has_room = check_mask_pixels(data, mask_options, growth_px)
+            elif field == "product_mask":
+                _check_mask_size(headers["image"], headers[field])
+                check_product_mask_pixels(data)
         except OutfillError as error:
             error.field = field
             raise

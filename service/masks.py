@@ -47,12 +47,12 @@ class Channel:
     of_alpha: bool = False
     note: str = ""
 
-    def described(self, *, low_edits: bool) -> str:
-        """The end of the scale that is edited, and the pixels that are nearest to it and furthest from it."""
+    def described(self, *, low_counts: bool = False, what: str = "edited") -> str:
+        """The end of the scale that is ``what``, and the pixels that are nearest to it and furthest from it."""
         names, ends = (("most transparent", "most opaque"), ("clear", "opaque")) if self.of_alpha else _BRIGHTNESS
         pixels = list(zip(names, ends, (self.lowest, self.highest), (0, self.scale), strict=True))
-        (name, end, value, full), (other, _, least, _) = pixels if low_edits else reversed(pixels)
-        return f"{end} ({full}) is edited, and the {name} pixel is {value} of {self.scale}, the {other} {least}{self.note}"
+        (name, end, value, full), (other, _, least, _) = pixels if low_counts else reversed(pixels)
+        return f"{end} ({full}) is {what}, and the {name} pixel is {value} of {self.scale}, the {other} {least}{self.note}"
 
 
 def check_meaning(image: Image.Image, options: MaskOptions, growth_px: int = 0) -> bool:
@@ -66,7 +66,7 @@ def check_meaning(image: Image.Image, options: MaskOptions, growth_px: int = 0) 
     channel, low_edits = _alpha(image) if by_alpha else _luma(image), (options.polarity is not Polarity.WHITE_EDITS) != options.invert
     strengths = ImageOps.invert(channel.image) if low_edits else channel.image
     lowest, highest = _extrema(strengths)
-    found = channel.described(low_edits=low_edits)
+    found = channel.described(low_counts=low_edits)
     if highest <= KEPT:
         raise MaskEmpty(f"the mask marks nothing: {found}{_other_way(image, by_alpha=by_alpha)}")
     if lowest >= EDITED:
@@ -78,7 +78,32 @@ def check_meaning(image: Image.Image, options: MaskOptions, growth_px: int = 0) 
     return _has_room(strengths, growth_px)
 
 
+def check_product(image: Image.Image) -> None:
+    """Refuse a decoded mask that does not say where the product is and where it is not. Its alpha is read where some of that is below ``EDITED``,
+    and may be faint everywhere: so are products of glass.
+
+    Raises ``MaskEmpty``, ``MaskFull`` and ``MaskFaint``.
+    """
+    alpha = _alpha(image) if image.has_transparency_data else None
+    by_alpha = alpha is not None and alpha.lowest < EDITED
+    channel = alpha if alpha is not None and by_alpha else _luma(image)
+    lowest, highest = _extrema(channel.image)
+    found = channel.described(what="product")
+    if highest <= KEPT:
+        raise MaskEmpty(f"the mask marks no product: {found}{_other_channel(image, by_alpha=by_alpha)}")
+    if highest < EDITED and not by_alpha:
+        raise MaskFaint(f"no pixel of the mask is wholly product: {found}")
+    if lowest > KEPT:
+        raise MaskFull(f"no pixel of the mask is background: {found}{_other_channel(image, by_alpha=by_alpha)}")
+
+
 def _other_way(image: Image.Image, *, by_alpha: bool) -> str:
+    """A hint at the option by which the channel would be read that is not."""
+    hint = _other_channel(image, by_alpha=by_alpha)
+    return f"{hint}: see mask_options.polarity" if hint else ""
+
+
+def _other_channel(image: Image.Image, *, by_alpha: bool) -> str:
     """A hint at the channel that is not read, where that would make a mask. Inverting what is all of one value would not."""
     if by_alpha:
         other = _luma(image)
@@ -88,7 +113,7 @@ def _other_way(image: Image.Image, *, by_alpha: bool) -> str:
         return ""
     lowest, highest = _extrema(other.image)
     usable = lowest <= KEPT and highest >= EDITED
-    return f"; its {'brightness' if by_alpha else 'alpha'} has both: see mask_options.polarity" if usable else ""
+    return f"; its {'brightness' if by_alpha else 'alpha'} has both" if usable else ""
 
 
 def _alpha(image: Image.Image) -> Channel:

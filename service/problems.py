@@ -10,7 +10,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
@@ -31,6 +31,7 @@ from api_schemas.errors import (
     UnknownField,
 )
 from api_schemas.requests import FAULT, Operation
+from service.hints import meant
 
 _log = structlog.get_logger(__name__)
 
@@ -43,8 +44,11 @@ _HEADS = {*_PARAMETERS, *Operation}
 """What pydantic and FastAPI put before the field."""
 
 
-def invalid(error: ValidationError | RequestValidationError) -> Invalid:
-    """The first fault that pydantic found, with the field in the caller's words."""
+def invalid(error: ValidationError | RequestValidationError, bodies: Mapping[str | None, type[BaseModel]] | None = None) -> Invalid:
+    """The first fault that pydantic found, with the field in the caller's words.
+
+    ``bodies`` are the models that may have been read, by their operation (``None``: by none): of one's fields a misspelt one is told.
+    """
     faults = error.errors()
     # A misspelt field explains a missing one, so it is told first.
     first: dict[str, Any] = dict(next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0]))
@@ -54,6 +58,9 @@ def invalid(error: ValidationError | RequestValidationError) -> Invalid:
     if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         parts, first["msg"] = ["operation"], f"must be one of {', '.join(Operation)}"
     message = _MESSAGES.get(first["type"]) or str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden" and bodies:
+        head = first["loc"][0]
+        message += meant(bodies[head if head in bodies else None], parts, bodies)
     return _FAULTS.get(first["type"], Invalid)(message, field=".".join(map(str, parts)) or None)
 
 

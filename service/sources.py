@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.errors import Invalid, InvalidSource, OutfillError, PayloadTooLarge, UploadNotFound
-from api_schemas.requests import JobRequest, PictureBackground, RemoveBackgroundRequest, ReplaceBackgroundRequest
+from api_schemas.requests import JobRequest, PictureBackground, ReplaceBackgroundRequest
 from core import outbound
 from core.storage import ObjectNotFound, upload_key
 from service.deps import Services
@@ -21,10 +21,9 @@ _UPLOAD_ID = re.compile(r"upl_[0-9A-Z]{26}")
 def named_sources(request: JobRequest) -> dict[str, str]:
     """The image fields of a request: dotted path to source."""
     found = {"image": request.image}
-    if not isinstance(request, RemoveBackgroundRequest):
-        mask = getattr(request, "mask", None)
-        if mask is not None:
-            found["mask"] = mask
+    for name in ("mask", "product_mask"):
+        if (source := getattr(request, name, None)) is not None:
+            found[name] = source
     if isinstance(request, ReplaceBackgroundRequest) and isinstance(request.background, PictureBackground):
         found["background.image"] = request.background.image
     return found

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from api_schemas.errors import Invalid, MaskFull, OutfillError
-from api_schemas.jobs import JobSpec, Preserved
+from api_schemas.errors import Invalid, MaskEmpty, MaskFull, OutfillError
+from api_schemas.jobs import JobSpec, JobWarning, Preserved, WarningCode
 from api_schemas.models import EXEMPLAR, EngineKind, ModelCard
 from api_schemas.requests import (
     EraseRequest,
     InpaintRequest,
+    JobRequest,
     MaskOptions,
     OutpaintRequest,
     PaintedRequest,
@@ -29,11 +30,12 @@ from worker.engines.base import Backdrop, Mask, PaintRequest, Pixels, Sampling
 from worker.images.backdrop import recoloured
 from worker.images.blend import estimate_foreground
 from worker.images.canvas import extend, place
-from worker.images.codec import Frame, decode, decode_mask, into_space
+from worker.images.codec import Frame, decode, decode_mask, decode_product_mask, into_space
 from worker.images.crop import Crop, Region, fit_mask, plan_crop, plan_regions, take
 from worker.images.ground import doubts, things_in
 from worker.images.mask import Box, edit_alpha
 from worker.images.placement import cut_sides, kept_in_place, placed
+from worker.images.polarity import looks_inverted
 from worker.images.resample import Landing, resample
 from worker.images.sizing import landing_of
 from worker.images.subject import Product, Segmenter, subject_of
@@ -46,6 +48,11 @@ OUTPAINT_FEATHER_PX = 2
 KNOWN_SHARE = 0.4
 """Of what a pass of an outpainting leaves: at least so much was there before it, so that the model sees what to continue."""
 _LEAST_GROWTH_PX = 64
+
+_INVERTED = (
+    "white is the product, and the segmenter finds the product where the mask is black: it looks inverted (a mask of the background, white where "
+    "there is no product)"
+)
 
 Fetch = Callable[[str], bytes]
 """The bytes of an input by its name."""
@@ -71,6 +78,8 @@ class Edit:
     """``uint8 (H, W)``: 255 on the product and above 0 on what else must not be seen twice; ``None`` where nothing was looked for or found."""
     doubts: tuple[str, ...] = ()
     """Reasons, known before it is painted, for which it may not come out well."""
+    warnings: tuple[JobWarning, ...] = ()
+    """The same, where they have a name and a field of the request to blame."""
     is_continued: bool = False
     """Whether the picture alone goes on, without anything new."""
     landing: Landing | None = None
@@ -140,23 +149,14 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
         with _blaming(name):
             return decode(fetch(name), max_pixels=max_pixels)
 
-    def read_mask(options: MaskOptions | None) -> Mask:
-        options = options or MaskOptions()
-        with _blaming("mask"):
-            mask = decode_mask(fetch("mask"), options, max_pixels=max_pixels)
-        alpha = edit_alpha(mask, options.grow_px or 0, options.feather_px or 0)
-        if alpha.all():
-            raise MaskFull(f"grown by {options.grow_px} px the mask covers everything; see mask_options.grow_px", field="mask")
-        return alpha
-
     request = spec.request
     with ThreadPoolExecutor(1) as beside:  # decoders run without the interpreter's lock
-        given = beside.submit(read_mask, getattr(request, "mask_options", None)) if getattr(request, "mask", None) is not None else None
+        masks = beside.submit(_read_masks, request, fetch, max_pixels)
         source = read("image")  # what is wrong with the image is said before what is wrong with the mask
-    painted = given.result() if given else None
+    painted, product_mask = masks.result()
     match request:
         case RemoveBackgroundRequest():
-            return Plan(_on_canvas(_cut_out(source, subject_of(source, segmenter)), request))
+            return Plan(_on_canvas(_cut_out(source, *_product(source, product_mask, segmenter)), request))
         case InpaintRequest() | EraseRequest():
             if painted is None:
                 raise ValueError("such a request has a mask")
@@ -164,14 +164,29 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
         case OutpaintRequest():
             return _extended(source, request, card, segmenter)
         case ReplaceBackgroundRequest():
-            product = subject_of(source, segmenter) if painted is None else Product(255 - painted, None)
-            edit = _on_canvas(_behind_product(source, product), request)
+            edit = _on_canvas(_behind_product(source, *_product(source, product_mask, segmenter, background=painted)), request)
     backdrop = read("background.image") if "background.image" in spec.inputs else None
     picture = into_space(over_ground(backdrop, WHITE), backdrop.icc, source.icc) if backdrop else None
     plan = _filled(edit, request, card, _recipe(request, source, picture))
     if isinstance(request, EraseRequest) and isinstance(plan.recipe, Sampling):
         return replace(plan, without_prompt=cache(lambda: _filled(edit, request, EXEMPLAR, None)))
     return plan
+
+
+def _read_masks(request: JobRequest, fetch: Fetch, max_pixels: int) -> tuple[Mask | None, Mask | None]:
+    """What is edited, and what is the product, where the request has a mask of it. Raises ``OutfillError`` for what is wrong with them."""
+    edited = product = None
+    if getattr(request, "mask", None) is not None:
+        options: MaskOptions = getattr(request, "mask_options", None) or MaskOptions()
+        with _blaming("mask"):
+            mask = decode_mask(fetch("mask"), options, max_pixels=max_pixels)
+        edited = edit_alpha(mask, options.grow_px or 0, options.feather_px or 0)
+        if edited.all():
+            raise MaskFull(f"grown by {options.grow_px} px the mask covers everything; see mask_options.grow_px", field="mask")
+    if getattr(request, "product_mask", None) is not None:
+        with _blaming("product_mask"):
+            product = decode_product_mask(fetch("product_mask"), max_pixels=max_pixels)
+    return edited, product
 
 
 def _extended(source: Frame, request: OutpaintRequest, card: ModelCard, segmenter: Segmenter) -> Plan:
@@ -202,18 +217,39 @@ class _blaming:  # noqa: N801 - reads as a statement
             error.field = self._field
 
 
-def _cut_out(source: Frame, product: Product) -> Edit:
+def _product(
+    source: Frame, mask: Mask | None, segmenter: Segmenter, *, background: Mask | None = None
+) -> tuple[Product, tuple[JobWarning, ...]]:
+    """The product that a ``mask`` of it, or one of the ``background``, says; else the one that is found. And what is doubtful of the mask.
+
+    It is nowhere more opaque than the file. Raises ``SubjectNotFound``, and ``MaskEmpty`` where nothing of what the mask says is seen.
+    """
+    if mask is None:
+        return (subject_of(source, segmenter) if background is None else Product(_within(source, 255 - background), None)), ()
+    matte = _within(source, mask)
+    if not matte.any():
+        raise MaskEmpty("the image is clear wherever the mask says that the product is", field="product_mask")
+    inverted = JobWarning(code=WarningCode.PRODUCT_MASK_INVERTED, message=_INVERTED, field="product_mask")
+    return Product(matte, None), (inverted,) if looks_inverted(mask, source, segmenter) else ()
+
+
+def _within(source: Frame, matte: Mask) -> Mask:
+    """``matte (H, W)``, nowhere above the image's own alpha: of what is kept no more is seen than was there."""
+    return matte if source.alpha is None else np.minimum(matte, source.alpha)
+
+
+def _cut_out(source: Frame, product: Product, warnings: tuple[JobWarning, ...]) -> Edit:
     """The product alone: its colours free of the old background, and the matte as alpha. Nothing is pasted."""
     matte = product.matte
-    return Edit(source, (0, 0), Frame(_foreground(source, matte), matte, source.icc), 255 - matte, ambiguity=product.ambiguity)
+    frame = Frame(_foreground(source, matte), matte, source.icc)
+    return Edit(source, (0, 0), frame, 255 - matte, ambiguity=product.ambiguity, warnings=warnings)
 
 
-def _behind_product(source: Frame, product: Product) -> Edit:
+def _behind_product(source: Frame, product: Product, warnings: tuple[JobWarning, ...]) -> Edit:
     """Everything but the product is edited. The result is opaque, so the frame has no alpha."""
     matte = product.matte
-    if source.alpha is not None:  # of what is kept no more is seen than was there
-        matte = np.minimum(matte, source.alpha)
-    return Edit(source, (0, 0), Frame(_foreground(source, matte), None, source.icc), 255 - matte, ambiguity=product.ambiguity)
+    frame = Frame(_foreground(source, matte), None, source.icc)
+    return Edit(source, (0, 0), frame, 255 - matte, ambiguity=product.ambiguity, warnings=warnings)
 
 
 def _on_canvas(edit: Edit, request: RemoveBackgroundRequest | ReplaceBackgroundRequest) -> Edit:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from api_schemas.downloads import EXTENSIONS
 from api_schemas.jobs import JobSpec, Report, StoredOutput
 from api_schemas.profiles import ProfileReport
 from api_schemas.requests import ImageFormat, JobRequest, OutputOptions, RemoveBackgroundRequest, ReplaceBackgroundRequest
@@ -19,12 +20,12 @@ from profiles.picture import read
 from worker.engines.base import Pixels
 from worker.images.byte_limit import encode_within
 from worker.images.codec import Frame, encode, encode_mask
+from worker.images.resolution import Dpi
 from worker.images.sizing import sized
 from worker.intake import Edit
 
 _PNG = OutputOptions(format=ImageFormat.PNG)
 _PREVIEW = OutputOptions(format=ImageFormat.JPEG, quality=85)
-_EXTENSIONS = {ImageFormat.PNG: "png", ImageFormat.JPEG: "jpg", ImageFormat.WEBP: "webp"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +55,12 @@ def encode_output(spec: JobSpec, edit: Edit, frame: Frame, seed: int | None, rep
     dpi = edit.source.dpi if request.output.dpi is None else (float(request.output.dpi),) * 2
     frame = replace(frame, dpi=dpi)
     if isinstance(request, RemoveBackgroundRequest):
-        layers = {"mask": encode_mask(edit.alpha, dpi)}
+        layers = _masks_of_product(edit, dpi)
     elif fill is not None:
-        layers = {"fill": encode(replace(_exact(edit, frame, fill), dpi=dpi), _PNG), "mask": encode_mask(edit.alpha, dpi)}
-        if isinstance(request, ReplaceBackgroundRequest):
+        is_behind = isinstance(request, ReplaceBackgroundRequest)
+        layers = {"fill": encode(replace(_exact(edit, frame, fill), dpi=dpi), _PNG)}
+        layers |= _masks_of_product(edit, dpi) if is_behind else {"mask": encode_mask(edit.alpha, dpi)}
+        if is_behind:
             layers["cutout"] = encode(replace(frame, pixels=edit.frame.pixels, alpha=255 - edit.alpha), _PNG)
     if edit.landing is None:  # else it was brought to its place before it was painted
         frame = sized(frame, request.output)
@@ -71,6 +74,11 @@ def _held(name: str, request: JobRequest, edit: Edit, data: bytes) -> ProfileRep
     """The file as it is delivered, held against a profile. The product is known where it was told from its background."""
     is_told = isinstance(request, ReplaceBackgroundRequest | RemoveBackgroundRequest)
     return check(profile(name), read(data), Image.fromarray(255 - edit.alpha) if is_told else None)
+
+
+def _masks_of_product(edit: Edit, dpi: Dpi | None) -> dict[str, bytes]:
+    """The product's matte, and for one more release the same upside down, as it was called before."""
+    return {"product_mask": encode_mask(255 - edit.alpha, dpi), "mask": encode_mask(edit.alpha, dpi)}
 
 
 def _exact(edit: Edit, frame: Frame, fill: Frame) -> Frame:
@@ -99,7 +107,7 @@ def store(storage: Storage, spec: JobSpec, execution_id: str, outputs: Sequence[
     stored = []
     for number, output in enumerate(outputs):
         image_format = spec.request.output.format
-        key = f"{prefix}{number}.{_EXTENSIONS[image_format]}"
+        key = f"{prefix}{number}.{EXTENSIONS[image_format]}"
         storage.put(key, output.data, f"image/{image_format}")
         layers = {name: f"{prefix}{number}.{name}.png" for name in output.layers}
         for name, layer_key in layers.items():

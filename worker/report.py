@@ -84,6 +84,7 @@ class Examiner:
             **vars(border),
             ambiguity=edit.ambiguity,
             subject=found,
+            warnings=edit.warnings,
             verdict=Verdict(level=_worst(reasons), reasons=tuple(reason for _, reason in reasons)),
         )
 
@@ -94,7 +95,8 @@ class Examiner:
 
     def _brought(self, request: JobRequest, edit: Edit) -> list[tuple[Level, str]]:
         cut = isinstance(request, ReplaceBackgroundRequest) and request.shadow is not None and base_is_cut(255 - edit.alpha)
-        doubts = [(Level.WARN, doubt) for doubt in (*edit.doubts, *((_CUT,) if cut else ()))]
+        named = [f"{warning.code}: {warning.message}" for warning in edit.warnings]
+        doubts = [(Level.WARN, doubt) for doubt in (*named, *edit.doubts, *((_CUT,) if cut else ()))]
         return self._beyond("ambiguity", edit.ambiguity) + self._beyond("scale", _landing(request, edit).scale) + doubts
 
     def _beyond(self, name: str, value: float | None) -> list[tuple[Level, str]]:

@@ -79,7 +79,7 @@ class Kind:
 
 
 INPAINT = Kind(Operation.INPAINT, PROMPT, (4, 4))
-BACKGROUND = Kind(Operation.REPLACE_BACKGROUND, PROMPT, (0, 0))
+BACKGROUND = Kind(Operation.REPLACE_BACKGROUND, PROMPT)
 EXTENSION = Kind(Operation.OUTPAINT, PROMPT)
 ERASE = Kind(Operation.ERASE, None, (8, 6))
 CONTINUATION = Kind(Operation.OUTPAINT, None)
@@ -145,10 +145,12 @@ def scene(name: str, picture: Array, number: int, kind: Kind, card: ModelCard) -
         sides = _sides(picture, number)
         inputs["image"] = picture[sides[2] : picture.shape[0] - sides[3], sides[0] : picture.shape[1] - sides[1]]
         fields["expand"] = dict(zip(("left", "right", "top", "bottom"), sides, strict=True))
+    elif kind.operation is Operation.REPLACE_BACKGROUND:
+        inputs["product_mask"] = ellipse(picture, number)
+        fields["product_mask"] = "product_mask"
     else:
         grow_px, feather_px = kind.options or (0, 0)
-        region = ellipse(picture, number)
-        inputs["mask"] = 255 - region if kind.operation is Operation.REPLACE_BACKGROUND else region
+        inputs["mask"] = ellipse(picture, number)
         fields |= {"mask": "mask", "mask_options": {"grow_px": grow_px, "feather_px": feather_px}}
     spec, plan = _planned(fields, card, {key: _png(value) for key, value in inputs.items()})
     return Scene(name, number, kind, card, spec, plan, picture)

@@ -118,7 +118,9 @@ def test_remove_background_returns_the_cut_out_and_its_mask(api: Api, photo: byt
     assert solid.any()
     assert (cut_out[..., 3] == 0).any()
     np.testing.assert_array_equal(cut_out[solid][:, :3], as_mode(photo, "RGB")[solid])
-    assert set(job["outputs"][0]["layers"]) == {"mask"}
+    mask = pixels_of(httpx.get(job["outputs"][0]["layers"]["product_mask"]).content)
+    np.testing.assert_array_equal(mask, cut_out[..., 3])
+    assert set(job["outputs"][0]["layers"]) == {"product_mask", "mask"}
 
 
 def test_several_images_differ_and_repeat_by_seed(api: Api, coffee: bytes) -> None:

@@ -123,7 +123,13 @@ def register(pool: Pool) -> None:
         schemathesis.openapi.format(f"outfill-{prefix}", st.one_of(numbers.map(partial(pool.pick, prefix)), text))
 
 
-_FORMATS = {"image": "outfill-image", "mask": "outfill-mask", "model": "outfill-model", "url": "outfill-url"}
+_FORMATS = {
+    "image": "outfill-image",
+    "mask": "outfill-mask",
+    "product_mask": "outfill-mask",
+    "model": "outfill-model",
+    "url": "outfill-url",
+}
 
 
 def with_formats(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,11 +176,12 @@ def made_acceptable(request: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in request.items() if name not in _IGNORED[operation]}
     number = zlib.crc32(json.dumps(request, sort_keys=True, default=str).encode())
     kept["image"] = data_url(GOOD_PHOTOS[number % len(GOOD_PHOTOS)])
-    if "mask" in kept:
-        kept["mask"] = data_url(GOOD_MASKS[number % len(GOOD_MASKS)])
+    for mask in ("mask", "product_mask"):
+        if kept.get(mask):
+            kept[mask] = data_url(GOOD_MASKS[number % len(GOOD_MASKS)])
     if "mask_options" in kept:
         kept["mask_options"] = {**kept["mask_options"], "polarity": "white_edits"}
-    if operation == "replace_background" and "image" in (kept.get("background") or {"image": ""}):
+    if operation == "replace_background" and (not kept.get("background") or "image" in kept["background"]):
         kept["background"] = {"image": data_url(GOOD_PHOTOS[0])}
     for extension in ("expand", "canvas"):
         if kept.get(extension):
@@ -197,9 +204,10 @@ def _small(name: str, value: Any) -> Any:
 
 def as_form(request: dict[str, Any]) -> dict[str, Any]:
     """The body of a form: the request, and its images as files of their own."""
-    sources = {"photo": request["image"], "mask": request.get("mask")}
+    mask = next((name for name in ("mask", "product_mask") if request.get(name)), None)
+    sources = {"photo": request["image"], "mask": request[mask] if mask else None}
     files = {name: Binary(base64.b64decode(source.partition(",")[2])) for name, source in sources.items() if source}
-    named = {"image": "file:photo"} | ({"mask": "file:mask"} if request.get("mask") else {})
+    named = {"image": "file:photo"} | ({mask: "file:mask"} if mask else {})
     return {"request": {**request, **named}, **files}
 
 

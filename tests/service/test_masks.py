@@ -15,8 +15,8 @@ from PIL import Image
 
 from api_schemas.errors import MaskEmpty, MaskError, MaskFaint, MaskFull, MaskHasNoAlpha
 from api_schemas.requests import MaskOptions
-from service.intake import check_mask_pixels
-from worker.images.codec import decode_mask
+from service.intake import check_mask_pixels, check_product_mask_pixels
+from worker.images.codec import decode_mask, decode_product_mask
 from worker.images.mask import edit_alpha
 
 Array = np.ndarray[Any, Any]
@@ -143,6 +143,47 @@ def test_the_service_and_the_worker_read_masks_alike(values: list[int], mode: st
     except MaskHasNoAlpha as error:
         expected = error.code
     assert verdict == expected
+
+
+@settings(max_examples=300)
+@given(
+    values=st.lists(VALUES, min_size=4, max_size=4),
+    alphas=st.lists(VALUES, min_size=4, max_size=4),
+    mode=st.sampled_from(["L", "RGB", "RGBA", "LA", "I;16", "I;12", "I;32", "I;16 inverted"]),
+)
+def test_the_service_and_the_worker_read_masks_of_products_alike(values: list[int], alphas: list[int], mode: str) -> None:
+    """A mask of a product is refused exactly when what the worker would read of it has no product, or no background, or in grey is faint."""
+    grey, alpha = (np.array(each, np.uint8).reshape(2, 2) for each in (values, alphas))
+    data = _file(grey, mode) if not mode.endswith("A") else png(np.dstack([grey] * (len(mode) - 1) + [alpha]))
+    by_alpha = mode.endswith("A") and alpha.min() < 239
+    try:
+        check_product_mask_pixels(data)
+        verdict = "usable"
+    except MaskError as error:
+        verdict = error.code
+    read = decode_product_mask(data, max_pixels=LIMIT)
+    if by_alpha:
+        assert np.array_equal(read, alpha)
+        expected = "mask_empty" if alpha.max() <= 16 else "mask_full" if alpha.min() > 16 else "usable"
+    else:
+        expected = _meaning(read)
+    assert verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("rgba", "said"),
+    [
+        (np.dstack([marked(0, 255)] * 3 + [marked(200, 200)]), "no pixel of the mask is background"),
+        (np.dstack([marked(0, 255)] * 3 + [marked(0, 0)]), "the mask marks no product"),
+    ],
+    ids=["translucent", "clear"],
+)
+def test_a_mask_of_a_product_whose_alpha_means_nothing_is_told_of_its_brightness(rgba: Array, said: str) -> None:
+    """What the alpha holds is told, and that the brightness would make a mask."""
+    with pytest.raises(MaskError) as caught:
+        check_product_mask_pixels(png(rgba))
+    assert caught.value.detail.startswith(said)
+    assert caught.value.detail.endswith("its brightness has both")
 
 
 def _meaning(read: Array) -> str:

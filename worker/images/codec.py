@@ -21,6 +21,9 @@ How a mask is read (``decode_mask``; by the same rule the service refuses a mask
    ``black_edits``: strength = 255 - luma. ``alpha``: strength = 255 - alpha.
 2. ``invert``: strength = 255 - strength.
 3. Strengths up to 16 become 0 and from 239 on 255, which takes JPEG noise away; what is between stays as soft strength.
+
+How a product's mask is read (``decode_product_mask``; the service by the same rule): where some alpha is below 239, strength = alpha, exactly. Else
+strength = luma, and rule 3 holds.
 """
 
 from __future__ import annotations
@@ -124,16 +127,36 @@ def decode_mask(data: bytes, options: MaskOptions, *, max_pixels: int) -> npt.ND
             values = np.asarray(picture)
         else:
             values = _mask_values(_frame(picture), options)
-    flip = (options.polarity is not Polarity.WHITE_EDITS) != options.invert
+    return _strengths(values, flip=(options.polarity is not Polarity.WHITE_EDITS) != options.invert)
+
+
+def decode_product_mask(data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
+    """How much of the product is in each pixel, ``uint8 (H, W)``, 255 = product, by the rule above. Raises what ``decode`` raises."""
+    with _as_corrupt():
+        picture = _open(data, max_pixels)
+        if picture.mode == "L" and "transparency" not in picture.info:
+            return _strengths(np.asarray(picture), flip=False)
+        frame = _frame(picture)
+        if frame.alpha is not None and int(frame.alpha.min()) < MASK_ONE:
+            return frame.alpha
+        return _strengths(_luma(frame), flip=False)
+
+
+def _strengths(values: npt.NDArray[np.uint8], *, flip: bool) -> npt.NDArray[np.uint8]:
+    """Rule 3 for the mask's ``values (H, W)``, after a ``flip``."""
     table = np.arange(256, dtype=np.uint8)
     table[: MASK_ZERO + 1] = 0
     table[MASK_ONE:] = 255
     return np.asarray(cv2.LUT(values, table[::-1].copy() if flip else table), np.uint8)
 
 
+def _luma(frame: Frame) -> npt.NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(frame.pixels).convert("L"))
+
+
 def _mask_values(frame: Frame, options: MaskOptions) -> npt.NDArray[np.uint8]:
     if options.polarity is not Polarity.ALPHA:
-        return np.asarray(Image.fromarray(frame.pixels).convert("L"))
+        return _luma(frame)
     if frame.alpha is None:
         raise MaskHasNoAlpha("The mask has no alpha channel, and polarity is alpha.")
     return frame.alpha
@@ -191,7 +214,7 @@ def into_space(pixels: npt.NDArray[np.uint8], profile: bytes | None, wanted: byt
 
 
 def encode_mask(mask: npt.NDArray[np.uint8], dpi: Dpi | None = None) -> bytes:
-    """A mask ``(H, W)`` as a grey PNG: white is edited."""
+    """A mask ``uint8 (H, W)`` as a grey PNG."""
     return _png(mask, None, dpi)
 
 
