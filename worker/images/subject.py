@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,31 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from api_schemas.errors import SubjectNotFound
+from worker.images import looks
 from worker.images.codec import Frame
 from worker.images.mask import Box, bounding_box, coverage
 from worker.images.matting import redraw_edge
 from worker.images.network import Network
 from worker.images.transparency import CLEAR, framed, ground_for, over_ground, visible
 
-_INPUT_SIDE = 320
-_WORK_SIDE = 1600
-"""Longest side, pixels, at which the edge is refined; more would cost memory and gain little over a 320-pixel prediction."""
-_PEAK = 0.5
-"""Highest saliency, 0..1, below which nothing is said to stand out."""
 _AREA = (0.001, 0.99)
 """Share of the frame that a subject covers."""
 _LEVELS = (0.4, 0.7)
-"""Refined saliency up to the first is background, from the second on subject; between them lies the soft edge."""
+"""Likelihood up to the first is background, from the second on product; between them lies the soft edge."""
 _SPECK = 0.02
 """Parts and holes below this share of the largest part are noise, unless the network is certain of them."""
-_CERTAIN = 0.1
-"""Saliency nearer than this to 0 or to 1 is the network's word for certain."""
-_EDGE = 7
-"""Pixels of the network's map that a plain edge is wide at most: what it leaves open over a wider stretch, it does not know."""
-_ZOOM = 0.3
-"""A subject whose box covers less of the frame than this is looked at again, closer."""
-_AGREEMENT = 0.6
-"""Intersection over union with the first look below which the closer look is not believed: it found a part, or something else."""
+_REACH = 4
+"""Pixels of the network around a matte that take part in drawing its edge."""
 _MARGIN = 0.06
 """Plain ground around a framed picture, of its longer side, on which it is seen whether it stands out as one thing."""
 _WHOLE = 0.98
@@ -55,11 +46,12 @@ class Segmenter:
     """Finds the product by a segmentation network: U²-Net small (Qin et al., "U²-Net: Going Deeper with Nested U-Structure for Salient Object
     Detection", 2020) unless another is given.
 
-    ``network`` is the path of its file, read once, or one that is loaded.
+    ``network`` is the path of its file, read once, or one that is loaded; it looks at a picture up to ``most_looks`` times.
     """
 
-    def __init__(self, network: Path | Network) -> None:
+    def __init__(self, network: Path | Network, most_looks: int = looks.MOST) -> None:
         self._network = Network(network) if isinstance(network, Path) else network
+        self._looks = most_looks
 
     def matte(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """The matte of the salient object in ``pixels (H, W, 3)``, with a narrow soft edge that follows the picture's own.
@@ -70,39 +62,14 @@ class Segmenter:
 
     def find(self, pixels: npt.NDArray[np.uint8]) -> Product:
         """The salient object in ``pixels (H, W, 3)``, and how far its matte is to be trusted. Raises ``SubjectNotFound``."""
-        saliency = self._saliency(pixels)
-        found = Product(_refine(pixels, saliency), _ambiguity(saliency))
-        box = bounding_box(np.where(found.matte > 127, found.matte, 0).astype(np.uint8))
-        if box is not None and box.width * box.height < _ZOOM * found.matte.size:
-            found = self._closer(pixels, found, box)
-        share = coverage(found.matte)
+        finding = looks.find(pixels, self._network, self._looks)
+        if not finding.looks:
+            raise SubjectNotFound("Nothing stands out from the background; give a mask.")
+        matte = _refine(pixels, finding)
+        share = coverage(matte)
         if not _AREA[0] <= share <= _AREA[1]:
             raise SubjectNotFound(f"What stands out covers {share:.1%} of the picture.")
-        return found
-
-    def _closer(self, pixels: npt.NDArray[np.uint8], found: Product, box: Box) -> Product:
-        """``found`` again, from a window around ``box``, so that a small subject gets all of the network's pixels."""
-        window = box.padded(max(8, round(0.3 * max(box.width, box.height))), found.matte.shape).slices
-        view = np.ascontiguousarray(pixels[window])
-        try:
-            saliency = self._saliency(view)
-        except SubjectNotFound:
-            return found
-        closer = _refine(view, saliency)
-        first, second = found.matte[window] > 127, closer > 127
-        if np.count_nonzero(first & second) < _AGREEMENT * np.count_nonzero(first | second):
-            return found
-        out = np.zeros_like(found.matte)
-        out[window] = closer
-        return Product(out, _ambiguity(saliency))
-
-    def _saliency(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """The network's map, ``float32 (320, 320)``, min-max normalised, after the preprocessing it was trained with."""
-        raw = self._network.maps([pixels])[0]
-        low, high = float(raw.min()), float(raw.max())
-        if not high >= _PEAK or high - low < _PEAK / 2:
-            raise SubjectNotFound("Nothing stands out from the background; give a mask.")
-        return np.asarray((raw - low) / (high - low), dtype=np.float32)
+        return Product(matte, looks.ambiguity(finding.likely, self._network.facts.side))
 
 
 def subject_of(frame: Frame, segmenter: Segmenter) -> Product:
@@ -150,42 +117,37 @@ def _stands_out(seen: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8], groun
     return bool(np.count_nonzero(inside & shape) >= _WHOLE * np.count_nonzero(shape))
 
 
-def _ambiguity(saliency: npt.NDArray[np.float32]) -> float:
-    """Share of what ``saliency (h, w)`` of 0..1 does not rule out that it leaves open, edges of up to ``_EDGE`` pixels aside."""
-    left_open = ((saliency > _CERTAIN) & (saliency < 1 - _CERTAIN)).astype(np.uint8)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_EDGE, _EDGE))
-    # What is open up to the frame may go on beyond it.
-    around = cv2.copyMakeBorder(left_open, _EDGE, _EDGE, _EDGE, _EDGE, cv2.BORDER_REPLICATE)
-    wide = cv2.morphologyEx(around, cv2.MORPH_OPEN, disc)[_EDGE:-_EDGE, _EDGE:-_EDGE]
-    return float(np.count_nonzero(wide)) / np.count_nonzero(saliency > _CERTAIN)
-
-
-def _refine(pixels: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """The matte at full size: the coarse map pulled to the picture's edges (He et al., "Guided Image Filtering", 2010), these redrawn."""
+def _refine(pixels: npt.NDArray[np.uint8], finding: looks.Finding) -> npt.NDArray[np.uint8]:
+    """The matte ``uint8 (H, W)``: the joined map without noise, its edge redrawn from ``pixels (H, W, 3)``."""
     height, width = pixels.shape[:2]
-    scale = min(1.0, _WORK_SIDE / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    guide = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.float32) / np.float32(255)
-    coarse = np.asarray(cv2.resize(saliency, size, interpolation=cv2.INTER_LINEAR), np.float32)
-    # The window must span the blur of one upscaled prediction pixel, on both sides of the edge.
-    radius = max(2, round(1.5 * max(size) / _INPUT_SIDE))
-    guided = cv2.ximgproc.guidedFilter(guide, coarse, 2 * radius, 1e-4)
+    down, across = height / finding.likely.shape[0], width / finding.likely.shape[1]
     low, high = _LEVELS
-    matte = np.rint(np.clip((guided - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    # Noise goes first: afterwards the gaps between hairs would pass for pinholes.
-    edge = redraw_edge(guide, _without_noise(matte, coarse).astype(np.float32) / np.float32(255), max(size) / _INPUT_SIDE)
-    matte = np.rint(edge * 255).astype(np.uint8)
-    return np.asarray(cv2.resize(matte, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+    cleaned = _without_noise(np.rint(np.clip((finding.likely - low) / (high - low), 0, 1) * 255).astype(np.uint8), finding.likely)
+    matte = np.zeros((height, width), np.uint8)
+    box = bounding_box(cleaned)
+    if box is None:
+        return matte
+    # Nothing is changed further from the matte than its accuracy: the rest need not be looked at.
+    box = box.padded(math.ceil(_REACH * finding.grain), finding.likely.shape)
+    rows = slice(round(box.top * down), round(box.bottom * down))
+    columns = slice(round(box.left * across), round(box.right * across))
+    opacity = redraw_edge(
+        np.ascontiguousarray(pixels[rows, columns]),
+        cleaned[box.slices].astype(np.float32) / np.float32(255),
+        max(down, across) * finding.grain,
+    )
+    matte[rows, columns] = np.rint(opacity * 255).astype(np.uint8)
+    return matte
 
 
 def _without_noise(matte: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """``matte (H, W)`` without specks beside the subject and pinholes in it: small ones, of which ``saliency (H, W)`` is not certain."""
-    parts = _small_parts(matte > 127, None, saliency > 1 - _CERTAIN)
+    parts = _small_parts(matte > 127, None, saliency > 1 - looks.CERTAIN)
     # Whatever soft fringe a removed speck leaves goes with it.
     fringe = np.ones((5, 5), np.uint8)
     cleaned = np.where(cv2.dilate(parts, fringe) > 0, 0, matte) if parts.any() else matte
     largest = int(np.count_nonzero(cleaned > 127))
-    holes = _small_parts(cleaned <= 127, largest, saliency < _CERTAIN)
+    holes = _small_parts(cleaned <= 127, largest, saliency < looks.CERTAIN)
     return np.asarray(np.where(cv2.dilate(holes, fringe) > 0, 255, cleaned) if holes.any() else cleaned, dtype=np.uint8)
 
 
