@@ -70,8 +70,8 @@ def contact_shadow(matte: npt.NDArray[np.uint8], shadow: Shadow) -> npt.NDArray[
     """How much darker the ground is by the ``shadow`` of the product ``matte (H, W)``: ``uint8 (H, W)``, 255 = black.
 
     Each separate part has its own, and of each part all points of its lower outline that stand on the ground, though further from the camera: the
-    lowest one, and such as are low among their surroundings and rise no more from the next one than a floor seen at a slant does. There it is a
-    tight dark line in a pool that ``softness`` spreads over up to a tenth of the part's width. A cast shadow is the outline as well, laid on the
+    lowest one, and such as a board held from below would touch, or are low among their surroundings, if they rise no more from the next one than a
+    floor seen at a slant does. There it is a tight dark line in a pool that ``softness`` spreads over up to a tenth of the part's width. A cast shadow is the outline as well, laid on the
     ground by a light, blurred more and fading the further off it falls. A product that meets the frame's lower border is drawn
     as if it stood there: what is seen of the shadow is what lies beside it.
     """
@@ -183,13 +183,23 @@ def _standing(edge: npt.NDArray[np.float32], columns: npt.NDArray[np.bool_], siz
     """The columns, in order, in which a part whose lower outline is ``edge (W,)`` stands on the ground."""
     at = np.nonzero(columns)[0]
     dips, _ = find_peaks(np.concatenate(([0.0], edge[at], [0.0])), prominence=max(1.0, _DIP * size), plateau_size=1)
-    candidates = sorted((int(at[dip - 1]) for dip in dips), key=lambda x: -float(edge[x]))
+    candidates = sorted({*(int(at[dip - 1]) for dip in dips), *_hull(at, edge)}, key=lambda x: -float(edge[x]))
     standing = [int(at[np.argmax(edge[at])])]
     for x in candidates:
         nearest = min(standing, key=lambda other: abs(other - x))
         if x not in standing and edge[nearest] - edge[x] <= _RISE * abs(nearest - x):
             standing.append(x)
     return np.array(sorted(standing))
+
+
+def _hull(columns: npt.NDArray[np.intp], edge: npt.NDArray[np.float32]) -> list[int]:
+    """The ``columns`` of the corners of the lower convex hull of ``edge (W,)`` (Andrew's monotone chain): where a board from below would touch it."""
+    hull: list[tuple[int, float]] = []
+    for x, y in zip(columns.tolist(), edge[columns].tolist(), strict=True):
+        while len(hull) > 1 and (hull[-1][1] - hull[-2][1]) * (x - hull[-2][0]) <= (y - hull[-2][1]) * (hull[-1][0] - hull[-2][0]):
+            hull.pop()
+        hull.append((x, y))
+    return [x for x, _ in hull]
 
 
 def _cast(
