@@ -13,11 +13,10 @@ from api_schemas.errors import SubjectNotFound
 from worker.images.codec import Frame
 from worker.images.mask import Box, bounding_box, coverage
 from worker.images.matting import redraw_edge
+from worker.images.network import Network
 from worker.images.transparency import CLEAR, framed, ground_for, over_ground, visible
 
 _INPUT_SIDE = 320
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-_STD = np.array([0.229, 0.224, 0.225], np.float32)
 _WORK_SIDE = 1600
 """Longest side, pixels, at which the edge is refined; more would cost memory and gain little over a 320-pixel prediction."""
 _PEAK = 0.5
@@ -53,21 +52,14 @@ class Product:
 
 
 class Segmenter:
-    """U²-Net (Qin et al., "U²-Net: Going Deeper with Nested U-Structure for Salient Object Detection", 2020) as an ONNX file.
+    """Finds the product by a segmentation network: U²-Net small (Qin et al., "U²-Net: Going Deeper with Nested U-Structure for Salient Object
+    Detection", 2020) unless another is given.
 
-    Runs on one CPU thread; not thread-safe by promise. ``path`` is read once, in the constructor: the only I/O of this package.
+    ``network`` is the path of its file, read once, or one that is loaded.
     """
 
-    def __init__(self, path: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        for pool in ("intra", "inter"):
-            options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")  # a waiting thread would take the engine's core
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._input: str = self._session.get_inputs()[0].name
+    def __init__(self, network: Path | Network) -> None:
+        self._network = Network(network) if isinstance(network, Path) else network
 
     def matte(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """The matte of the salient object in ``pixels (H, W, 3)``, with a narrow soft edge that follows the picture's own.
@@ -106,9 +98,7 @@ class Segmenter:
 
     def _saliency(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """The network's map, ``float32 (320, 320)``, min-max normalised, after the preprocessing it was trained with."""
-        small = cv2.resize(pixels, (_INPUT_SIDE, _INPUT_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
-        scaled = (small / max(float(small.max()), 1e-6) - _MEAN) / _STD
-        raw = self._session.run(None, {self._input: scaled.transpose(2, 0, 1)[None].astype(np.float32)})[0][0, 0]
+        raw = self._network.maps([pixels])[0]
         low, high = float(raw.min()), float(raw.max())
         if not high >= _PEAK or high - low < _PEAK / 2:
             raise SubjectNotFound("Nothing stands out from the background; give a mask.")
