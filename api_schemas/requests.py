@@ -384,11 +384,57 @@ Background = Annotated[
 ]
 
 
-class Shadow(Body):
-    """A soft contact shadow under the product, drawn from its mask."""
+class ShadowKind(StrEnum):
+    """What kind of shadow."""
 
+    CONTACT = "contact"
+    CAST = "cast"
+
+
+_IS_CAST: dict[str, Any] = {"required": ["type"], "properties": {"type": {"const": "cast"}}}
+_CAST = {"angle_deg": 315.0, "length": 1.0}
+"""The light of a shadow that is cast, where none is given."""
+
+
+class Shadow(Body):
+    """A soft shadow on the ground, drawn from the product's mask."""
+
+    model_config = ConfigDict(json_schema_extra=_all_of(*(_only_with(name, _IS_CAST) for name in _CAST)))
+
+    type: ShadowKind = Field(
+        default=ShadowKind.CONTACT,
+        description="`contact`: where each part of the product touches the ground. `cast`: its outline too, laid on the ground by a light.",
+    )
     opacity: float = Field(default=0.45, gt=0, le=1)
     softness: float = Field(default=0.5, ge=0, le=1, description="0 is a hard edge; 1 spreads over a tenth of the product's width.")
+    angle_deg: float | None = Field(
+        default=None,
+        ge=0,
+        lt=360,
+        description="Where the light comes from, seen from above and clockwise: 0 from behind the product, 90 from the right, 180 from the "
+        "camera. Only for `cast`; its default is 315, from behind on the left.",
+    )
+    length: float | None = Field(
+        default=None,
+        ge=0.1,
+        le=3,
+        description="Length of a shadow on the ground, in heights of what casts it. Only for `cast`; its default is 1.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lit(cls, value: Any) -> Any:
+        """A light for a shadow that is cast and was given none."""
+        if not isinstance(value, dict) or value.get("type") != "cast":
+            return value
+        return {**value, **{name: default for name, default in _CAST.items() if value.get(name) is None}}
+
+    @model_validator(mode="after")
+    def _light_is_used(self) -> Self:
+        given = next((name for name in _CAST if getattr(self, name) is not None), None)
+        if self.type is ShadowKind.CONTACT and given is not None:
+            raise field_fault(given, 'only a shadow of "type": "cast" has a light')
+        return self
 
 
 class Expand(Body):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy.signal import find_peaks
 
 from api_schemas.requests import Background, ColorBackground, GradientBackground, GradientStops, Shadow
 from worker.images.blend import composite
@@ -19,8 +20,18 @@ _SHADOW_SIDE = 1024
 """Longest side, pixels, at which a shadow is drawn: it is soft, so more would not show."""
 _CUT = 0.25
 """Share of the product's width at the frame's lower border from which its base may lie outside the picture."""
+_PART = 0.02
+"""Share of the largest separate part below which a part is none that stands by itself."""
 _LIFT = 0.12
-"""Height above the lowest point, in product sizes, at which an edge is hardly in touch with the ground any more."""
+"""Height above where a part stands, in its sizes, at which an edge is hardly in touch with the ground any more."""
+_DIP = 0.03
+"""How much lower than its surroundings, in sizes of the part, a point of the lower outline is that may stand on the ground."""
+_RISE = 0.4
+"""Steepest line between two points on the ground: what rises more from one to the next is in the air (a handle, an ear, a hand)."""
+_DEPTH = 0.5
+"""Least share of a cast shadow that points to or from the camera: things have a depth, even lit from the side."""
+_FADE = 0.5
+"""What a cast shadow loses of its darkness by its far end."""
 _FLATTEN = 0.35
 """A circle on the ground is seen as an ellipse of this height."""
 
@@ -56,17 +67,22 @@ def recoloured(background: Background, convert: Callable[[npt.NDArray[np.uint8]]
 
 
 def contact_shadow(matte: npt.NDArray[np.uint8], shadow: Shadow) -> npt.NDArray[np.uint8]:
-    """How much darker the ground is under the product ``matte (H, W)``: ``uint8 (H, W)``, 255 = black.
+    """How much darker the ground is by the ``shadow`` of the product ``matte (H, W)``: ``uint8 (H, W)``, 255 = black.
 
-    It follows the product's lower edge where that is near its lowest point: a tight dark line where the two touch, in a pool that
-    ``softness`` spreads over up to a tenth of the product's width. A product that meets the frame's lower border is drawn as if it stood there:
-    what is seen of the shadow is what lies beside it.
+    Each separate part has its own, and of each part all points of its lower outline that stand on the ground, though further from the camera: the
+    lowest one, and such as a board held from below would touch, or are low among their surroundings, if they rise no more from the next one than a
+    floor seen at a slant does. There it is a tight dark line in a pool that ``softness`` spreads over up to a tenth of the part's width. A cast shadow is the outline as well, laid on the
+    ground by a light, blurred more and fading the further off it falls. A product that meets the frame's lower border is drawn
+    as if it stood there: what is seen of the shadow is what lies beside it.
     """
     height, width = matte.shape
     scale = min(1.0, _SHADOW_SIDE / max(height, width))
     small_size = max(1, round(width * scale)), max(1, round(height * scale))
     small = cv2.resize(matte, small_size, interpolation=cv2.INTER_AREA)
-    darkness = _draw(np.asarray(small > 127), shadow)
+    light = np.ones(small.shape, np.float32)
+    for part in _parts(np.asarray(small > 127)):
+        _shade(light, part, shadow)
+    darkness = np.rint((1 - light) * shadow.opacity * 255).astype(np.uint8)
     return np.asarray(cv2.resize(darkness, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
@@ -124,38 +140,99 @@ def _centred(have: int, want: int, scale: float) -> tuple[slice, int]:
     return slice(first, last), max(round((start - first) * scale), 0)
 
 
-def _draw(product: npt.NDArray[np.bool_], shadow: Shadow) -> npt.NDArray[np.uint8]:
-    height, width = product.shape
-    box = bounding_box(product.astype(np.uint8))
+def _parts(product: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.bool_]]:
+    """The separate parts of ``product (H, W)`` that may stand on the ground: not those that others are just below."""
+    count, found, parts, _ = cv2.connectedComponentsWithStats(product.astype(np.uint8), connectivity=8)
+    labels, stats = np.asarray(found, np.int32), np.asarray(parts, np.int32)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    numbers = [k for k in range(1, count) if areas[k] >= _PART * areas[1:].max()]
+    return [labels == k for k in numbers if not _is_carried(labels, k, stats[k])]
+
+
+def _is_carried(labels: npt.NDArray[np.int32], number: int, stats: npt.NDArray[np.int32]) -> bool:
+    """Whether under most of a part, within half of its height, there is another one: it stands on that, or is a piece of it."""
+    left, top, width, height = (int(value) for value in stats[:4])
+    below = labels[top : top + height + height // 2 + 1, left : left + width]
+    own = below == number
+    beneath = (below > 0) & ~own & (np.cumsum(own, axis=0) > 0)
+    return bool(np.count_nonzero(beneath.any(axis=0)) > width / 2)
+
+
+def _shade(light: npt.NDArray[np.float32], part: npt.NDArray[np.bool_], shadow: Shadow) -> None:
+    """Takes from ``light (H, W)``, 0..1, what the shadow of ``part (H, W)`` takes."""
+    box = bounding_box(part.astype(np.uint8))
     if box is None:
-        return np.zeros((height, width), np.uint8)
-    size = min(box.width, box.height)
-    edge, touch = _ground_line(product, size)
+        return
+    size, height = min(box.width, box.height), part.shape[0]
+    columns = np.asarray(part.any(axis=0))
+    edge = np.where(columns, height - np.argmax(part[::-1], axis=0), 0).astype(np.float32)
+    standing = _standing(edge, columns, size)
+    ground = np.interp(np.arange(len(edge)), standing, edge[standing]).astype(np.float32)
+    touch = np.where(columns, np.exp(-(((ground - edge) / max(1.0, _LIFT * size)) ** 2)), 0).astype(np.float32)
     spread = max(0.3, shadow.softness * 0.1 * box.width)
-    pool = _band(height, edge, touch, rise=0.10 * size, drop=0.02 * size + 0.3 * spread)
-    line = _band(height, edge, touch**2, rise=0.05 * size, drop=0.008 * size + 1)
-    pool = _blurred(pool, 0.7 * spread)
-    line = _blurred(line, 0.2 * spread)
-    darkness = 1 - (1 - 0.75 * np.clip(pool, 0, 1)) * (1 - 0.6 * np.clip(line, 0, 1))
-    return np.rint(np.clip(darkness / 0.9, 0, 1) * shadow.opacity * 255).astype(np.uint8)
+    # The pool fills the gap under what is nearly on the ground; the line is where it is.
+    pool = _band(edge - 0.10 * size, np.maximum(edge, ground) + np.float32(0.02 * size + 0.3 * spread), touch, height)
+    line = _band(edge - 0.05 * size, edge + 0.008 * size + 1, touch**2, height)
+    light *= 1 - np.minimum(1, 0.83 * np.clip(_blurred(pool, 0.7 * spread), 0, 1))
+    light *= 1 - 0.6 * np.clip(_blurred(line, 0.2 * spread), 0, 1)
+    if shadow.angle_deg is not None and shadow.length is not None:
+        light *= 1 - 0.75 * _cast(part, ground, shadow.softness, math.radians(shadow.angle_deg), shadow.length)
 
 
-def _ground_line(product: npt.NDArray[np.bool_], size: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """For each column, the row just below the product, and how near that is to the ground, 0..1 (0 where there is no product)."""
-    height = product.shape[0]
-    columns = product.any(axis=0)
-    edge = np.where(columns, height - np.argmax(product[::-1], axis=0), 0).astype(np.float32)
-    lift = (edge.max() - edge) / max(1.0, _LIFT * size)
-    touch = np.where(columns, np.exp(-(lift**2)), 0).astype(np.float32)
-    return edge, touch
+def _standing(edge: npt.NDArray[np.float32], columns: npt.NDArray[np.bool_], size: int) -> npt.NDArray[np.intp]:
+    """The columns, in order, in which a part whose lower outline is ``edge (W,)`` stands on the ground."""
+    at = np.nonzero(columns)[0]
+    dips, _ = find_peaks(np.concatenate(([0.0], edge[at], [0.0])), prominence=max(1.0, _DIP * size), plateau_size=1)
+    candidates = sorted({*(int(at[dip - 1]) for dip in dips), *_hull(at, edge)}, key=lambda x: -float(edge[x]))
+    standing = [int(at[np.argmax(edge[at])])]
+    for x in candidates:
+        nearest = min(standing, key=lambda other: abs(other - x))
+        if x not in standing and edge[nearest] - edge[x] <= _RISE * abs(nearest - x):
+            standing.append(x)
+    return np.array(sorted(standing))
+
+
+def _hull(columns: npt.NDArray[np.intp], edge: npt.NDArray[np.float32]) -> list[int]:
+    """The ``columns`` of the corners of the lower convex hull of ``edge (W,)`` (Andrew's monotone chain): where a board from below would touch it."""
+    hull: list[tuple[int, float]] = []
+    for x, y in zip(columns.tolist(), edge[columns].tolist(), strict=True):
+        while len(hull) > 1 and (hull[-1][1] - hull[-2][1]) * (x - hull[-2][0]) <= (y - hull[-2][1]) * (hull[-1][0] - hull[-2][0]):
+            hull.pop()
+        hull.append((x, y))
+    return [x for x, _ in hull]
+
+
+def _cast(
+    part: npt.NDArray[np.bool_], ground: npt.NDArray[np.float32], softness: float, angle: float, length: float
+) -> npt.NDArray[np.float32]:
+    """The outline of ``part (H, W)`` laid on the ground, on which it stands along ``ground (W,)``: 0..1.
+
+    A point at a height above the ground falls ``length`` times as far off, away from the light at ``angle``, as that is high.
+    """
+    height, width = part.shape
+    aside, towards = -math.sin(angle) * length, math.cos(angle)
+    towards = math.copysign(max(abs(towards), _DEPTH), towards) * length * _FLATTEN
+    rows = np.nonzero(part.any(axis=1))[0]
+    tall = max(1.0, float(rows[-1] - rows[0]))
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    high = (y - ground) / np.float32(towards)  # of what casts the shadow here
+    source = x - np.float32(aside) * high
+    level = np.interp(source, np.arange(width), ground).astype(np.float32)
+    outline = part.astype(np.float32)
+    flat = np.where(high >= 0, cv2.remap(outline, source, level - high, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT), 0)
+    near, middle, far = (_blurred(flat.astype(np.float32), max(0.5, softness * share * tall * length)) for share in (0.01, 0.06, 0.12))
+    high = np.clip(high / np.float32(tall), 0, 1)
+    first, second = np.clip(2 * high, 0, 1), np.clip(2 * high - 1, 0, 1)
+    soft = near + first * (middle - near) + second * (far - middle)
+    return np.asarray(np.clip(soft, 0, 1) * (1 - _FADE * high), np.float32)
 
 
 def _band(
-    height: int, edge: npt.NDArray[np.float32], strength: npt.NDArray[np.float32], *, rise: float, drop: float
+    first: npt.NDArray[np.float32], last: npt.NDArray[np.float32], strength: npt.NDArray[np.float32], height: int
 ) -> npt.NDArray[np.float32]:
-    """``strength`` in each column from ``rise`` pixels above ``edge`` to ``drop`` pixels below it, 0 elsewhere."""
+    """``strength`` in each column from the row ``first`` to before ``last``, 0 elsewhere; ``float32 (height, W)``."""
     y = np.arange(height, dtype=np.float32)[:, None]
-    return np.where((y >= edge - rise) & (y < edge + drop), strength, 0).astype(np.float32)
+    return np.where((y >= first) & (y < last), strength, 0).astype(np.float32)
 
 
 def _blurred(band: npt.NDArray[np.float32], sigma: float) -> npt.NDArray[np.float32]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from api_schemas.requests import ColorBackground, GradientBackground, GradientStops, PictureBackground, Shadow
+from api_schemas.requests import ColorBackground, GradientBackground, GradientStops, PictureBackground, Shadow, ShadowKind
 from worker.images.backdrop import apply_shadow, base_is_cut, contact_shadow, render
 
 sides = st.integers(1, 40)
@@ -116,6 +116,64 @@ def test_overhang_casts_nothing() -> None:
     assert (contact_shadow(matte, Shadow())[125:200, 135:] == 0).all()
 
 
+def askew() -> npt.NDArray[np.uint8]:
+    """A body on three wheels seen askew: the further to the right, the further off and the higher in the picture."""
+    matte = np.zeros((300, 500), np.uint8)
+    cv2.fillPoly(matte, [np.array([(60, 90), (440, 60), (440, 150), (60, 210)])], 255)
+    for x, bottom in ((110, 240), (260, 210), (390, 184)):
+        cv2.circle(matte, (x, bottom - 30), 30, 255, -1)
+    return matte
+
+
+def test_each_wheel_stands_on_the_ground() -> None:
+    """Every wheel of a car seen askew has a shadow as dark as the nearest one's, though it is higher in the picture."""
+    darkness = contact_shadow(askew(), Shadow()).astype(int)
+    nearest, middle, farthest = (int(darkness[bottom + 2, x]) for x, bottom in ((110, 240), (260, 210), (390, 184)))
+    assert nearest > 60
+    assert min(middle, farthest) > 0.75 * nearest
+
+
+def test_each_product_has_its_own_shadow() -> None:
+    """Things that stand apart have a shadow each, though one stands behind the other; a lid that hovers above its box has none."""
+    matte = np.zeros((400, 500), np.uint8)
+    matte[100:200, 60:160] = matte[200:340, 250:380] = 255
+    matte[180:195, 250:380] = 255
+    darkness = contact_shadow(matte, Shadow()).astype(int)
+    assert darkness[202, 110] > 60
+    assert darkness[342, 315] > 60
+    assert (darkness[196:199, 300:330] == 0).all()
+
+
+def lit(angle: float, length: float = 1.0) -> npt.NDArray[np.int64]:
+    """The shadow that a light casts of a bottle at columns 70 to 130, which stands on row 260."""
+    shadow = Shadow(type=ShadowKind.CAST, angle_deg=angle, length=length, softness=0.2)
+    return np.asarray(contact_shadow(bottle(500, 500), shadow), np.int64)
+
+
+def test_a_cast_shadow_falls_away_from_the_light() -> None:
+    """Light from behind on the left casts to the front right, from the right to the left, from the camera backwards."""
+    right, left, back = lit(315), lit(90), lit(180)
+    assert right[265:320, 150:].sum() > 10 * max(1, right[265:320, :50].sum())
+    assert left[255:320, :50].sum() > 10 * max(1, left[255:320, 150:].sum())
+    assert back[200:255].sum() > 10 * max(1, back[290:].sum())
+
+
+def test_a_cast_shadow_fades_and_blurs() -> None:
+    """Along its way a cast shadow becomes lighter and its edge softer."""
+    darkness = lit(0, length=2.0)
+    near, far = darkness[300], darkness[380]
+    assert near[100] > far[100] > 20
+    # From nine tenths of the darkness to one tenth of it.
+    width = [np.count_nonzero((row[100:] > 0.1 * row[100]) & (row[100:] < 0.9 * row[100])) for row in (near, far)]
+    assert width[1] > 1.5 * width[0]
+
+
+def test_a_cast_shadow_is_as_long_as_asked_for() -> None:
+    """Twice the length reaches twice as far over the ground."""
+    reach = [np.nonzero(lit(0, length=length)[:, 100] > 10)[0].max() - 260 for length in (0.8, 1.6)]
+    assert 1.7 < reach[1] / reach[0] < 2.3
+
+
 def test_product_cut_by_the_border() -> None:
     """A product that the lower border cuts off has its shadow beside it, at the border and not higher."""
     darkness = contact_shadow(bottle(260), Shadow())
@@ -138,10 +196,15 @@ def test_a_base_in_the_picture_is_not_cut() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(matte=hnp.arrays(np.uint8, st.tuples(sides, sides)), softness=st.floats(0, 1), opacity=st.floats(0.01, 1))
-def test_shadow_of_anything(matte: npt.NDArray[np.uint8], softness: float, opacity: float) -> None:
-    """For any matte and size the shadow has its size and is never darker than its opacity."""
-    darkness = contact_shadow(matte, Shadow(opacity=opacity, softness=softness))
+@given(
+    matte=hnp.arrays(np.uint8, st.tuples(sides, sides)),
+    softness=st.floats(0, 1),
+    opacity=st.floats(0.01, 1),
+    kind=st.sampled_from(ShadowKind),
+)
+def test_shadow_of_anything(matte: npt.NDArray[np.uint8], softness: float, opacity: float, kind: ShadowKind) -> None:
+    """For any matte and size the shadow, of either kind, has its size and is never darker than its opacity."""
+    darkness = contact_shadow(matte, Shadow(type=kind, opacity=opacity, softness=softness))
     assert darkness.shape == matte.shape
     assert int(darkness.max()) <= round(255 * opacity)
 

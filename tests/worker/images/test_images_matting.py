@@ -129,7 +129,7 @@ def test_bristles_finer_than_the_map_are_found() -> None:
     rng = np.random.default_rng(0)
     truth = _brush()
     photo = composite(_texture(rng, (190, 195, 185), 6), _texture(rng, (70, 45, 30), 6), truth)
-    haze = cv2.resize(_coarse(truth), (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)
+    haze = np.asarray(cv2.resize(_coarse(truth), (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR), np.float32)
     assert _off(_redrawn(photo, truth), truth) < _off(haze, truth) / 3
 
 
@@ -167,6 +167,6 @@ def test_bytes_are_colours() -> None:
     truth = _gear()
     rng = np.random.default_rng(0)
     photo = composite(_texture(rng, (70, 110, 140)), _texture(rng, (200, 90, 40)), truth)
-    one, other = (redraw_edge(colours, _coarse(truth), _SIDE / _MAP) for colours in (photo, photo.astype(np.float32) / 255))
+    one, other = (redraw_edge(colours, _coarse(truth), _SIDE / _MAP) for colours in (photo, photo.astype(np.float32) / np.float32(255)))
     assert np.abs(one - other).mean() < 1e-3
     assert one.shape == photo.shape[:2]

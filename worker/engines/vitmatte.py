@@ -1,0 +1,72 @@
+"""ViTMatte (Yao et al., "ViTMatte: Boosting Image Matting with Pretrained Plain Vision Transformers", 2023): mattes of hair, fur and glass by a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import VitMatteForImageMatting
+
+from worker.images.matting import redraw_edge
+
+_SIDE = 1024
+"""Longest side, pixels, that the network sees: its time and memory grow faster than the area."""
+_MULTIPLE = 32
+"""Both sides are filled up to a multiple of this, as the network's own image processor does."""
+_BAND = 1.5
+"""Half the width, in grains, of what is left to the network around what is soft."""
+_SOFT = 0.05
+_UNKNOWN = 128
+
+
+class VitMatte:
+    """A ``Matting`` by the network in ``directory``: a ``config.json`` and safetensors, as ``save_pretrained`` writes them.
+
+    Nothing is downloaded and no code of the directory is run. Raises ``OSError`` where files are missing. Not thread-safe by promise.
+    """
+
+    def __init__(self, directory: Path, device: str = "cpu") -> None:
+        model: torch.nn.Module = VitMatteForImageMatting.from_pretrained(
+            directory, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        )
+        self._model = model.to(device).eval()
+        self._device = device
+
+    def __call__(
+        self, colours: npt.NDArray[np.uint8] | npt.NDArray[np.float32], matte: npt.NDArray[np.float32], grain: float
+    ) -> npt.NDArray[np.float32]:
+        """As ``Matting`` says. Of photos larger than the network sees, the edge is redrawn by ``redraw_edge`` from what it drew."""
+        height, width = colours.shape[:2]
+        scale = min(1.0, _SIDE / max(height, width))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        seen = cv2.resize(colours, size, interpolation=cv2.INTER_AREA)
+        pixels = np.asarray(seen if seen.dtype == np.uint8 else np.rint(seen * 255), np.uint8)
+        smaller = matte.shape[0] > size[1] or matte.shape[1] > size[0]
+        coarse = np.asarray(cv2.resize(matte, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR), np.float32)
+        opacity = self.opacity(pixels, trimap(coarse, grain * scale))
+        return opacity if scale == 1 else redraw_edge(colours, opacity, 1 / scale)
+
+    def opacity(self, pixels: npt.NDArray[np.uint8], known: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """What the network says of ``pixels (H, W, 3)``: ``float32 (H, W)``, exactly 0 and 1 where ``known (H, W)`` is 0 and 255."""
+        height, width = known.shape
+        if not (known == _UNKNOWN).any():
+            return (known == 255).astype(np.float32)
+        planes = np.dstack([pixels.astype(np.float32) / 127.5 - 1, known.astype(np.float32) / 255]).transpose(2, 0, 1)
+        filled = np.pad(planes, ((0, 0), (0, -height % _MULTIPLE), (0, -width % _MULTIPLE)))
+        with torch.inference_mode():
+            alphas = self._model(torch.from_numpy(filled)[None].to(self._device)).alphas
+        said: npt.NDArray[np.float32] = alphas[0, 0, :height, :width].float().cpu().numpy()
+        return np.asarray(np.where(known == _UNKNOWN, said, known == 255).astype(np.float32))
+
+
+def trimap(matte: npt.NDArray[np.float32], grain: float) -> npt.NDArray[np.uint8]:
+    """255 where ``matte (H, W)`` is 1 for sure, 0 where it is 0 for sure, and 128 around what is soft in it, as far as it may be off."""
+    around = np.ones((3, 3), np.uint8)
+    soft = (cv2.erode(matte, around) < 1 - _SOFT) & (cv2.dilate(matte, around) > _SOFT)
+    radius = max(2, round(_BAND * grain))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    band = cv2.dilate(soft.astype(np.uint8), disc) > 0
+    return np.where(band, _UNKNOWN, np.where(matte > 0.5, 255, 0)).astype(np.uint8)
