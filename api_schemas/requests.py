@@ -399,6 +399,16 @@ Prompt = Annotated[
 ]
 
 
+SubjectModel = Annotated[
+    str | None,
+    Field(
+        max_length=128,
+        description="The segmenter that finds the product: a model that does `remove_background`, by its id in `GET /v1/models`. Default: a setting of "
+        "the service. It is not asked where the image's own alpha channel says what the product is.",
+    ),
+]
+
+
 class InpaintRequest(_Painted):
     """Fill the masked region from the prompt."""
 
@@ -425,6 +435,7 @@ class OutpaintRequest(_Painted):
     expand: Expand | None = None
     canvas: Canvas | None = None
     prompt: Prompt | None = None
+    subject_model: SubjectModel = None
 
     @model_validator(mode="after")
     def _one_way_to_extend(self) -> Self:
@@ -438,7 +449,9 @@ class ReplaceBackgroundRequest(_Painted):
 
     model_config = ConfigDict(
         json_schema_extra=_all_of(
-            {"oneOf": [_given("prompt", "string"), _given("background", "object")]}, _only_with("mask_options", _given("mask", "string"))
+            {"oneOf": [_given("prompt", "string"), _given("background", "object")]},
+            _only_with("mask_options", _given("mask", "string")),
+            _only_with("subject_model", {"properties": {"mask": {"type": "null"}}}),
         )
     )
 
@@ -447,6 +460,7 @@ class ReplaceBackgroundRequest(_Painted):
         default=None, description="Default: the product is found. By the default polarity white is edited, so white marks the background."
     )
     mask_options: MaskOptions | None = Field(default=None, description="Only with `mask`.")
+    subject_model: SubjectModel = None
     prompt: Prompt | None = None
     background: Background | None = None
     shadow: Shadow | None = Field(default=None, description="Grounds the product; one that meets the lower border warns. Default: none.")
@@ -457,6 +471,8 @@ class ReplaceBackgroundRequest(_Painted):
             raise field_fault("background", "give exactly one of prompt and background")
         if self.mask_options is not None and self.mask is None:
             raise field_fault("mask_options", "mask_options needs mask")
+        if self.mask is not None and self.subject_model is not None:
+            raise field_fault("subject_model", "the mask says what the product is: no model is asked for it")
         return self
 
 
@@ -470,6 +486,15 @@ class RemoveBackgroundRequest(_Request):
     )
 
     operation: Literal[Operation.REMOVE_BACKGROUND]
+    subject_model: SubjectModel = Field(
+        default=None, max_length=128, description="The same as `model`; other operations know it by this name."
+    )
+
+    @model_validator(mode="after")
+    def _one_segmenter(self) -> Self:
+        if self.model is not None and self.subject_model is not None and self.model != self.subject_model:
+            raise field_fault("subject_model", "model and subject_model both name the segmenter; give one of them")
+        return self
 
     @model_validator(mode="after")
     def _transparent_format(self) -> Self:
