@@ -402,6 +402,7 @@ Prompt = Annotated[
 SubjectModel = Annotated[
     str | None,
     Field(
+        min_length=1,
         max_length=128,
         description="The segmenter that finds the product: a model that does `remove_background`, by its id in `GET /v1/models`. Default: a setting of "
         "the service. It is not asked where the image's own alpha channel says what the product is.",
@@ -486,8 +487,8 @@ class RemoveBackgroundRequest(_Request):
     )
 
     operation: Literal[Operation.REMOVE_BACKGROUND]
-    subject_model: SubjectModel = Field(
-        default=None, max_length=128, description="The same as `model`; other operations know it by this name."
+    subject_model: str | None = Field(
+        default=None, min_length=1, max_length=128, description="The same as `model`; other operations know it by this name."
     )
 
     @model_validator(mode="after")

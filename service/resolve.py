@@ -69,8 +69,9 @@ def resolve(
     # What a live worker serves comes first: a model that was retired is nobody's default. Studio stands back behind what was installed.
     ranked = sorted(models, key=lambda model: (not model.workers, model.card.id == STUDIO.id))
     if isinstance(request, RemoveBackgroundRequest):
-        field = "model" if request.model is not None else "subject_model"
-        card = _segmenter(request.model or request.subject_model or subject_model, models, field).card
+        named = {"model": request.model, "subject_model": request.subject_model or subject_model}
+        field, name = next((field, name) for field, name in named.items() if name is not None)
+        card = _segmenter(name, models, field).card
         return request.model_copy(update={"model": card.id, "subject_model": None}), card
     card = choose_model(request, {model.card.id: model.card for model in ranked})
     _refuse_ignored(request, card)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from model_store import Models
 
 pytest_plugins = ("model_store",)
-FORBIDDEN = {"licence": {"id": "CC-BY-NC-4.0", "commercial_use": False}}
+FORBIDDEN: dict[str, Any] = {"licence": {"id": "CC-BY-NC-4.0", "commercial_use": False}}
 
 
 @pytest.fixture

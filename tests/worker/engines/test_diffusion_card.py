@@ -15,8 +15,9 @@ import pytest
 from api_schemas.models import SAMPLING_PARAMETERS, EngineKind, SamplingDefaults
 from api_schemas.requests import Operation, Scheduler
 from scripts.tiny_pipeline import KINDS, build, write_lora
-from worker.engines.diffusion.card import UnsupportedModelError, card_for, weights_digest
+from worker.engines.diffusion.card import card_for, weights_digest
 from worker.engines.diffusion.engine import DiffusionEngine
+from worker.engines.notes import UnsupportedModelError
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def written(tmp_path: Path, data: bytes) -> Path:
 
 def test_the_card_says_what_the_directory_says(tmp_path: Path) -> None:
     """A segmenter removes backgrounds at its side's size; licence, revision and description are those of ``outfill.json``."""
-    notes = {"description": "Ours.", "revision": "7", "licence": {"id": "MIT", "url": None, "commercial_use": True}}
+    notes: dict[str, Any] = {"description": "Ours.", "revision": "7", "licence": {"id": "MIT", "url": None, "commercial_use": True}}
     card = read_card(segmenter(tmp_path / "shop", **notes), "shop")
     assert (card.id, card.engine, card.operations) == ("shop", EngineKind.CUTOUT, (Operation.REMOVE_BACKGROUND,))
     assert (card.description, card.revision, card.licence.id, card.licence.commercial_use) == ("Ours.", "7", "MIT", True)

@@ -8,7 +8,8 @@ import pytest
 
 from api_schemas.prompts import weighed
 from scripts.tiny_pipeline import build
-from worker.engines.diffusion.card import UnsupportedModelError, card_for
+from worker.engines.diffusion.card import card_for
+from worker.engines.notes import UnsupportedModelError
 from worker.engines.vocabulary import FILE, Stray, Vocabulary
 
 WORDS = Vocabulary(
