@@ -76,6 +76,8 @@ def try_out(path: Path) -> None:
         raise UnsupportedModelError(
             f"{path}: it answers with values of {low:.3g} to {high:.3g}, which are no probabilities; are they logits?"
         )
+    if network.facts.output == "logits" and low >= 0 and high <= 1:
+        raise UnsupportedModelError(f"{path}: it answers with values of {low:.3g} to {high:.3g}, which are probabilities and no logits")
 
 
 def weights_of(path: Path) -> Path:

@@ -141,7 +141,7 @@ def test_what_onnxruntime_does_not_load_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_network_is_tried_out(tmp_path: Path) -> None:
-    """One that answers with logits and is said to answer with probabilities is refused; told right, it is taken."""
+    """One that answers with logits and is said to answer with probabilities is refused, and the other way round; told right, it is taken."""
     directory = segmenter(tmp_path / "shop")
     try_out(directory)
     (directory / "net.onnx").write_bytes(network(sigmoid=False))
@@ -149,6 +149,9 @@ def test_a_network_is_tried_out(tmp_path: Path) -> None:
         try_out(directory)
     (directory / "segmenter.json").write_text(json.dumps({**FACTS, "output": "logits"}))
     try_out(directory)
+    (directory / "net.onnx").write_bytes(network())
+    with pytest.raises(UnsupportedModelError, match="probabilities and no logits"):
+        try_out(directory)
     (directory / "net.onnx").write_bytes(network(channels=2))
     with pytest.raises(UnsupportedModelError, match=r"does not run: .*expected one map"):
         try_out(directory)
