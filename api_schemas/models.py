@@ -70,7 +70,9 @@ class ModelCard(BaseModel):
     )
     size_multiple: int = Field(default=1, description="Both sides of what the model is given are multiples of this.")
     memory_bytes: int | None = Field(
-        default=None, description="Bytes of the weights at half precision; a step needs more. Null: embedded, next to nothing."
+        default=None,
+        description="Bytes of the weights: of a diffusion model at half precision, of a segmenter as its file has them; a step needs more. "
+        "Null: embedded, next to nothing.",
     )
     max_upscale: float = Field(default=2.0, description="How far a small crop is enlarged to reach the native size.")
     parameters: frozenset[str] = Field(
@@ -115,7 +117,7 @@ U2NETP = ModelCard(
     id="u2netp",
     engine=EngineKind.CUTOUT,
     operations=(Operation.REMOVE_BACKGROUND,),
-    description="U²-Net (small): finds the salient object. Also finds the product for replace_background.",
+    description="U²-Net (small): finds the salient object.",
     licence=Licence(id="Apache-2.0", url="https://github.com/xuebinqin/U-2-Net", commercial_use=True),
     revision="sha256:309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
     native_size=320,

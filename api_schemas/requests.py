@@ -638,6 +638,16 @@ ProfileName = Annotated[
     ),
 ]
 
+SubjectModel = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=128,
+        description="The segmenter that finds the product: a model that does `remove_background`, by its id in `GET /v1/models`. Default: a setting of "
+        "the service. It is not asked where the image's own alpha channel says what the product is.",
+    ),
+]
+
 
 class InpaintRequest(_Painted):
     """Fill the masked region from the prompt."""
@@ -668,6 +678,7 @@ class OutpaintRequest(_Painted):
     canvas: Canvas | None = None
     prompt: Prompt | None = None
     profile: ProfileName | None = None
+    subject_model: SubjectModel = None
 
     @model_validator(mode="after")
     def _one_way_to_extend(self) -> Self:
@@ -709,6 +720,7 @@ class ReplaceBackgroundRequest(_Painted):
             {"oneOf": [_given("prompt", "string"), _given("background", "object", "string"), _by_profile("prompt", "background")]},
             _only_with("mask_options", _given("mask", "string")),
             _only_with("mask", _without("product_mask")),
+            _only_with("subject_model", {"properties": {"mask": {"type": "null"}, "product_mask": {"type": "null"}}}),
             *_PLACED_RULES,
         )
     )
@@ -724,6 +736,7 @@ class ReplaceBackgroundRequest(_Painted):
     mask_options: MaskOptions | None = Field(
         default=None, description="Only with `mask`, and deprecated with it.", json_schema_extra={"deprecated": True}
     )
+    subject_model: SubjectModel = None
     prompt: Prompt | None = None
     background: Background | None = Field(
         default=None, description='A string is the short form of one colour: `"white"` is `{"color": "white"}`.'
@@ -741,6 +754,8 @@ class ReplaceBackgroundRequest(_Painted):
         if self.mask_options is not None and self.mask is None:
             needs = "mask_options belongs to mask: in product_mask white is the product, and it is neither grown nor faded"
             raise field_fault("mask_options", needs if self.product_mask is not None else "mask_options needs mask")
+        if (self.mask is not None or self.product_mask is not None) and self.subject_model is not None:
+            raise field_fault("subject_model", "the mask says what the product is: no model is asked for it")
         _refuse_unplaced(self.output, self.placement, "the background fills the output")
         return self
 
@@ -758,6 +773,15 @@ class RemoveBackgroundRequest(_Request):
     product_mask: ProductMask = None
     placement: Placement | None = Field(default=None, description="Default: where it is in the photo.")
     profile: ProfileName | None = None
+    subject_model: str | None = Field(
+        default=None, min_length=1, max_length=128, description="The same as `model`; other operations know it by this name."
+    )
+
+    @model_validator(mode="after")
+    def _one_segmenter(self) -> Self:
+        if self.model is not None and self.subject_model is not None and self.model != self.subject_model:
+            raise field_fault("subject_model", "model and subject_model both name the segmenter; give one of them")
+        return self
 
     @model_validator(mode="after")
     def _transparent_format(self) -> Self:

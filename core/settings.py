@@ -151,7 +151,19 @@ class Models(_Section):
         default=Path(sys.prefix) / "share" / "outfill" / "models",
         description="The model store: `u2netp.onnx`, and a directory for each model that `outfill models pull` brought.",
     )
-    directories: dict[str, Path] = Field(default_factory=dict, description="JSON table of model name to diffusers directory.")
+    directories: dict[str, Path] = Field(
+        default_factory=dict, description="JSON table of model name to the directory of a diffusers pipeline or a segmenter."
+    )
+    subject_model: str = Field(
+        default="u2netp",
+        min_length=1,
+        max_length=128,
+        description="Segmenter that finds the product where a request names none; the same for the API and all workers, each of which loads it.",
+    )
+    allow_noncommercial: bool = Field(
+        default=False,
+        description="Serve models whose `outfill.json` says `commercial_use: false`. `true` says that yours is no commercial use.",
+    )
 
 
 class Worker(_Section):

@@ -22,10 +22,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from api_schemas.models import ModelCard
 from scripts import tiny_pipeline
-from worker.engines.diffusion.card import card_for, read_json
+from worker.engines.diffusion.card import card_for
 from worker.engines.diffusion.families import PIPELINES
 from worker.engines.diffusion.parts import Parts
 from worker.engines.diffusion.samplers import sampler_config
+from worker.engines.notes import read_json
 
 SD15_UNET = {
     "sample_size": 64,

@@ -25,7 +25,8 @@ async def repeat(parts: Services, caller: Tenant, job_id: str, changes: RepeatRe
     Raises ``JobNotFound``, ``InputsGone``, and what is wrong with the changed request: its model may have gone too.
     """
     first = (await run_in_threadpool(parts.records.get, job_id, caller.name)).spec
-    resolved, card = resolve(_changed(first.request, changes), await run_in_threadpool(parts.catalogue.models), is_repeat=True)
+    models, subject_model = await run_in_threadpool(parts.catalogue.models), parts.settings.models.subject_model
+    resolved, card = resolve(_changed(first.request, changes), models, subject_model=subject_model, is_repeat=True)
     if resolved.webhook is not None:
         await check_webhook(parts, caller, resolved.webhook.url, "webhook.url")
 

@@ -77,8 +77,10 @@ LONGEST_SIDES = {ImageFormat.JPEG: 65500, ImageFormat.WEBP: 16383}
 """What the encoders can write."""
 
 
-def resolve(request: JobRequest, models: Sequence[ModelInfo], *, is_repeat: bool = False) -> tuple[JobRequest, ModelCard]:
-    """The request with every default filled in, and the model that will run it.
+def resolve(
+    request: JobRequest, models: Sequence[ModelInfo], *, subject_model: str = U2NETP.id, is_repeat: bool = False
+) -> tuple[JobRequest, ModelCard]:
+    """The request with every default filled in, and the model that will run it. ``subject_model`` finds the product where none is named.
 
     Where it ``is_repeat``, its prompts were accepted before and cannot be changed: weights that would be refused today are text.
     """
@@ -86,10 +88,13 @@ def resolve(request: JobRequest, models: Sequence[ModelInfo], *, is_repeat: bool
         request = with_profile(request)
     # What a live worker serves comes first: a model that was retired is nobody's default. Studio stands back behind what was installed.
     ranked = sorted(models, key=lambda model: (not model.workers, model.card.id == STUDIO.id))
+    if isinstance(request, RemoveBackgroundRequest):
+        named = {"model": request.model, "subject_model": request.subject_model or subject_model}
+        field, name = next((field, name) for field, name in named.items() if name is not None)
+        card = _segmenter(name, models, field).card
+        return request.model_copy(update={"model": card.id, "subject_model": None, **_placing(request)}), card
     card = choose_model(request, {model.card.id: model.card for model in ranked})
     _refuse_ignored(request, card)
-    if isinstance(request, RemoveBackgroundRequest):
-        return request.model_copy(update={"model": card.id, **_placing(request)}), card
     if request.checks.max_attempts > 1 and "seed" not in card.parameters:
         raise ParameterNotSupported(f"the model {card.id} takes no seed: it would paint the same again", field="checks.max_attempts")
     _check_scheduler(request, card)
@@ -97,6 +102,10 @@ def resolve(request: JobRequest, models: Sequence[ModelInfo], *, is_repeat: bool
     if not is_repeat:
         _check_prompts(request)
     update: dict[str, object] = {"model": card.id, **_placing(request), **_sampling(request, card)}
+    if isinstance(request, OutpaintRequest) or (
+        isinstance(request, ReplaceBackgroundRequest) and request.mask is None and request.product_mask is None
+    ):
+        update["subject_model"] = _choose_subject_model(request, card, models, subject_model)
     if (options := getattr(request, "mask_options", None)) is not None or getattr(request, "mask", None) is not None:
         update["mask_options"] = _mask_options(options or MaskOptions(), request.operation)
     return request.model_copy(update=update), card
@@ -142,7 +151,7 @@ def _beside(asked: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
     return left | {"output": {field: value for field, value in left.get("output", {}).items() if field not in of_output}}
 
 
-def choose_model(request: JobRequest, cards: Mapping[str, ModelCard]) -> ModelCard:
+def choose_model(request: PaintedRequest, cards: Mapping[str, ModelCard]) -> ModelCard:
     """The model that was named, or the default of the operation: of models that read prompts the first. Raises ``ModelNotFound``."""
     if request.model is not None:
         card = cards.get(request.model)
@@ -150,8 +159,6 @@ def choose_model(request: JobRequest, cards: Mapping[str, ModelCard]) -> ModelCa
             raise ModelNotFound(f"no model {request.model!r} does {request.operation}; see GET /v1/models", field="model")
         return card
     match request:
-        case RemoveBackgroundRequest():
-            return cards[U2NETP.id]
         case ReplaceBackgroundRequest(prompt=None):
             return cards[BACKDROP.id]
         case EraseRequest() | OutpaintRequest(prompt=None):
@@ -162,6 +169,35 @@ def choose_model(request: JobRequest, cards: Mapping[str, ModelCard]) -> ModelCa
             if card is None:  # where another model took Studio's name
                 raise ModelNotFound(f"no model does {request.operation} from a prompt; see GET /v1/models", field="model")
             return card
+
+
+def _choose_subject_model(
+    request: OutpaintRequest | ReplaceBackgroundRequest, painter: ModelCard, models: Sequence[ModelInfo], default: str
+) -> str:
+    """The segmenter of a job that ``painter`` paints. Raises ``ModelNotFound`` where it is none, or a worker may take the job that does not have it.
+
+    Workers load u2netp and the ``default`` whatever else they serve. Where no worker of the painter lives nobody knows what the next will have.
+    """
+    name = request.subject_model or default
+    if name == U2NETP.id:
+        return name
+    found = _segmenter(name, models, "subject_model")
+    if name != default:
+        takers = next(model.workers for model in models if model.card.id == painter.id)
+        if lacking := sorted(set(takers) - set(found.workers)):
+            raise ModelNotFound(
+                f"not every worker that serves {painter.id} has {name} ({len(lacking)} of {len(takers)} lack it); see GET /v1/models",
+                field="subject_model",
+            )
+    return name
+
+
+def _segmenter(name: str, models: Sequence[ModelInfo], field: str) -> ModelInfo:
+    """The segmenter of this name. Raises ``ModelNotFound``."""
+    for model in models:
+        if model.card.id == name and Operation.REMOVE_BACKGROUND in model.card.operations:
+            return model
+    raise ModelNotFound(f"no model {name!r} does {Operation.REMOVE_BACKGROUND}; see GET /v1/models", field=field)
 
 
 def _refuse_ignored(request: JobRequest, card: ModelCard) -> None:

@@ -40,7 +40,7 @@ class Prepared:
 async def prepare(parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes]) -> Prepared:
     """Resolve ``request``, bring its inputs in and check everything, or raise what is wrong with it. Nothing is stored."""
     models = await run_in_threadpool(parts.catalogue.models)
-    resolved, card = resolve(request, models)
+    resolved, card = resolve(request, models, subject_model=parts.settings.models.subject_model)
     if request.webhook is not None:
         await check_webhook(parts, caller, request.webhook.url, "webhook.url")
     blobs = await sources.collect(parts, caller.name, request, files)

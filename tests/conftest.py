@@ -22,6 +22,7 @@ import hypothesis
 import numpy as np
 import pytest
 import redis
+from onnx_graphs import segmenter
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -166,9 +167,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the embedded weights alone, whatever this machine has pulled into its own."""
+    """A store with the embedded weights, a segmenter that finds what is lit, and one that must not be served; not what this machine has pulled."""
     store, weights = tmp_path_factory.mktemp("store"), Settings().models.store / "u2netp.onnx"
     (store / weights.name).symlink_to(weights)
+    segmenter(store / "lit", licence={"id": "CC0-1.0", "commercial_use": True})
+    segmenter(store / "forbidden", licence={"id": "CC-BY-NC-4.0", "commercial_use": False})
     return store
 
 

@@ -80,7 +80,7 @@ def backdrop_worker(
         settings,
         cards={"backdrop": BACKDROP},
         engines={"backdrop": BackdropEngine()},
-        segmenter=Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx"),
+        segmenters={"u2netp": Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx")},
         claims=Claims(connection, records, queue, lease_s=30, overdue_s=60),
         records=records,
         storage=storage,

@@ -9,7 +9,7 @@ import platform
 import signal
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,19 +18,22 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from prometheus_client import CollectorRegistry, start_http_server
 
-from api_schemas.models import EMBEDDED_MODELS, EngineKind, ModelCard
+from api_schemas.models import EMBEDDED_MODELS, U2NETP, EngineKind, ModelCard
 from core import logging, queue
 from core.catalogue import Catalogue
 from core.jobs import JobRecords
 from core.queue import JobQueue
 from core.settings import Models, Settings
 from core.storage import Storage
-from worker.engines.weights import EMBEDDED, MODEL_INDEX
+from worker.engines.notes import UnsupportedModelError
+from worker.engines.weights import EMBEDDED, is_model
 from worker.store import commands
 from worker.tuning import TuningRefused, Wishes
 
 if TYPE_CHECKING:
     from worker.engines.base import Engine
+    from worker.images.network import Network
+    from worker.images.subject import Segmenter
 
 PROCESSES = {
     "paint": "paint jobs",
@@ -69,7 +72,7 @@ def paint(settings: Settings) -> int:
     """Load the models and work until SIGTERM; 1 where one of them cannot run. A second SIGTERM gives back what is being painted."""
     try:
         return _paint(settings)
-    except TuningRefused as error:
+    except (TuningRefused, UnsupportedModelError) as error:
         structlog.get_logger(__name__).error("start_refused", reason=str(error))
         return 1
 
@@ -77,21 +80,24 @@ def paint(settings: Settings) -> int:
 def _paint(settings: Settings) -> int:
     from worker.claims import Claims
     from worker.engines.registry import discover
-    from worker.images.subject import Segmenter
     from worker.metrics import WorkerMetrics
     from worker.paint import PaintWorker
 
-    log = structlog.get_logger(__name__)
     weights = settings.models.store / SEGMENTER_FILE
     if not weights.is_file():
-        log.error("segmenter_missing", path=str(weights), hint="run make setup, or set OUTFILL_MODELS__STORE")
+        hint = "run make setup, or set OUTFILL_MODELS__STORE"
+        structlog.get_logger(__name__).error("segmenter_missing", path=str(weights), hint=hint)
         return 1
     metrics = WorkerMetrics()
     _serve_metrics(settings, metrics.registry)  # before the minutes that loading and compiling may take
-    cards = _cards_to_serve(settings, discover(settings.models.directories, settings.models.store))
+    models = settings.models
+    installed = discover(models.directories, models.store, allow_noncommercial=models.allow_noncommercial)
+    cards = _cards_to_serve(settings, installed)
     needs_torch = any(card.engine is EngineKind.DIFFUSION for card in cards.values())
     device = _device(settings) if needs_torch else "cpu"
     with metrics.load.time():
+        segmenters = _segmenters(cards, installed, settings, device if needs_torch else settings.worker.device)
+        cards = {name: card for name, card in cards.items() if card.engine is not EngineKind.CUTOUT or name in segmenters}
         engines = _load(cards.values(), settings, device)
     connection = queue.connect(settings.redis)
     records = JobRecords.of(connection, settings.retention)
@@ -108,7 +114,7 @@ def _paint(settings: Settings) -> int:
         settings,
         cards=cards,
         engines=engines,
-        segmenter=Segmenter(weights),
+        segmenters=segmenters,
         claims=claims,
         records=records,
         storage=Storage(settings.s3),
@@ -158,7 +164,7 @@ def _cards_to_serve(settings: Settings, installed: list[ModelCard]) -> dict[str,
     cards = {card.id: card for card in (*EMBEDDED_MODELS, *installed)}
     unknown = set(settings.worker.serve) - set(cards)
     if unknown:
-        raise SystemExit(f"OUTFILL_WORKER__SERVE names models that are not installed: {', '.join(sorted(unknown))}")
+        raise SystemExit(f"OUTFILL_WORKER__SERVE names models that are not installed, or not served: {', '.join(sorted(unknown))}")
     return {name: card for name, card in cards.items() if not settings.worker.serve or name in settings.worker.serve}
 
 
@@ -179,10 +185,46 @@ def _load(cards: Iterable[ModelCard], settings: Settings, device: str) -> dict[s
     return build_engines(models, EngineOptions(device, _wishes(settings)))
 
 
+def _segmenters(cards: Mapping[str, ModelCard], installed: Sequence[ModelCard], settings: Settings, device: str) -> dict[str, Segmenter]:
+    """Everything that finds products: what is served of ``cards``, and u2netp and the default, which jobs of any model may need.
+
+    One of the store that does not load is logged and left out. Raises ``UnsupportedModelError`` for one that the settings name.
+    """
+    from worker.images.subject import Segmenter
+
+    known = {U2NETP.id, *(card.id for card in installed if card.engine is EngineKind.CUTOUT)}
+    default = settings.models.subject_model
+    if default not in known:
+        raise UnsupportedModelError(f"OUTFILL_MODELS__SUBJECT_MODEL names a segmenter that is not installed, or not served: {default}")
+    named = {U2NETP.id, default, *settings.models.directories, *settings.worker.serve}
+    found = {}
+    for name in sorted(known & {U2NETP.id, default, *cards}):
+        try:
+            found[name] = Segmenter(_network(name, settings, device))
+        except UnsupportedModelError as error:
+            if name in named:
+                raise
+            structlog.get_logger(__name__).warning("model_skipped", model=name, reason=str(error))
+    return found
+
+
+def _network(name: str, settings: Settings, device: str) -> Network:
+    import onnxruntime
+
+    from worker.engines.segmenter import load_network
+    from worker.images.network import Network, providers_for
+
+    providers = providers_for(device, onnxruntime.get_available_providers())
+    directory = settings.models.directories.get(name, settings.models.store / name)
+    if name == U2NETP.id and not is_model(directory):
+        return Network(settings.models.store / SEGMENTER_FILE, providers=providers)
+    return load_network(directory, providers)
+
+
 def _directory(card: ModelCard, models: Models) -> Path | None:
     """Where the weights of ``card`` are; ``None`` for a model that has none."""
     named, stored, embedded = models.directories.get(card.id), models.store / card.id, EMBEDDED / card.id
-    return named or next((path for path in (stored, embedded) if (path / MODEL_INDEX).is_file()), None)
+    return named or next((path for path in (stored, embedded) if is_model(path)), None)
 
 
 def _runtime(device: str, dtype: str | None) -> dict[str, Any]:

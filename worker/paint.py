@@ -24,10 +24,10 @@ import stamina
 import structlog
 from redis.exceptions import RedisError
 
-from api_schemas.errors import DeadlineExceeded, ErrorInfo, OutfillError, Unavailable
-from api_schemas.jobs import JobStatus, StoredOutput, utc_now
+from api_schemas.errors import DeadlineExceeded, ErrorInfo, ModelNotFound, OutfillError, Unavailable
+from api_schemas.jobs import JobSpec, JobStatus, StoredOutput, utc_now
 from api_schemas.models import ModelCard
-from api_schemas.requests import Priority
+from api_schemas.requests import Priority, RemoveBackgroundRequest
 from core.catalogue import Catalogue
 from core.jobs import JobRecords, Outcome
 from core.queue import LeftToAnother, Room
@@ -66,7 +66,7 @@ class PaintWorker:
         *,
         cards: Mapping[str, ModelCard],
         engines: Mapping[str, Engine],
-        segmenter: Segmenter,
+        segmenters: Mapping[str, Segmenter],
         claims: Claims,
         records: JobRecords,
         storage: Storage,
@@ -75,12 +75,11 @@ class PaintWorker:
         runtime: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self._settings = settings
-        self._cards, self._engines, self._segmenter = cards, engines, segmenter
+        self._cards, self._engines, self._segmenters = cards, engines, segmenters
         self._claims, self._records, self._storage, self._catalogue = claims, records, storage, catalogue
         self._metrics, self._runtime = metrics, runtime
         ends = Ends(painted=self._painted, failed=self._failed, canceled=self._canceled, given_back=self._given_back)
         self._painter = Painter(engines, ends, metrics, previewed=self._previewed)
-        self._examiner = Examiner(segmenter, settings.quality)
         self._works: dict[str, Work] = {}
         self._lock = threading.Lock()
         self._stopping = self._drained = False
@@ -215,13 +214,26 @@ class PaintWorker:
         engine = self._engines.get(work.spec.model)
         wordings = Wordings.of(work.spec.request, engine.read) if engine else Wordings()
         limit = self._settings.limits.max_image_pixels
-        plan = intake.prepare(work.spec, self._cards[work.spec.model], fetch, self._segmenter, max_pixels=limit)
-        work.rounds = Rounds(work.spec, plan, self._examiner, wordings)
+        segmenter = self._segmenter_of(work.spec)
+        plan = intake.prepare(work.spec, self._cards[work.spec.model], fetch, segmenter, max_pixels=limit)
+        work.rounds = Rounds(work.spec, plan, Examiner(segmenter, self._settings.quality), wordings)
         self._lap(work, "intake")
         if work.requests:
             self._painter.inbox.put(work)
         else:
             self._outputs.submit(self._guarded, self._compose, work)
+
+    def _segmenter_of(self, spec: JobSpec) -> Segmenter:
+        """What finds the product of a job, in its input and in its outputs. Raises ``ModelNotFound`` where this worker does not have it."""
+        named: str | None = (
+            spec.model if isinstance(spec.request, RemoveBackgroundRequest) else getattr(spec.request, "subject_model", None)
+        )
+        name = named or self._settings.models.subject_model
+        if name not in self._segmenters:
+            raise ModelNotFound(
+                f"the worker that took the job does not have {name}, and each that serves {spec.model} needs it", field="subject_model"
+            )
+        return self._segmenters[name]
 
     # -- outputs ------------------------------------------------------------------------------------------------------------------
 

@@ -8,20 +8,32 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from api_schemas.errors import Invalid, ParameterNotSupported
+from api_schemas.errors import Invalid, ModelNotFound, ParameterNotSupported
 from api_schemas.models import (
     BACKDROP,
     EMBEDDED_MODELS,
     EXEMPLAR,
     SAMPLING_PARAMETERS,
     STUDIO,
+    U2NETP,
     EngineKind,
     Licence,
     ModelCard,
     ModelInfo,
     SamplingDefaults,
 )
-from api_schemas.requests import InpaintRequest, JobRequest, LoraUse, MaskOptions, Operation, Scheduler, job_request
+from api_schemas.requests import (
+    InpaintRequest,
+    JobRequest,
+    LoraUse,
+    MaskOptions,
+    Operation,
+    OutpaintRequest,
+    RemoveBackgroundRequest,
+    ReplaceBackgroundRequest,
+    Scheduler,
+    job_request,
+)
 from service.resolve import MASK_DEFAULTS, default_growth, resolve, ungrown
 
 CARD = ModelCard(
@@ -145,6 +157,94 @@ def test_studio_paints_prompts_where_nothing_else_is_installed(fields: dict[str,
     assert resolve(request, [*embedded, ModelInfo(card=INSTALLED, workers=())])[1] is INSTALLED
     live = [ModelInfo(card=card, workers=("w",)) for card in EMBEDDED_MODELS]
     assert resolve(request, [*live, ModelInfo(card=INSTALLED, workers=("w",))])[1] is INSTALLED
+
+
+SEGMENTER = U2NETP.model_copy(update={"id": "isnet"})
+FINDERS: list[dict[str, Any]] = [
+    {"operation": "outpaint", "image": "a", "expand": {"left": 8}},
+    {"operation": "replace_background", "image": "a", "background": {"color": "#fff"}},
+    {"operation": "remove_background", "image": "a"},
+]
+
+
+def served(**workers: tuple[str, ...]) -> list[ModelInfo]:
+    """The embedded models and ``isnet``, each with its workers: ``("w",)`` where none are given."""
+    return [ModelInfo(card=card, workers=workers.get(card.id, ("w",))) for card in (*EMBEDDED_MODELS, SEGMENTER)]
+
+
+def finder_of(request: JobRequest, card: ModelCard) -> str | None:
+    """What finds the product of a resolved request."""
+    if isinstance(request, RemoveBackgroundRequest):
+        assert request.model == card.id
+        assert request.subject_model is None
+        return card.id
+    assert isinstance(request, OutpaintRequest | ReplaceBackgroundRequest)
+    return request.subject_model
+
+
+@pytest.mark.parametrize("fields", FINDERS, ids=lambda fields: fields["operation"])
+def test_the_product_is_found_by_the_model_that_is_named(fields: dict[str, Any]) -> None:
+    """``subject_model`` names it; else it is the service's default, which is u2netp. A resolved request says which, once."""
+    assert finder_of(*resolve(job_request.validate_python(fields), served())) == "u2netp"
+    assert finder_of(*resolve(job_request.validate_python(fields), served(), subject_model="isnet")) == "isnet"
+    named = job_request.validate_python({**fields, "subject_model": "isnet"})
+    resolved, card = resolve(named, served())
+    assert finder_of(resolved, card) == "isnet"
+    assert job_request.validate_json(job_request.dump_json(resolved)) == resolved
+    assert finder_of(*resolve(resolved, served(), is_repeat=True)) == "isnet"
+
+
+@pytest.mark.parametrize("fields", FINDERS, ids=lambda fields: fields["operation"])
+@pytest.mark.parametrize("name", ["nowhere", "exemplar"])
+def test_what_is_no_segmenter_finds_nothing(fields: dict[str, Any], name: str) -> None:
+    """A ``subject_model`` that is not known, or does something else, is refused by that field's name; so is a default that nobody has."""
+    with pytest.raises(ModelNotFound) as caught:
+        resolve(job_request.validate_python({**fields, "subject_model": name}), served())
+    assert caught.value.field == "subject_model"
+    with pytest.raises(ModelNotFound, match="'gone'") as caught:
+        resolve(job_request.validate_python(fields), served(), subject_model="gone")
+    assert caught.value.field == "subject_model"
+    with pytest.raises(ValidationError, match="at least 1 character"):
+        job_request.validate_python({**fields, "subject_model": ""})
+
+
+@pytest.mark.parametrize("fields", FINDERS[:2], ids=lambda fields: fields["operation"])
+def test_every_worker_that_may_take_the_job_needs_its_segmenter(fields: dict[str, Any]) -> None:
+    """A segmenter that a live worker of the painting model lacks is refused; u2netp, the default and one of the future are not."""
+    named = job_request.validate_python({**fields, "subject_model": "isnet"})
+    painter = "exemplar" if fields["operation"] == "outpaint" else "backdrop"
+    with pytest.raises(ModelNotFound, match=rf"not every worker that serves {painter} has isnet \(1 of 2 lack it\)") as caught:
+        resolve(named, served(**{painter: ("v", "w")}))
+    assert caught.value.field == "subject_model"
+    assert resolve(named, served(isnet=("v", "w")))
+    assert resolve(named, served(**{painter: (), "isnet": ()}))
+    assert resolve(named, served(isnet=()), subject_model="isnet")
+    assert resolve(job_request.validate_python({**fields, "subject_model": "u2netp"}), served(u2netp=()))
+
+
+def test_model_and_subject_model_are_one_for_a_cut_out() -> None:
+    """For ``remove_background`` both fields name the segmenter: either is enough, both may agree, and two names are refused."""
+    fields = FINDERS[2]
+    for names in ({"model": "isnet"}, {"subject_model": "isnet"}, {"model": "isnet", "subject_model": "isnet"}):
+        assert resolve(job_request.validate_python({**fields, **names}), served())[1] is SEGMENTER
+    with pytest.raises(ValidationError, match="model and subject_model both name the segmenter") as caught:
+        job_request.validate_python({**fields, "model": "isnet", "subject_model": "u2netp"})
+    assert caught.value.errors()[0]["ctx"]["field"] == "subject_model"
+    for unknown in ("nowhere", ""):
+        with pytest.raises(ModelNotFound) as refused:
+            resolve(job_request.validate_python({**fields, "model": unknown}), served())
+        assert refused.value.field == "model"
+
+
+def test_nothing_is_looked_for_where_a_mask_says_it() -> None:
+    """With a mask no ``subject_model`` may be named, and the resolved request has none."""
+    fields = {**FINDERS[1], "mask": "b"}
+    resolved, _ = resolve(job_request.validate_python(fields), served(), subject_model="isnet")
+    assert isinstance(resolved, ReplaceBackgroundRequest)
+    assert resolved.subject_model is None
+    with pytest.raises(ValidationError, match="the mask says what the product is") as caught:
+        job_request.validate_python({**fields, "subject_model": "isnet"})
+    assert caught.value.errors()[0]["ctx"]["field"] == "subject_model"
 
 
 def test_studio_goes_before_a_model_that_was_retired() -> None:

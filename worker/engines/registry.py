@@ -10,7 +10,9 @@ import structlog
 
 from api_schemas.models import EngineKind, ModelCard
 from worker.engines.base import Engine
-from worker.engines.diffusion.card import UnsupportedPipelineError, card_for, loras_bytes
+from worker.engines.cards import read_card, why_not_served
+from worker.engines.diffusion.card import loras_bytes
+from worker.engines.notes import UnsupportedModelError
 from worker.engines.weights import store_directories
 from worker.tuning import Tuning, TuningRefused, Wishes, choose_all
 
@@ -72,18 +74,25 @@ def _tune(directories: Mapping[str, Path], options: EngineOptions) -> dict[str, 
     return tunings
 
 
-def discover(directories: Mapping[str, Path], store: Path | None = None) -> list[ModelCard]:
-    """The cards of the pipelines in ``directories``, by model id, and then of those in ``store`` whose names are not taken.
+def discover(directories: Mapping[str, Path], store: Path | None = None, *, allow_noncommercial: bool = False) -> list[ModelCard]:
+    """The cards of the models in ``directories``, by model id, and then of those in ``store`` whose names are not taken.
 
-    Raises ``UnsupportedPipelineError`` for the first of ``directories`` that cannot run; one of the store is logged and left out.
+    Raises ``UnsupportedModelError`` for the first of ``directories`` that cannot be served; one of the store is logged and left out.
     """
-    cards = [card_for(path, model_id) for model_id, path in directories.items()]
+
+    def served(path: Path, model_id: str) -> ModelCard:
+        card = read_card(path, model_id)
+        if reason := why_not_served(card, allow_noncommercial=allow_noncommercial):
+            raise UnsupportedModelError(f"{path}: {reason}")
+        return card
+
+    cards = [served(path, model_id) for model_id, path in directories.items()]
     for model_id, path in (store_directories(store) if store else {}).items():
         if model_id in directories:
             continue
         try:
-            cards.append(card_for(path, model_id))
-        except UnsupportedPipelineError as error:
+            cards.append(served(path, model_id))
+        except UnsupportedModelError as error:
             _log.warning("model_skipped", model=model_id, reason=str(error))
     return cards
 

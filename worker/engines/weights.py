@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 MODEL_INDEX = "model_index.json"
+"""Makes a directory a diffusers pipeline."""
+SEGMENTER_FACTS = "segmenter.json"
+"""Makes a directory a segmenter."""
 EMBEDDED = Path(__file__).resolve().parents[1] / "embedded"
 """A store of the models whose weights come with Outfill itself."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
@@ -38,11 +41,16 @@ class TensorHeader:
 
 
 def store_directories(store: Path) -> dict[str, Path]:
-    """The model directories of a store by name: those with a ``model_index.json``. What begins with a dot is unfinished."""
+    """The model directories of a store by name: pipelines and segmenters. What begins with a dot is unfinished."""
     if not store.is_dir():
         return {}
     entries = sorted(entry for entry in store.iterdir() if not entry.name.startswith("."))
-    return {entry.name: entry for entry in entries if (entry / MODEL_INDEX).is_file()}
+    return {entry.name: entry for entry in entries if is_model(entry)}
+
+
+def is_model(directory: Path) -> bool:
+    """Whether a directory says of itself that it holds a model."""
+    return any((directory / name).is_file() for name in (MODEL_INDEX, SEGMENTER_FACTS))
 
 
 def sha256(file: Path) -> str:

@@ -4,44 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+
+from api_schemas.errors import EngineFailed
+from worker.images.facts import U2NETP_FACTS, NetworkFacts
 
 Map = npt.NDArray[np.float32]
 """``float32 (side, side)`` of 0..1: how likely each pixel of a view, squeezed to a square, is the product's."""
+Provider = str | tuple[str, dict[str, Any]]
+"""Where onnxruntime runs a graph: the name of an execution provider, with its options where it has any."""
+CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
 _STEEPEST = 60.0
 """Logits beyond which ``exp`` is of no more use to a float32."""
+_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-class NetworkFacts(BaseModel):
-    """How a segmentation network wants its pictures, and what it answers: the ``segmenter.json`` beside an ONNX file."""
+def providers_for(device: str, available: Sequence[str]) -> tuple[Provider, ...]:
+    """The execution providers for a worker on ``device`` (``cpu``, ``cuda``, ``cuda:1``), of those ``available`` to this onnxruntime.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    side: int = Field(ge=32, le=4096, description="Pixels of the square that views are squeezed to.")
-    mean: tuple[float, float, float] = Field(description="Of red, green, blue on 0..1; subtracted.")
-    std: tuple[float, float, float] = Field(description="Of red, green, blue; divided by.")
-    divide_by: Literal["255", "maximum"] = Field(
-        default="255", description="Maps levels to 0..1: `255`, or the view's own `maximum`, as U²-Net was trained."
-    )
-    output: Literal["probability", "logits"] = Field(default="probability", description="Meaning of the answer's values.")
-    output_name: str | None = Field(default=None, description="The graph's output that is read. Default: its first.")
-
-
-U2NETP_FACTS = NetworkFacts(side=320, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), divide_by="maximum")
+    The CPU stands last: operators that CUDA does not have run there.
+    """
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or _CUDA not in available:
+        return (CPU,)
+    return (_CUDA, {"device_id": int(number or 0)}), CPU
 
 
 class Network:
-    """An ONNX file and its facts, loaded on one CPU thread; threads may share it.
+    """An ONNX file and its facts, loaded on one CPU thread, or where ``providers`` say; threads may share it.
 
-    Raises ``ValueError`` where the file is no graph of one picture in and ``facts.output_name`` out.
+    Raises ``ValueError`` where the file is no graph of one picture ``(1, 3, side, side)`` in and ``facts.output_name`` out.
     """
 
-    def __init__(self, path: Path, facts: NetworkFacts = U2NETP_FACTS) -> None:
+    def __init__(self, path: Path, facts: NetworkFacts = U2NETP_FACTS, *, providers: Sequence[Provider] = (CPU,)) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -51,13 +51,17 @@ class Network:
         for pool in ("intra", "inter"):
             options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")  # a waiting thread would take the engine's core
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:  # onnxruntime raises exceptions of its own, one for each kind of damage
             raise ValueError(f"{path.name} is not an ONNX file that runs: {error}") from error
         inputs, outputs = self._session.get_inputs(), [output.name for output in self._session.get_outputs()]
         if len(inputs) != 1:
             raise ValueError(f"{path.name} has {len(inputs)} inputs, and a segmentation network has one")
         self._input: str = inputs[0].name
+        if inputs[0].type not in _FLOATS:
+            raise ValueError(f"{path.name} takes {inputs[0].type}, expected {' or '.join(_FLOATS)}")
+        self._dtype = _FLOATS[inputs[0].type]
+        _check_shape(path, inputs[0].shape, facts.side)
         self._output: str = facts.output_name or outputs[0]
         if self._output not in outputs:
             raise ValueError(f"{path.name} has no output {self._output!r}; there are: {', '.join(outputs)}")
@@ -68,14 +72,27 @@ class Network:
         return [self._map(view) for view in views]
 
     def _map(self, view: npt.NDArray[np.uint8]) -> Map:
+        answer = self.answer(view)
+        likely = 1 / (1 + np.exp(-np.clip(answer, -_STEEPEST, _STEEPEST))) if self.facts.output == "logits" else answer
+        return np.ascontiguousarray(np.clip(likely, 0, 1), dtype=np.float32)
+
+    def answer(self, view: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """What the network says of ``view (h, w, 3)``, ``float32 (rows, columns)``, before it is read as the facts say. Raises ``EngineFailed``."""
         facts = self.facts
         shrinks = min(view.shape[:2]) > facts.side
         square = cv2.resize(view, (facts.side, facts.side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         small = square.astype(np.float32)
         levels = 255.0 if facts.divide_by == "255" else max(float(small.max()), 1e-6)
         scaled = (small / levels - np.array(facts.mean, np.float32)) / np.array(facts.std, np.float32)
-        batch = np.ascontiguousarray(scaled.transpose(2, 0, 1)[None], dtype=np.float32)
+        batch = np.ascontiguousarray(scaled.transpose(2, 0, 1)[None], dtype=self._dtype)
         answer = np.asarray(self._session.run([self._output], {self._input: batch})[0], np.float32)
-        flat = answer.reshape(answer.shape[-2:])
-        likely = 1 / (1 + np.exp(-np.clip(flat, -_STEEPEST, _STEEPEST))) if facts.output == "logits" else flat
-        return np.ascontiguousarray(np.clip(likely, 0, 1), dtype=np.float32)
+        if answer.ndim < 2 or answer.size != answer.shape[-2] * answer.shape[-1]:
+            raise EngineFailed(f"the segmenter answered with an array of {answer.shape}, expected one map")
+        return answer.reshape(answer.shape[-2:])
+
+
+def _check_shape(path: Path, shape: Sequence[int | str | None], side: int) -> None:
+    """Raise ``ValueError`` where an input of ``shape`` cannot take ``(1, 3, side, side)``; what is no number can be any."""
+    wanted = (1, 3, side, side)
+    if len(shape) != len(wanted) or any(isinstance(had, int) and had != want for had, want in zip(shape, wanted, strict=True)):
+        raise ValueError(f"{path.name} takes pictures of {tuple(shape)}, and its facts say {wanted}")

@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from worker.engines.diffusion.card import LIBRARIES, read_json
+from worker.engines.diffusion.card import LIBRARIES
 from worker.engines.diffusion.families import PIPELINES
+from worker.engines.notes import read_json
 from worker.engines.weights import FLOATS, MODEL_INDEX, read_header
 from worker.store.digests import files_of
 from worker.store.errors import StoreError
@@ -27,7 +28,7 @@ def convert(checkpoint: Path, config: Path, into: Path, work: Path) -> None:
     ``config`` is a local directory with ``model_index.json``, component configurations and tokenizers; weights in it are not looked at.
     Nothing is fetched from the network. ``work`` is an empty directory that may be written to.
 
-    Raises ``StoreError`` where the two do not fit or a weight is missing, ``NotSafetensorsError``, ``UnsupportedPipelineError``.
+    Raises ``StoreError`` where the two do not fit or a weight is missing, ``NotSafetensorsError``, ``UnsupportedModelError``.
     """
     header = read_header(checkpoint)
     dtypes = {tensor.dtype for tensor in header.values() if tensor.dtype in FLOATS}

@@ -8,15 +8,17 @@ import sys
 from pathlib import Path
 
 from api_schemas.errors import OutfillError
-from api_schemas.models import ModelCard
-from core.settings import Settings
-from worker.engines.diffusion.card import UnsupportedPipelineError, card_for
+from api_schemas.models import EngineKind, ModelCard
+from core.settings import Models, Settings
+from worker.engines.cards import read_card, why_not_served
+from worker.engines.notes import UnsupportedModelError
 from worker.engines.weights import NotSafetensorsError, store_directories
+from worker.images.facts import PRESETS
 from worker.store.digests import differences
 from worker.store.errors import StoreError
 from worker.store.pull import LicenceClaim, Puller, PullRequest
 
-REFUSALS = (StoreError, UnsupportedPipelineError, NotSafetensorsError, OutfillError, OSError)
+REFUSALS = (StoreError, UnsupportedModelError, NotSafetensorsError, OutfillError, OSError)
 COLUMNS = ("model", "revision", "licence", "commercial use", "native size", "memory")
 
 
@@ -24,11 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``models``."""
     commands = parser.add_subparsers(dest="command", required=True)
     pull = commands.add_parser("pull", help="fetch weights, verify them, and put them into the store")
-    pull.add_argument("source", help="hub:OWNER/NAME@COMMIT, s3://BUCKET/PREFIX, a directory, or a .safetensors file")
+    pull.add_argument("source", help="hub:OWNER/NAME@COMMIT, s3://BUCKET/PREFIX, a directory, a .safetensors or an .onnx file")
     pull.add_argument("--as", dest="name", required=True, help="name that the model (or LoRA) gets")
-    pull.add_argument("--sha256", type=_digest, help="of the source's SHA256SUMS, or of the .safetensors file")
+    pull.add_argument("--sha256", type=_digest, help="of the source's SHA256SUMS, or of the one file")
     pull.add_argument("--variant", help="take these weights, e.g. fp16, where a folder has them")
     pull.add_argument("--config", type=Path, help="for a single-file checkpoint: diffusers directory that describes it")
+    pull.add_argument(
+        "--facts", metavar="NAME|FILE", help=f"for a segmenter: how its pictures are prepared; {', '.join(PRESETS)}, or a segmenter.json"
+    )
+    pull.add_argument("--file", help="for a segmenter: its .onnx file, where the source has several")
     pull.add_argument("--lora-of", metavar="MODEL", help="the file is a LoRA for this model of the store")
     pull.add_argument("--licence", help="id, e.g. CreativeML-OpenRAIL-M")
     pull.add_argument("--licence-url")
@@ -53,7 +59,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
             case "verify":
                 return _verify(settings.models.store, arguments.name)
             case _:
-                return _list(settings.models.store)
+                return _list(settings.models)
     except REFUSALS as error:
         because = f": {error.__cause__}" if isinstance(error, OutfillError) and error.__cause__ else ""
         print(f"outfill models: {error}{because}", file=sys.stderr)
@@ -64,7 +70,7 @@ def _pull(arguments: argparse.Namespace, settings: Settings) -> int:
     puller = Puller(settings.models, settings.s3, say=print)
     licence = LicenceClaim(arguments.licence, arguments.licence_url, {"yes": True, "no": False}.get(arguments.commercial_use))
     if arguments.lora_of:
-        if licence != LicenceClaim() or arguments.variant or arguments.config:
+        if licence != LicenceClaim() or arguments.variant or arguments.config or arguments.facts or arguments.file:
             raise StoreError("--lora-of goes with --as, --sha256 and --replace only")
         target = puller.pull_lora(
             arguments.source, model=arguments.lora_of, name=arguments.name, pin=arguments.sha256, replace=arguments.replace
@@ -72,21 +78,34 @@ def _pull(arguments: argparse.Namespace, settings: Settings) -> int:
         print(f"{target} is installed; workers offer it when they start again")
         return 0
     request = PullRequest(
-        arguments.source, arguments.name, arguments.sha256, arguments.variant, arguments.config, licence, arguments.replace
+        source=arguments.source,
+        name=arguments.name,
+        sha256=arguments.sha256,
+        variant=arguments.variant,
+        config=arguments.config,
+        facts=arguments.facts,
+        file=arguments.file,
+        licence=licence,
+        replace=arguments.replace,
     )
     card = puller.pull(request)
-    print(f"{settings.models.store / card.id} is installed; workers serve it when they start again")
+    refusal = why_not_served(card, allow_noncommercial=settings.models.allow_noncommercial)
+    served = f"workers do not serve it: {refusal}" if refusal else "workers serve it when they start again"
+    print(f"{settings.models.store / card.id} is installed; {served}")
     print(_described(card))
     return 0
 
 
-def _list(store: Path) -> int:
+def _list(models: Models) -> int:
     rows: list[tuple[str, ...]] = [COLUMNS]
     refused = []
-    for name, directory in store_directories(store).items():
+    for name, directory in store_directories(models.store).items():
         try:
-            rows.append(_row(card_for(directory, name)))
-        except UnsupportedPipelineError as error:
+            card = read_card(directory, name)
+            rows.append(_row(card))
+            if reason := why_not_served(card, allow_noncommercial=models.allow_noncommercial):
+                refused.append(f"{name} is not served: {reason}")
+        except UnsupportedModelError as error:
             refused.append(f"{name} cannot be served: {error}")
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     for row in rows:
@@ -125,7 +144,7 @@ def _described(card: ModelCard) -> str:
         "native size": f"{card.native_size} px",
         "licence": f"{card.licence.id} {card.licence.url or ''}".rstrip(),
         "commercial use": _commercial(card),
-        "memory": f"{_memory(card)} of weights at half precision",
+        "memory": f"{_memory(card)} of weights{' at half precision' if card.engine is EngineKind.DIFFUSION else ''}",
     }
     return "\n".join(f"  {name:<16}{value}" for name, value in facts.items())
 

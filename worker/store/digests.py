@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+from worker.engines.notes import NOTES
 from worker.engines.weights import sha256
 from worker.store.errors import StoreError
 
 SUMS = "SHA256SUMS"
-NOTES = "outfill.json"
-"""Not in ``SHA256SUMS``: it is edited by whoever installs the model."""
+"""Lists every file of a model but ``outfill.json``, which is edited by whoever installs it."""
 _LINE = re.compile(r"(?P<digest>[0-9a-f]{64}) [ *](?P<name>.+)")
 
 

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from api_schemas.models import EMBEDDED_MODELS, ModelCard
+from api_schemas.models import EMBEDDED_MODELS, EngineKind, ModelCard
 from core.settings import S3, Models
-from worker.engines.diffusion.card import UnsupportedPipelineError, card_for, lora_file, read_json, weights_digest
-from worker.engines.weights import NotSafetensorsError, read_header, sha256, store_directories
-from worker.store.digests import NOTES, SUMS, files_of, read_sums, write_sums
+from worker.engines.cards import read_card
+from worker.engines.diffusion.card import lora_file, weights_digest
+from worker.engines.notes import NOTES, UnsupportedModelError, digest_of, read_json
+from worker.engines.segmenter import SUFFIX, read_facts, try_out, weights_of
+from worker.engines.weights import MODEL_INDEX, SEGMENTER_FACTS, NotSafetensorsError, read_header, sha256, store_directories
+from worker.images.facts import PRESETS
+from worker.store.digests import SUMS, files_of, read_sums, write_sums
 from worker.store.errors import StoreError
 from worker.store.hub import HubSource
-from worker.store.selection import is_pickle, rename_shards, select
+from worker.store.selection import is_pickle, is_segmenter, rename_shards, select, select_segmenter
 from worker.store.sources import DirectorySource, Source, bucket_source, check, fetch_file
 from worker.store.staging import check_vacant, install, install_file, staging
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_SUFFIX = ".safetensors"
+_SAFETENSORS = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,17 @@ class PullRequest:
     """One ``outfill models pull`` of a model."""
 
     source: str
-    """``hub:owner/name@commit``, ``s3://bucket/prefix``, a directory, or a ``.safetensors`` file with ``config``."""
+    """``hub:owner/name@commit``, ``s3://bucket/prefix``, a directory, a ``.safetensors`` file with ``config``, or an ``.onnx`` file."""
     name: str
     sha256: str | None = None
     """Of the source's ``SHA256SUMS``, or of the one file."""
     variant: str | None = None
     config: Path | None = None
-    """Of a single file: a diffusers directory with configurations and tokenizers."""
+    """Of a single ``.safetensors`` file: a diffusers directory with configurations and tokenizers."""
+    facts: str | None = None
+    """Of a segmenter: one of ``PRESETS``, or a JSON file, in place of its ``segmenter.json``."""
+    file: str | None = None
+    """Of a segmenter that is published as several ONNX files: the one that is taken."""
     licence: LicenceClaim = LicenceClaim()
     replace: bool = False
 
@@ -69,7 +78,7 @@ class Puller:
     def pull(self, request: PullRequest) -> ModelCard:
         """Fetch, verify and install a model; the card that workers will announce.
 
-        Raises ``StoreError``, ``UnsupportedPipelineError``, ``NotSafetensorsError``, ``OutfillError`` (S3) or ``OSError``; then the store
+        Raises ``StoreError``, ``UnsupportedModelError``, ``NotSafetensorsError``, ``OutfillError`` (S3) or ``OSError``; then the store
         is as it was.
         """
         _check_name(request.name)
@@ -81,11 +90,16 @@ class Puller:
             try:
                 if request.config:
                     revision: str | None = self._convert(request, request.config, staged, work)
+                elif request.source.endswith(SUFFIX):
+                    revision = self._copy_network(request, staged, work)
                 else:
                     revision = self._fetch(request, staged)
                 _write_notes(staged, request.source, revision, request.licence)
-                card = card_for(staged, request.name)
-            except (UnsupportedPipelineError, NotSafetensorsError) as error:
+                card = read_card(staged, request.name)
+                if card.engine is EngineKind.CUTOUT:
+                    self._say("trying the network out")
+                    try_out(staged)
+            except (UnsupportedModelError, NotSafetensorsError) as error:
                 raise type(error)(str(error).replace(str(staged), request.source)) from error
             check_vacant(self._store, request.name, replace=request.replace)
             self._say_what_goes(request.name)
@@ -114,21 +128,31 @@ class Puller:
     def _fetch(self, request: PullRequest, staged: Path) -> str | None:
         source = self._open(request)
         listing = source.listing()
-        chosen = select(listing, request.variant)
+        segmenter = is_segmenter(listing)
+        _check_kind(request, segmenter=segmenter)
+        chosen = select_segmenter(listing, request.file) if segmenter else select(listing, request.variant)
         self._say(f"fetching {len(chosen)} of {len(listing)} files from {source.name}")
         source.fetch(list(chosen), staged)
         digests = {}
         for name, kept in chosen.items():
             digests[kept] = check(staged / name, name, listing[name])
             (staged / name).replace(staged / kept)
-            if kept.endswith(_SUFFIX):
+            if kept.endswith(_SAFETENSORS):
                 read_header(staged / kept)
-            elif kept != name:
+            elif kept != name and not segmenter:
                 rename_shards(staged / kept)
                 digests[kept] = sha256(staged / kept)
         digests.pop(NOTES, None)
+        if segmenter:
+            digests[SEGMENTER_FACTS] = _put_facts(request, staged)
         write_sums(staged, digests)
         return source.revision
+
+    def _copy_network(self, request: PullRequest, staged: Path, work: Path) -> str:
+        file, digest = fetch_file(request.source, self._s3, request.sha256, work)
+        shutil.copyfile(file, staged / file.name)
+        write_sums(staged, {file.name: digest, SEGMENTER_FACTS: _put_facts(request, staged)})
+        return f"sha256:{digest}"
 
     def _convert(self, request: PullRequest, config: Path, staged: Path, work: Path) -> str:
         from worker.store.checkpoint import convert
@@ -151,12 +175,14 @@ class Puller:
         if request.source.startswith("s3://"):
             return bucket_source(request.source, self._s3, request.sha256)
         if not Path(request.source).is_dir():
-            raise StoreError(f"{request.source} is not a directory, hub:OWNER/NAME@COMMIT, s3://BUCKET/PREFIX or a .safetensors file")
+            raise StoreError(
+                f"{request.source} is not a directory, hub:OWNER/NAME@COMMIT, s3://BUCKET/PREFIX, a .safetensors or an .onnx file"
+            )
         return DirectorySource(Path(request.source), request.sha256)
 
     def _say_what_goes(self, name: str) -> None:
         old = store_directories(self._store).get(name)
-        if old and (loras := sorted(file.stem for file in (old / "loras").glob(f"*{_SUFFIX}"))):
+        if old and (loras := sorted(file.stem for file in (old / "loras").glob(f"*{_SAFETENSORS}"))):
             self._say(f"the LoRAs of the replaced model go with it: {', '.join(loras)}")
         if name in self._models.directories:
             self._say(f"OUTFILL_MODELS__DIRECTORIES names another {name}, which wins")
@@ -170,19 +196,51 @@ def _check_name(name: str) -> None:
 
 
 def _check_file(source: str) -> None:
-    if not source.endswith(_SUFFIX):
+    if not source.endswith(_SAFETENSORS):
         reason = "is pickle, which can run code and is never loaded" if is_pickle(source) else "is not a .safetensors file"
         raise StoreError(f"{source} {reason}")
 
 
 def _check_options(request: PullRequest) -> None:
     """What fits a single file does not fit a directory, and the other way round."""
-    if request.config or is_pickle(request.source):
+    if request.source.endswith(SUFFIX):
+        _check_kind(request, segmenter=True)
+        if request.config or request.file:
+            raise StoreError(f"{request.source} is the network itself: --config and --file are not for it")
+    elif request.config or is_pickle(request.source):
+        _check_kind(request, segmenter=False)
         _check_file(request.source)
         if request.variant:
             raise StoreError("--variant is not for a single file")
-    elif request.source.endswith(_SUFFIX):
+    elif request.source.endswith(_SAFETENSORS):
         raise StoreError(f"{request.source} is a single file: name a diffusers directory that describes it with --config")
+
+
+def _check_kind(request: PullRequest, *, segmenter: bool) -> None:
+    """What fits a segmenter does not fit a pipeline, and the other way round."""
+    if segmenter and request.variant:
+        raise StoreError("--variant is not for segmenters; --file names the network where there are several")
+    if not segmenter and (request.facts or request.file):
+        raise StoreError(f"--facts and --file are for segmenters, and {request.source} is none")
+
+
+def _put_facts(request: PullRequest, staged: Path) -> str:
+    """Write what the request says of the network in place of what came along; the digest of the file. Raises ``StoreError`` where nothing is said."""
+    file = staged / SEGMENTER_FACTS
+    if request.facts:
+        facts = PRESETS.get(request.facts) or read_facts(Path(request.facts))
+        file.write_text(facts.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
+    elif not file.is_file():
+        raise StoreError(
+            f"{request.source} has no {SEGMENTER_FACTS}, which says how its pictures are prepared: give --facts with such a file, or with one of "
+            f"{', '.join(PRESETS)}"
+        )
+    return sha256(file)
+
+
+def _pinned(directory: Path) -> str:
+    """What pins the weights of a model where nothing that came along does."""
+    return weights_digest(directory) if (directory / MODEL_INDEX).is_file() else f"sha256:{digest_of(weights_of(directory))}"
 
 
 def _write_notes(directory: Path, source: str, revision: str | None, licence: LicenceClaim) -> None:
@@ -190,7 +248,7 @@ def _write_notes(directory: Path, source: str, revision: str | None, licence: Li
     file = directory / NOTES
     notes = read_json(file) if file.exists() else {}
     notes["source"] = source
-    notes["revision"] = revision or notes.get("revision") or weights_digest(directory)
+    notes["revision"] = revision or notes.get("revision") or _pinned(directory)
     if said := licence.over(notes.get("licence") or {}):
         notes["licence"] = said
     file.write_text(json.dumps(notes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

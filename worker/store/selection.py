@@ -8,7 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from worker.engines.weights import MODEL_INDEX
+from worker.engines.notes import NOTES
+from worker.engines.segmenter import SUFFIX
+from worker.engines.weights import MODEL_INDEX, SEGMENTER_FACTS
 from worker.store.errors import StoreError
 
 SUFFIXES = {".safetensors", ".json", ".txt", ".model"}
@@ -30,9 +32,9 @@ def select(names: Iterable[str], variant: str | None) -> dict[str, str]:
 
     Raises ``StoreError`` where there is no ``model_index.json``, where weights come only as pickle, and for a variant that is missing.
     """
-    offered = [name for name in names if not any(part.startswith(".") for part in PurePosixPath(name).parts)]
+    offered = _visible(names)
     if MODEL_INDEX not in offered:
-        raise StoreError(f"there is no {MODEL_INDEX}: it is not a diffusers directory")
+        raise StoreError(f"there is neither a {MODEL_INDEX} nor a file {SUFFIX}: it is no diffusers directory and no segmenter")
     _refuse_pickle(offered)
     chosen: dict[str, str] = {}
     variants: dict[str, dict[str | None, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -52,6 +54,24 @@ def select(names: Iterable[str], variant: str | None) -> dict[str, str]:
     return chosen
 
 
+def is_segmenter(names: Iterable[str]) -> bool:
+    """Whether a publication of these files holds a segmenter, not a pipeline."""
+    offered = _visible(names)
+    return MODEL_INDEX not in offered and any(name.endswith(SUFFIX) for name in offered)
+
+
+def select_segmenter(names: Iterable[str], file: str | None) -> dict[str, str]:
+    """As ``select``, of a segmenter: one ONNX file, ``file`` where there are several, and the JSON files at the root. Raises ``StoreError``."""
+    offered = _visible(names)
+    networks = sorted(name for name in offered if name.endswith(SUFFIX))
+    if file is not None and file not in networks:
+        raise StoreError(f"--file {file} is not there; there are: {', '.join(networks)}")
+    if file is None and len(networks) > 1:
+        raise StoreError(f"there are several networks, choose one with --file: {', '.join(networks)}")
+    network = file or networks[0]
+    return {network: PurePosixPath(network).name, **{name: name for name in (SEGMENTER_FACTS, NOTES) if name in offered}}
+
+
 def plain_name(name: str) -> str:
     """The name without its variant: ``unet/x.fp16.safetensors`` gives ``unet/x.safetensors``."""
     path = PurePosixPath(name)
@@ -69,6 +89,10 @@ def rename_shards(index: Path) -> None:
     content = json.loads(index.read_text(encoding="utf-8"))
     content["weight_map"] = {tensor: plain_name(shard) for tensor, shard in content["weight_map"].items()}
     index.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _visible(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not any(part.startswith(".") for part in PurePosixPath(name).parts)]
 
 
 def _match(name: str) -> dict[str, str] | None:

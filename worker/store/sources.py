@@ -12,8 +12,9 @@ from typing import Protocol
 
 from core.settings import S3
 from core.storage import ObjectNotFound, Storage
+from worker.engines.notes import NOTES
 from worker.engines.weights import sha256
-from worker.store.digests import NOTES, SUMS, files_of, git_blob, parse_sums
+from worker.store.digests import SUMS, files_of, git_blob, parse_sums
 from worker.store.errors import StoreError
 from worker.store.selection import SUFFIXES
 
@@ -122,7 +123,7 @@ def bucket_source(text: str, s3: S3, pin: str | None) -> BucketSource:
 
 
 def fetch_file(text: str, s3: S3, pin: str | None, into: Path) -> tuple[Path, str]:
-    """One ``.safetensors`` file and its SHA-256: ``s3://bucket/key``, brought into directory ``into``, or a local file, left where it is.
+    """One file and its SHA-256: ``s3://bucket/key``, brought into directory ``into``, or a local file, left where it is.
 
     ``pin`` is the digest that it must have; an object of S3 needs one. Raises ``StoreError``.
     """

@@ -15,8 +15,9 @@ import pytest
 from api_schemas.models import SAMPLING_PARAMETERS, EngineKind, SamplingDefaults
 from api_schemas.requests import Operation, Scheduler
 from scripts.tiny_pipeline import KINDS, build, write_lora
-from worker.engines.diffusion.card import UnsupportedPipelineError, card_for, weights_digest
+from worker.engines.diffusion.card import card_for, weights_digest
 from worker.engines.diffusion.engine import DiffusionEngine
+from worker.engines.notes import UnsupportedModelError
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,7 @@ def cutout(path: Path) -> None:
 def test_an_unsupported_directory_says_why(copy: Path, spoil: Callable[[Path], None], says: str) -> None:
     """A directory that this engine cannot run is refused with what is wrong and where."""
     spoil(copy)
-    with pytest.raises(UnsupportedPipelineError, match=says) as caught:
+    with pytest.raises(UnsupportedModelError, match=says) as caught:
         card_for(copy, "tiny")
     assert str(copy) in str(caught.value)
 
@@ -196,7 +197,7 @@ def test_an_unsupported_sdxl_directory_says_why(copy_of: Callable[[str], Path], 
     """A refiner, or an SDXL checkpoint without both text encoders, is refused with what is missing."""
     path = copy_of("sdxl")
     spoil(path)
-    with pytest.raises(UnsupportedPipelineError, match=says):
+    with pytest.raises(UnsupportedModelError, match=says):
         card_for(path, "tiny")
 
 
@@ -235,7 +236,7 @@ def test_zero_terminal_snr_rules_out_pndm(directories: dict[str, Path], copy_of:
     assert set(Scheduler) - set(card_for(directories["zero-snr"], "tiny").schedulers) == {Scheduler.PNDM}
     path = copy_of("zero-snr")
     edit(path / "outfill.json", sampling={"scheduler": "pndm"})
-    with pytest.raises(UnsupportedPipelineError, match="cannot be run with pndm"):
+    with pytest.raises(UnsupportedModelError, match="cannot be run with pndm"):
         card_for(path, "tiny")
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from api_schemas.prompts import weighed
 from scripts.tiny_pipeline import build
-from worker.engines.diffusion.card import UnsupportedPipelineError, card_for
+from worker.engines.diffusion.card import card_for
+from worker.engines.notes import UnsupportedModelError
 from worker.engines.vocabulary import FILE, Stray, Vocabulary
 
 WORDS = Vocabulary(
@@ -105,5 +106,5 @@ def test_a_file_that_is_no_vocabulary_makes_the_model_unsupported(tmp_path: Path
     build(tmp_path)
     card_for(tmp_path, "tiny")
     (tmp_path / FILE).write_text('{"word": []}')
-    with pytest.raises(UnsupportedPipelineError, match=FILE):
+    with pytest.raises(UnsupportedModelError, match=FILE):
         card_for(tmp_path, "tiny")

@@ -8,19 +8,18 @@ safetensors. An ``outfill.json`` in it adds what diffusers does not record; ``lo
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import field_validator
 
-from api_schemas.models import SAMPLING_PARAMETERS, EngineKind, Licence, ModelCard, SamplingDefaults
+from api_schemas.models import SAMPLING_PARAMETERS, EngineKind, ModelCard, SamplingDefaults
 from api_schemas.requests import Operation, Scheduler
 from worker.engines.diffusion.families import PIPELINES, Family
+from worker.engines.notes import NOTES, Notes, UnsupportedModelError, digest_of, read_json, read_notes
 from worker.engines.vocabulary import Vocabulary, VocabularyError
-from worker.engines.weights import NotSafetensorsError, half_precision_bytes, sha256
+from worker.engines.weights import NotSafetensorsError, half_precision_bytes
 
 LIBRARIES = {"diffusers", "transformers"}
 VAES = {"AutoencoderKL", "AutoencoderTiny"}
@@ -45,20 +44,9 @@ RESIDENT_LORAS = 8
 """Adapters of one model that stay in memory."""
 
 
-class UnsupportedPipelineError(ValueError):
-    """The directory does not hold a pipeline that this engine can run."""
+class OutfillNotes(Notes):
+    """The optional ``outfill.json`` of a pipeline."""
 
-
-class OutfillNotes(BaseModel):
-    """The optional ``outfill.json``: what only the person who installs the model knows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    description: str | None = None
-    licence: Licence = Licence(id="unknown")
-    revision: str | None = None
-    source: str | None = None
-    """Where ``outfill models pull`` had it from."""
     native_size: int | None = None
     operations: tuple[Operation, ...] = (Operation.INPAINT, Operation.OUTPAINT, Operation.REPLACE_BACKGROUND)
     """``erase`` must be named to be offered: a text model erases with an empty prompt, which not every one does well."""
@@ -78,14 +66,14 @@ def card_for(path: Path, model_id: str) -> ModelCard:
     ``native_size`` is in pixels: the UNet's sample size times the VAE's factor. ``size_multiple`` is the VAE's factor times the UNet's,
     so that no skip connection has to be resized. Where ``outfill.json`` pins no revision, it is ``weights_digest``.
 
-    Raises ``UnsupportedPipelineError``, which says what is missing, for any other directory.
+    Raises ``UnsupportedModelError``, which says what is missing, for any other directory.
     """
     index = read_json(path / "model_index.json")
     family = _family(path, index)
     _check_components(path, index, family)
     unet, vae = read_json(path / "unet" / "config.json"), read_json(path / "vae" / "config.json")
     _check_unet(path, unet, family, latent_channels=vae.get("latent_channels", 4))
-    notes = _notes(path)
+    notes = read_notes(path, OutfillNotes)
     _check_vocabulary(path)
     factor = _vae_factor(vae)
     sample_size = unet.get("sample_size") or 64
@@ -129,31 +117,10 @@ def weights_digest(path: Path) -> str:
     """``sha256:`` and the digest of what ``sha256sum`` prints for the weights, sorted by path.
 
     The weights are the safetensors files of the text encoders, UNet and VAE; configurations, tokenizers, LoRAs and any safety checker are
-    not in it. A file's digest is kept in this process until its size or modification time changes.
+    not in it.
     """
-    lines = (
-        f"{_sha256(str(file), file.stat().st_size, file.stat().st_mtime_ns)}  {file.relative_to(path).as_posix()}\n"
-        for file in _weights(path)
-    )
+    lines = (f"{digest_of(file)}  {file.relative_to(path).as_posix()}\n" for file in _weights(path))
     return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file of the directory. Raises ``UnsupportedPipelineError`` where there is none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UnsupportedPipelineError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UnsupportedPipelineError(f"{file} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UnsupportedPipelineError(f"{file} is not a JSON object")
-    return content
-
-
-@lru_cache(maxsize=256)
-def _sha256(file: str, _size: int, _mtime_ns: int) -> str:
-    return sha256(Path(file))
 
 
 def _weights(path: Path) -> Iterator[Path]:
@@ -165,7 +132,7 @@ def _memory_bytes(path: Path) -> int:
     try:
         return half_precision_bytes(_weights(path))
     except NotSafetensorsError as error:
-        raise UnsupportedPipelineError(str(error)) from error
+        raise UnsupportedModelError(str(error)) from error
 
 
 def _loras(path: Path) -> tuple[str, ...]:
@@ -181,9 +148,9 @@ def _vae_factor(vae: dict[str, Any]) -> int:
 def _family(path: Path, index: dict[str, Any]) -> Family:
     name = str(index.get("_class_name"))
     if name not in PIPELINES:
-        raise UnsupportedPipelineError(f"{path}: it is a {name}, not a {' or '.join(PIPELINES)}")
+        raise UnsupportedModelError(f"{path}: it is a {name}, not a {' or '.join(PIPELINES)}")
     if index.get("requires_aesthetics_score"):
-        raise UnsupportedPipelineError(f"{path}: it is a refiner (requires_aesthetics_score), which finishes pictures of another model")
+        raise UnsupportedModelError(f"{path}: it is a refiner (requires_aesthetics_score), which finishes pictures of another model")
     return PIPELINES[name]
 
 
@@ -195,34 +162,34 @@ def _check_components(path: Path, index: dict[str, Any], family: Family) -> None
     for component, classes in expected.items():
         library, name = index.get(component) or (None, None)
         if name is None:
-            raise UnsupportedPipelineError(f"{path}: it has no {component}")
+            raise UnsupportedModelError(f"{path}: it has no {component}")
         # Another library would be code that comes with the model.
         if library not in LIBRARIES or name not in classes:
-            raise UnsupportedPipelineError(f"{path}: {component} is {name} of {library}, expected {' or '.join(sorted(classes))}")
+            raise UnsupportedModelError(f"{path}: {component} is {name} of {library}, expected {' or '.join(sorted(classes))}")
     for component in weights:
         if not any((path / component).glob("*.safetensors")):
-            raise UnsupportedPipelineError(f"{path}: no safetensors weights in {component}/; other formats are not loaded")
+            raise UnsupportedModelError(f"{path}: no safetensors weights in {component}/; other formats are not loaded")
 
 
 def _check_unet(path: Path, unet: dict[str, Any], family: Family, *, latent_channels: int) -> None:
     plain, inpainting = latent_channels, 2 * latent_channels + 1
     if unet.get("in_channels") not in (plain, inpainting):
-        raise UnsupportedPipelineError(
+        raise UnsupportedModelError(
             f"{path}: the UNet has {unet.get('in_channels')} input channels; an inpainting model has {inpainting}, a plain one {plain}"
         )
     if unet.get("addition_embed_type") not in family.addition_embed_types:
         expected = " or ".join(map(str, family.addition_embed_types))
-        raise UnsupportedPipelineError(f"{path}: the UNet's addition_embed_type is {unet.get('addition_embed_type')}, expected {expected}")
+        raise UnsupportedModelError(f"{path}: the UNet's addition_embed_type is {unet.get('addition_embed_type')}, expected {expected}")
     for option in ("time_cond_proj_dim", "class_embed_type", "encoder_hid_dim"):
         if unet.get(option) is not None:
-            raise UnsupportedPipelineError(f"{path}: the UNet's {option} is not supported")
+            raise UnsupportedModelError(f"{path}: the UNet's {option} is not supported")
 
 
 def _check_vocabulary(path: Path) -> None:
     try:
         Vocabulary.of(path)
     except VocabularyError as error:
-        raise UnsupportedPipelineError(str(error)) from error
+        raise UnsupportedModelError(str(error)) from error
 
 
 def _schedulers(path: Path) -> tuple[Scheduler, ...]:
@@ -233,22 +200,12 @@ def _schedulers(path: Path) -> tuple[Scheduler, ...]:
         return tuple(Scheduler)
     if prediction_type == "epsilon":
         # Where there is only noise, predicting the noise says nothing about the picture (Lin et al. 2023, arXiv 2305.08891, 3.2).
-        raise UnsupportedPipelineError(f"{path}: rescale_betas_zero_snr needs a model that predicts v, not epsilon")
+        raise UnsupportedModelError(f"{path}: rescale_betas_zero_snr needs a model that predicts v, not epsilon")
     # diffusers' PNDM does not know the option: it would walk down a noise schedule that the model was not trained on.
     return tuple(scheduler for scheduler in Scheduler if scheduler is not Scheduler.PNDM)
 
 
 def _sampling(path: Path, noted: SamplingDefaults, family: Family, schedulers: tuple[Scheduler, ...]) -> SamplingDefaults:
     if noted.scheduler not in schedulers:
-        raise UnsupportedPipelineError(f"{path / 'outfill.json'}: the model cannot be run with {noted.scheduler}")
+        raise UnsupportedModelError(f"{path / NOTES}: the model cannot be run with {noted.scheduler}")
     return noted if "strength" in noted.model_fields_set else noted.model_copy(update={"strength": family.strength})
-
-
-def _notes(path: Path) -> OutfillNotes:
-    file = path / "outfill.json"
-    if not file.exists():
-        return OutfillNotes()
-    try:
-        return OutfillNotes.model_validate(read_json(file))
-    except ValidationError as error:
-        raise UnsupportedPipelineError(f"{file}: {error}") from error

@@ -10,9 +10,10 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from worker.engines.diffusion.card import family_of, read_json
+from worker.engines.diffusion.card import family_of
 from worker.engines.diffusion.families import Family
 from worker.engines.diffusion.samplers import sampler_config
+from worker.engines.notes import read_json
 from worker.engines.vocabulary import Vocabulary
 from worker.tuning import Dtype
 

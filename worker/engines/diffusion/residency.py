@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from worker.engines.device import free_bytes
-from worker.engines.diffusion.card import family_of, read_json
+from worker.engines.diffusion.card import family_of
 from worker.engines.diffusion.cpu_kernels import use_cpu_kernels
 from worker.engines.diffusion.parts import Parts
 from worker.engines.diffusion.unet_call import UnetCall
+from worker.engines.notes import read_json
 from worker.engines.out_of_memory import is_out_of_memory
 from worker.engines.weights import half_precision_bytes
 from worker.tuning import TILE, Dtype, ModelFacts, Tuning

@@ -22,7 +22,7 @@ from diffusers import (
 
 from api_schemas.errors import Invalid
 from api_schemas.requests import Scheduler
-from worker.engines.diffusion.card import read_json
+from worker.engines.notes import read_json
 
 CLASSES: dict[Scheduler, tuple[Any, dict[str, Any]]] = {
     Scheduler.DDIM: (DDIMScheduler, {}),
