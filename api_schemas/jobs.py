@@ -109,10 +109,18 @@ class Preserved(_Frozen):
 
 
 class Subject(_Frozen):
-    """The product, found in the output as it was found in the input."""
+    """The product: how surely it was found in the input, and whether it is the same in the output."""
 
-    iou: float = Field(description="Intersection over union of the two, 0 to 1.")
-    growth: float = Field(description="Area that the product has gained, as a share of its own.")
+    confidence: float | None = Field(
+        default=None,
+        description="Confidence, 0 to 1, that the product is found whole and alone. Null where a mask or the image's own alpha says what it is.",
+    )
+    iou: float | None = Field(
+        default=None,
+        description="Intersection over union, 0 to 1, of the product and of what is found in the output. For `replace_background` from a prompt; null "
+        "where nothing was found again.",
+    )
+    growth: float | None = Field(default=None, description="Area that the product has gained, as a share of its own. Null as `iou` is.")
 
 
 class ModelError(_Frozen):
@@ -210,12 +218,9 @@ class Report(_Frozen):
         default=None,
         description="ΔE2000 by which the fill is off its surroundings along the border; photos that nobody edited have about 1. Null as `seam` is.",
     )
-    ambiguity: float | None = Field(
-        default=None,
-        description="Share of the product, 0 to 1, of which the segmenter was not sure, plain edges aside. For `remove_background` and "
-        "`replace_background`; null where a mask or the image's own alpha says what the product is.",
+    subject: Subject | None = Field(
+        default=None, description="For `remove_background` and `replace_background`; null where nothing is known of it."
     )
-    subject: Subject | None = Field(default=None, description="For `replace_background` from a prompt. Null where it was not found again.")
     prompt: Wording | None = Field(default=None, description="What the model did not read of the prompt. Null without one.")
     negative_prompt: Wording | None = Field(default=None, description="What it did not read of the negative prompt. Null without one.")
     attempts: int = Field(default=1, description="Seeds that were tried for this output; see `checks`.")

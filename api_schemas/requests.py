@@ -6,7 +6,7 @@ import json
 import math
 import re
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -554,8 +554,24 @@ class Level(StrEnum):
         return list(Level).index(self)
 
 
-class Checks(Body):
-    """What a result must be, and how often it is tried."""
+class _Verdicts(Body):
+    min_verdict: Literal[Level.PASS, Level.WARN] | None = Field(
+        default=None, description="Where the best is still worse, the job fails with `checks_not_met`. Default: it never does."
+    )
+
+
+class _Confidence(Body):
+    min_confidence: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Where the product is found with less confidence (`report.subject.confidence`), the job fails with `checks_not_met` before anything "
+        "is painted. Default: it never does. Not looked at where a mask or the image's own alpha says what the product is.",
+    )
+
+
+class Checks(_Verdicts):
+    """Demands on a result, and how often it is tried."""
 
     max_attempts: int = Field(
         default=1,
@@ -563,9 +579,16 @@ class Checks(Body):
         le=8,
         description="Where a result is worse than `min_verdict` (or than `pass`), other seeds are tried; the best is kept.",
     )
-    min_verdict: Literal[Level.PASS, Level.WARN] | None = Field(
-        default=None, description="Where the best is still worse, the job fails with `checks_not_met`. Default: it never does."
-    )
+
+
+class ProductChecks(Checks, _Confidence):
+    """Demands on a result, on the product in it, and how often it is tried."""
+
+
+class CutoutChecks(_Verdicts, _Confidence):
+    """Demands on a cut-out. There is one answer: it is tried once."""
+
+    max_attempts: ClassVar[int] = 1
 
 
 class _Request(Body):
@@ -726,6 +749,7 @@ class ReplaceBackgroundRequest(_Painted):
     )
 
     operation: Literal[Operation.REPLACE_BACKGROUND]
+    checks: ProductChecks = ProductChecks()
     product_mask: ProductMask = None
     mask: ImageSource | None = Field(
         default=None,
@@ -770,6 +794,7 @@ class RemoveBackgroundRequest(_Request):
     )
 
     operation: Literal[Operation.REMOVE_BACKGROUND]
+    checks: CutoutChecks = CutoutChecks()
     product_mask: ProductMask = None
     placement: Placement | None = Field(default=None, description="Default: where it is in the photo.")
     profile: ProfileName | None = None

@@ -214,8 +214,8 @@ class Quality(_Section):
     model_error_fail: float = Field(default=8.0, gt=0, description="`fail` from this `model_error.corrected` on.")
     growth_warn: float = Field(default=0.05, gt=0, description="`warn` from this growth of the product on, as a share of its area.")
     growth_fail: float = Field(default=0.25, gt=0, description="`fail` from this growth on.")
-    ambiguity_warn: float = Field(default=0.08, gt=0, description="`warn` from this `ambiguity` of the product on.")
-    ambiguity_fail: float = Field(default=0.25, gt=0, description="`fail` from this `ambiguity` on.")
+    confidence_warn: float = Field(default=0.5, ge=0, le=1, description="`warn` below this `subject.confidence`.")
+    confidence_fail: float = Field(default=0.1, ge=0, le=1, description="`fail` below this `subject.confidence`.")
     scale_warn: float = Field(default=2.0, gt=0, description="`warn` from this `scale` on: photo and product are enlarged so many times.")
     scale_fail: float = Field(default=4.0, gt=0, description="`fail` from this `scale` on.")
 

@@ -72,8 +72,8 @@ class Edit:
     """``uint8 (H, W)``: 0 is kept exactly, 255 is all fill, between is blended."""
     cover: Mask | None = None
     """``uint8 (H, W)``: how opaque the fill itself is; ``None``: wholly."""
-    ambiguity: float | None = None
-    """Share of the product, 0..1, of which the segmenter was not sure; ``None`` where it was not asked."""
+    confidence: float | None = None
+    """Confidence, 0..1, that the product is found whole and alone; ``None`` where no segmenter was asked."""
     things: Mask | None = None
     """``uint8 (H, W)``: 255 on the product and above 0 on what else must not be seen twice; ``None`` where nothing was looked for or found."""
     doubts: tuple[str, ...] = ()
@@ -242,14 +242,14 @@ def _cut_out(source: Frame, product: Product, warnings: tuple[JobWarning, ...]) 
     """The product alone: its colours free of the old background, and the matte as alpha. Nothing is pasted."""
     matte = product.matte
     frame = Frame(_foreground(source, matte), matte, source.icc)
-    return Edit(source, (0, 0), frame, 255 - matte, ambiguity=product.ambiguity, warnings=warnings)
+    return Edit(source, (0, 0), frame, 255 - matte, confidence=product.confidence, warnings=warnings)
 
 
 def _behind_product(source: Frame, product: Product, warnings: tuple[JobWarning, ...]) -> Edit:
     """Everything but the product is edited. The result is opaque, so the frame has no alpha."""
     matte = product.matte
     frame = Frame(_foreground(source, matte), None, source.icc)
-    return Edit(source, (0, 0), frame, 255 - matte, ambiguity=product.ambiguity, warnings=warnings)
+    return Edit(source, (0, 0), frame, 255 - matte, confidence=product.confidence, warnings=warnings)
 
 
 def _on_canvas(edit: Edit, request: RemoveBackgroundRequest | ReplaceBackgroundRequest) -> Edit:
@@ -260,7 +260,7 @@ def _on_canvas(edit: Edit, request: RemoveBackgroundRequest | ReplaceBackgroundR
     if request.placement is None and canvas == size:
         return edit
     # A cut-out file may be trimmed to its product, which then meets its borders and is whole.
-    cut = cut_sides(matte, trimmed=source.alpha is not None and edit.ambiguity is None)
+    cut = cut_sides(matte, trimmed=source.alpha is not None and edit.confidence is None)
     if request.placement is None:
         spot = kept_in_place(landing_of(request.output, size), size, cut)
     else:

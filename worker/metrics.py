@@ -72,12 +72,12 @@ class WorkerMetrics:
             ["operation", "model"],
             registry=registry,
         )
-        self.ambiguity = Histogram(
-            "outfill_ambiguity_ratio",
-            "Share of the product of which the segmenter was not sure.",
+        self.confidence = Histogram(
+            "outfill_subject_confidence",
+            "Confidence that the product is found whole and alone, 0 to 1.",
             ["operation", "model"],
             registry=registry,
-            buckets=(0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.5, 1),
+            buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1),
         )
         self.seam = Histogram(
             "outfill_seam",

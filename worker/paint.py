@@ -295,7 +295,7 @@ class PaintWorker:
                 (self._metrics.border_step, report.step),
                 (self._metrics.model_error, report.model_error.corrected if report.model_error else None),
                 (self._metrics.growth, report.subject.growth if report.subject else None),
-                (self._metrics.ambiguity, report.ambiguity),
+                (self._metrics.confidence, report.subject.confidence if report.subject else None),
             ):
                 if value is not None:
                     histogram.labels(operation, painter).observe(value)

@@ -59,14 +59,15 @@ class Examiner:
         """
         kept, landing = preserved(edit, output), _landing(request, edit)
         reasons = self._brought(request, edit)
-        found, border = None, _AtBorder()
+        border, subject = _AtBorder(), None if edit.confidence is None else Subject(confidence=edit.confidence)
         if not isinstance(request, RemoveBackgroundRequest):
             border = _at_border(request, edit, output)
         if isinstance(request, ReplaceBackgroundRequest) and request.background is None:
             # A colour, a gradient or a picture adds nothing to the product.
-            found = self._subject(edit, output)
-            growth = found.growth if found else None
-            reasons += [(Level.WARN, _NOT_FOUND)] if found is None else self._beyond("growth", growth)
+            found = self._again(edit, output)
+            reasons += [(Level.WARN, _NOT_FOUND)] if found is None else self._beyond("growth", found.growth)
+            if found is not None:
+                subject = found.model_copy(update={"confidence": edit.confidence})
         for name, value in vars(border).items():
             reasons += self._beyond(name, value)
         if error is not None and not isinstance(request, ReplaceBackgroundRequest):
@@ -82,8 +83,7 @@ class Examiner:
             coverage=coverage(edit.alpha),
             model_error=error,
             **vars(border),
-            ambiguity=edit.ambiguity,
-            subject=found,
+            subject=subject,
             warnings=edit.warnings,
             verdict=Verdict(level=_worst(reasons), reasons=tuple(reason for _, reason in reasons)),
         )
@@ -97,7 +97,7 @@ class Examiner:
         cut = isinstance(request, ReplaceBackgroundRequest) and request.shadow is not None and base_is_cut(255 - edit.alpha)
         named = [f"{warning.code}: {warning.message}" for warning in edit.warnings]
         doubts = [(Level.WARN, doubt) for doubt in (*named, *edit.doubts, *((_CUT,) if cut else ()))]
-        return self._beyond("ambiguity", edit.ambiguity) + self._beyond("scale", _landing(request, edit).scale) + doubts
+        return self._unsure(edit.confidence) + self._beyond("scale", _landing(request, edit).scale) + doubts
 
     def _beyond(self, name: str, value: float | None) -> list[tuple[Level, str]]:
         for level in (Level.FAIL, Level.WARN):
@@ -106,7 +106,14 @@ class Examiner:
                 return [(level, f"{name} {value:.2f} is {limit:g} or more")]
         return []
 
-    def _subject(self, edit: Edit, output: Frame) -> Subject | None:
+    def _unsure(self, confidence: float | None) -> list[tuple[Level, str]]:
+        for level, limit in ((Level.FAIL, self._limits.confidence_fail), (Level.WARN, self._limits.confidence_warn)):
+            if confidence is not None and confidence < limit:
+                return [(level, f"subject.confidence {confidence:.2f} is below {limit:g}")]
+        return []
+
+    def _again(self, edit: Edit, output: Frame) -> Subject | None:
+        """The product as it is found in ``output``; ``None`` where nothing is."""
         before = edit.alpha < 128
         try:
             after = self._segmenter.matte(output.pixels) > 127

@@ -17,7 +17,7 @@ import structlog
 from api_schemas.errors import ChecksNotMet
 from api_schemas.jobs import JobSpec, ModelError, Report, Verdict
 from api_schemas.models import EXEMPLAR
-from api_schemas.requests import Checks, JobRequest, Level, RemoveBackgroundRequest, ReplaceBackgroundRequest
+from api_schemas.requests import Checks, CutoutChecks, JobRequest, Level, RemoveBackgroundRequest, ReplaceBackgroundRequest
 from worker.engines.base import Backdrop, PaintRequest, Pixels
 from worker.engines.exemplar import fill_all
 from worker.images.backdrop import apply_shadow, contact_shadow
@@ -84,9 +84,10 @@ class Rounds:
         self._spec = spec
         self._plan = plan
         self._grader = grader
-        self._checks = getattr(spec.request, "checks", Checks())
+        self._checks: Checks | CutoutChecks = spec.request.checks
         self._wordings = wordings
         wordings.refuse(self._checks)
+        _refuse_unsure(self._checks, plan.edit)
         self._brought = grader.brought(spec.request, plan.edit)
         least = self._checks.min_verdict
         if least is not None and self._brought.level.rank > least.rank:
@@ -245,7 +246,12 @@ class Rounds:
             return best
         failed = best.report
         seed = (self._first_seed or 0) + picture.number
-        update = {"checks": Checks(), "num_images": 1, "seed": seed, **({"prompt": None} if hasattr(self._spec.request, "prompt") else {})}
+        update = {
+            "checks": type(self._checks)(),
+            "num_images": 1,
+            "seed": seed,
+            **({"prompt": None} if hasattr(self._spec.request, "prompt") else {}),
+        }
         spec = self._spec.model_copy(update={"request": self._spec.request.model_copy(update=update)})
         rounds = Rounds(spec, self._plan.without_prompt(), self._grader)
         while rounds.requests:
@@ -294,7 +300,16 @@ def _judged(report: Report, met: tuple[Continuity, ...]) -> Report:
 
 def _badness(report: Report, met: tuple[Continuity, ...]) -> tuple[int, float]:
     """Less is better: the verdict, and among equal ones what the product gained, or the seam, or how far off an extension was."""
-    growth = report.subject.growth if report.subject else 0.0
+    growth = (report.subject.growth if report.subject else None) or 0.0
     off = max((side.step for side in met), default=0.0) / _STEP_OF_A_SEAM
     off += ((report.rim or 0.0) + (report.step or 0.0)) / _LEVELS_OF_A_SEAM
     return report.verdict.level.rank, growth + abs((report.seam or 1.0) - 1.0) + off
+
+
+def _refuse_unsure(checks: Checks | CutoutChecks, edit: Edit) -> None:
+    """Raise ``ChecksNotMet`` where the product was found with less confidence than ``checks`` ask for."""
+    least: float | None = getattr(checks, "min_confidence", None)
+    if least is not None and edit.confidence is not None and edit.confidence < least:
+        raise ChecksNotMet(
+            f"nothing was painted: the product was found with a confidence of {edit.confidence:.2f}", field="checks.min_confidence"
+        )

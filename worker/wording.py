@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from api_schemas.errors import ChecksNotMet
 from api_schemas.jobs import Report, Wording
 from api_schemas.prompts import shortened
-from api_schemas.requests import Checks, InpaintRequest, JobRequest, Level
+from api_schemas.requests import Checks, CutoutChecks, InpaintRequest, JobRequest, Level
 from worker.engines.base import Reading
 
 Read = Callable[..., Reading]
@@ -47,7 +47,7 @@ class Wordings:
                 reasons.append(f"{name} is longer than the model reads: its last {len(wording.unread.split())} words were left out")
         return tuple(reasons)
 
-    def refuse(self, checks: Checks) -> None:
+    def refuse(self, checks: Checks | CutoutChecks) -> None:
         """Raise ``ChecksNotMet`` where no picture could be as good as ``checks`` ask: no seed changes what is read."""
         if checks.min_verdict is Level.PASS and self.reasons:
             raise ChecksNotMet(f"nothing was painted: {'; '.join(self.reasons)}", field="checks.min_verdict")

@@ -38,7 +38,7 @@ def test_a_mask_of_the_product_says_what_is_kept(api: Api, coffee: bytes, operat
     np.testing.assert_array_equal(output[marked][:, :3], pixels_of(coffee)[marked])
     returned = pixels_of(httpx.get(job["outputs"][0]["layers"]["product_mask"]).content)
     np.testing.assert_array_equal(returned > 0, marked)
-    assert job["outputs"][0]["report"]["ambiguity"] is None
+    assert job["outputs"][0]["report"]["subject"] is None
     assert job["warnings"] == []
 
 

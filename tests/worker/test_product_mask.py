@@ -65,7 +65,7 @@ def test_the_mask_is_the_matte() -> None:
     assert np.array_equal(alpha[middle], mask[middle])
     assert (alpha[mask >= 239] == 255).all()
     assert (alpha[mask <= 16] == 0).all()
-    assert rendered.report.ambiguity is None
+    assert rendered.report.subject is None
 
 
 def test_a_product_that_no_segmenter_finds_is_cut_out_by_its_mask() -> None:

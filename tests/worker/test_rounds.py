@@ -324,7 +324,7 @@ def test_a_shadow_grounds_the_product_on_a_painted_background() -> None:
 
 def test_a_torn_cut_out_warns_and_no_seed_is_tried_against_it() -> None:
     """A product that the segmenter was not sure of warns and is not painted again for that; under a stricter ``min_verdict`` nothing is painted at all."""
-    inputs = {"image": png(photo("chelsea.png"))}
+    inputs = {"image": png(photo("rocket.jpg"))}
     request = {"operation": "replace_background", "background": {"color": "#ffffff"}}
 
     def white(each: PaintRequest) -> Array:
@@ -333,12 +333,28 @@ def test_a_torn_cut_out_warns_and_no_seed_is_tried_against_it() -> None:
     _, rounds = begin({**request, "checks": {"max_attempts": 4}}, inputs, BACKDROP)
     assert paint(rounds, white) == [1]
     report = rounds.rendered[0].report
-    assert report.ambiguity is not None
+    assert report.subject is not None
+    assert report.subject.confidence is not None
     assert report.verdict.level is Level.WARN
-    assert report.verdict.reasons == (f"ambiguity {report.ambiguity:.2f} is 0.08 or more",)
-    with pytest.raises(ChecksNotMet, match="nothing was painted: ambiguity") as caught:
+    assert f"subject.confidence {report.subject.confidence:.2f} is below 0.5" in report.verdict.reasons
+    with pytest.raises(ChecksNotMet, match="nothing was painted: subject.confidence") as caught:
         begin({**request, "checks": {"min_verdict": "pass"}}, inputs, BACKDROP)
     assert caught.value.field == "checks.min_verdict"
+
+
+@pytest.mark.parametrize(
+    ("request_", "card"),
+    [({"operation": "replace_background", "background": {"color": "#ffffff"}}, BACKDROP), ({"operation": "remove_background"}, U2NETP)],
+    ids=["replace", "remove"],
+)
+def test_a_product_that_is_found_with_less_confidence_than_asked_for_fails(request_: dict[str, Any], card: ModelCard) -> None:
+    """Under ``checks.min_confidence`` a doubtful product fails before anything is painted, by that name, and a sure one is done."""
+    checks = {"checks": {"min_confidence": 0.5}}
+    with pytest.raises(ChecksNotMet, match="confidence of 0.") as caught:
+        begin({**request_, **checks}, {"image": png(photo("rocket.jpg"))}, card)
+    assert caught.value.field == "checks.min_confidence"
+    _, rounds = begin({**request_, **checks}, {"image": png(photo("coffee.png"))}, card)
+    assert rounds is not None
 
 
 def test_a_shadow_that_is_cut_is_said() -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from api_schemas.errors import SubjectNotFound
 from worker.images import looks
 from worker.images.codec import Frame
+from worker.images.confidence import confidence
 from worker.images.mask import Box, bounding_box, coverage
 from worker.images.matting import redraw_edge
 from worker.images.network import Network
@@ -38,8 +39,8 @@ class Product:
 
     matte: npt.NDArray[np.uint8]
     """``uint8 (H, W)``, 255 = product."""
-    ambiguity: float | None
-    """Share of it, 0..1, where the segmenter was in two minds, plain edges aside; ``None`` where none was asked."""
+    confidence: float | None
+    """Confidence, 0..1, that it is found whole and alone; ``None`` where no segmenter was asked."""
 
 
 class Segmenter:
@@ -69,7 +70,7 @@ class Segmenter:
         share = coverage(matte)
         if not _AREA[0] <= share <= _AREA[1]:
             raise SubjectNotFound(f"What stands out covers {share:.1%} of the picture.")
-        return Product(matte, looks.ambiguity(finding.likely, self._network.facts.side))
+        return Product(matte, confidence(finding, self._network.facts.side))
 
 
 def subject_of(frame: Frame, segmenter: Segmenter) -> Product:
@@ -101,7 +102,7 @@ def _inside(seen: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8], box: Box,
     found = segmenter.find(np.ascontiguousarray(seen[box.slices]))
     matte = np.zeros_like(alpha)
     matte[box.slices] = found.matte
-    return Product(np.minimum(matte, alpha), found.ambiguity)
+    return Product(np.minimum(matte, alpha), found.confidence)
 
 
 def _stands_out(seen: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8], ground: int, segmenter: Segmenter) -> bool:

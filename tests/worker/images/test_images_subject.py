@@ -99,7 +99,7 @@ def test_the_alpha_of_a_cut_out_is_its_matte(segmenter: Segmenter, opacity: int,
     found = subject_of(frame, segmenter)
     assert frame.alpha is not None
     assert np.array_equal(found.matte, frame.alpha)
-    assert found.ambiguity is None
+    assert found.confidence is None
 
 
 def test_a_soft_shadow_in_the_alpha_stays(segmenter: Segmenter) -> None:
@@ -209,14 +209,29 @@ def cloth() -> np.ndarray:
 
 
 def test_a_matte_says_how_sure_it_is(segmenter: Segmenter) -> None:
-    """The cup that is found whole is sure by the service's limits; the cat that is torn and a cloth that fills the frame are not."""
-    limit = Quality().ambiguity_warn
-    with_edges = segmenter.find(coffee().pixels).ambiguity
-    cat = segmenter.find(decode((PHOTOS / "chelsea.png").read_bytes(), max_pixels=10**6).pixels).ambiguity
-    assert with_edges is not None
-    assert cat is not None
-    assert with_edges < limit / 4
-    assert cat > 2 * limit
-    torn = segmenter.find(cloth())
-    assert torn.ambiguity is not None
-    assert torn.ambiguity > limit or (torn.matte > 127).mean() > 0.95
+    """The cup that is found whole is sure by the service's limits; a rocket among masts and a cloth that fills the frame are not."""
+    limit = Quality().confidence_warn
+    rocket = decode((PHOTOS / "rocket.jpg").read_bytes(), max_pixels=10**6)
+    sure, unsure, torn = (segmenter.find(pixels).confidence for pixels in (coffee().pixels, rocket.pixels, cloth()))
+    assert sure is not None
+    assert unsure is not None
+    assert torn is not None
+    assert sure > limit + 0.2
+    assert max(unsure, torn) < limit - 0.2
+
+
+def test_a_product_that_fills_the_frame_is_found_whole(segmenter: Segmenter) -> None:
+    """A cat's head that three borders cut is found with its ears and its chin, and without the ground between them."""
+    cat = decode((PHOTOS / "chelsea.png").read_bytes(), max_pixels=10**6)
+    matte = segmenter.matte(cat.pixels)
+    # By hand: the head, from ear to ear and down to the chin, and the ground beside the right ear and the cheek.
+    head = np.zeros((300, 451), np.uint8)
+    cv2.ellipse(head, (180, 150), (130, 120), 0, 0, 360, 255, -1)
+    assert (matte[head > 0] > 200).mean() > 0.99
+    assert (matte[100:, 430:] < 60).all()
+
+
+def test_the_photo_itself_is_no_product(segmenter: Segmenter) -> None:
+    """A night scene that would be one bright thing on a canvas has its rocket for a product, and not all of the photo."""
+    rocket = decode((PHOTOS / "rocket.jpg").read_bytes(), max_pixels=10**6)
+    assert coverage(segmenter.matte(rocket.pixels)) < 0.05
