@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from planning import plan_of, rounds_of
 
 from api_schemas.errors import ChecksNotMet, EngineFailed
-from api_schemas.models import BACKDROP, EXEMPLAR, SAMPLING_PARAMETERS, EngineKind, Licence, ModelCard, SamplingDefaults
+from api_schemas.models import BACKDROP, EXEMPLAR, SAMPLING_PARAMETERS, U2NETP, EngineKind, Licence, ModelCard, SamplingDefaults
 from api_schemas.requests import Level, Operation
 from worker.engines.base import PaintRequest
 from worker.images.blend import composite, paste
@@ -337,7 +337,7 @@ def test_a_torn_cut_out_warns_and_no_seed_is_tried_against_it() -> None:
     assert report.subject.confidence is not None
     assert report.verdict.level is Level.WARN
     assert f"subject.confidence {report.subject.confidence:.2f} is below 0.5" in report.verdict.reasons
-    with pytest.raises(ChecksNotMet, match="nothing was painted: subject.confidence") as caught:
+    with pytest.raises(ChecksNotMet, match=r"nothing was painted: subject\.confidence") as caught:
         begin({**request, "checks": {"min_verdict": "pass"}}, inputs, BACKDROP)
     assert caught.value.field == "checks.min_verdict"
 
@@ -350,7 +350,7 @@ def test_a_torn_cut_out_warns_and_no_seed_is_tried_against_it() -> None:
 def test_a_product_that_is_found_with_less_confidence_than_asked_for_fails(request_: dict[str, Any], card: ModelCard) -> None:
     """Under ``checks.min_confidence`` a doubtful product fails before anything is painted, by that name, and a sure one is done."""
     checks = {"checks": {"min_confidence": 0.5}}
-    with pytest.raises(ChecksNotMet, match="confidence of 0.") as caught:
+    with pytest.raises(ChecksNotMet, match=r"confidence of 0\.") as caught:
         begin({**request_, **checks}, {"image": png(photo("rocket.jpg"))}, card)
     assert caught.value.field == "checks.min_confidence"
     _, rounds = begin({**request_, **checks}, {"image": png(photo("coffee.png"))}, card)
