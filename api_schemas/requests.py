@@ -270,7 +270,7 @@ class OutputOptions(Body):
     )
     max_bytes: int | None = Field(
         default=None,
-        ge=1024,
+        ge=1,
         le=2**40,
         description="The file's size at most, for JPEG, and for WebP with a `quality`: the quality is lowered from there as little as is needed, to 50 at least; "
         "where that is too much still, the job fails with `output_too_large`. Not of `layers`.",
