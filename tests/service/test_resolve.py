@@ -21,7 +21,7 @@ from api_schemas.models import (
     ModelInfo,
     SamplingDefaults,
 )
-from api_schemas.requests import InpaintRequest, JobRequest, LoraUse, MaskOptions, Operation, Scheduler, job_request
+from api_schemas.requests import InpaintRequest, JobRequest, LoraUse, MaskOptions, Operation, Scheduler, Shadow, job_request
 from service.resolve import MASK_DEFAULTS, default_growth, resolve, ungrown
 
 CARD = ModelCard(
@@ -218,3 +218,16 @@ def test_an_extension_has_a_strength_of_its_own() -> None:
     fill = {"operation": "inpaint", "image": "upload:a", "mask": "upload:b", "prompt": "grass"}
     resolved = [resolve(job_request.validate_python(each), models)[0] for each in (extension, {**extension, "strength": 0.95}, fill)]
     assert [getattr(request, "strength", None) for request in resolved] == [0.7, 0.95, 1.0]
+
+
+def test_a_cast_shadow_has_a_light() -> None:
+    """A cast shadow that names no light gets one, which its record keeps; a contact shadow that names one is refused, by the field."""
+    cast = Shadow.model_validate({"type": "cast", "length": 0.5})
+    assert (cast.angle_deg, cast.length) == (315.0, 0.5)
+    assert Shadow.model_validate_json(cast.model_dump_json()) == cast
+    contact = Shadow()
+    assert Shadow.model_validate_json(contact.model_dump_json()) == contact
+    for name, value in (("angle_deg", 90), ("length", 1)):
+        with pytest.raises(ValidationError, match="has a light") as caught:
+            Shadow.model_validate({name: value})
+        assert caught.value.errors()[0]["ctx"]["field"] == name
