@@ -109,7 +109,9 @@ common = st.fixed_dictionaries(
         "checks": st.fixed_dictionaries({}, optional={"max_attempts": st.integers(1, 2), "min_verdict": st.just("warn")}),
     },
 )
-shadows = st.sampled_from(({}, {"shadow": {}}, {"shadow": {"opacity": 1.0, "softness": 0.0}}))
+shadows = st.sampled_from(
+    ({}, {"shadow": {}}, {"shadow": {"opacity": 1.0, "softness": 0.0}}, {"shadow": {"type": "cast", "angle_deg": 40}})
+)
 colours = st.integers(0, 2**24 - 1).map("#{:06x}".format)
 
 

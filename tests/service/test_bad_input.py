@@ -101,6 +101,13 @@ CASES: dict[str, Case] = {
     "file_in_capitals": ({**REPLACE, "image": "FILE:photo"}, {}, 422, "invalid_source", "image"),
     "upload_in_capitals": ({**REPLACE, "image": "Upload:upl_01JD0000000000000000000000"}, {}, 422, "invalid_source", "image"),
     "text_for_a_number": ({**ERASE, "num_images": "3"}, {"photo": PHOTO, "mask": mask()}, 422, "invalid_request", "num_images"),
+    "light_without_a_cast_shadow": (
+        {**REPLACE, "shadow": {"angle_deg": 90}},
+        {"photo": PHOTO},
+        422,
+        "invalid_request",
+        "shadow.angle_deg",
+    ),
     "stored_source": ({**REPLACE, "image": "image"}, {}, 422, "invalid_source", "image"),
     "shouted_scheme": ({**REPLACE, "image": "FILE:photo"}, {"photo": PHOTO}, 422, "invalid_request", "photo"),
     "shouted_upload": ({**REPLACE, "image": "UPLOAD:upl_01JD0000000000000000000000"}, {}, 422, "invalid_source", "image"),

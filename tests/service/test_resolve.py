@@ -32,6 +32,7 @@ from api_schemas.requests import (
     RemoveBackgroundRequest,
     ReplaceBackgroundRequest,
     Scheduler,
+    Shadow,
     job_request,
 )
 from service.resolve import MASK_DEFAULTS, default_growth, resolve, ungrown
@@ -351,3 +352,16 @@ def test_by_default_a_picture_is_contained() -> None:
     assert fit(width=5, height=6) == "contain"
     assert fit(width=5, height=6, fit="cover") == "cover"
     assert fit(width=5) is None
+
+
+def test_a_cast_shadow_has_a_light() -> None:
+    """A cast shadow that names no light gets one, which its record keeps; a contact shadow that names one is refused, by the field."""
+    cast = Shadow.model_validate({"type": "cast", "length": 0.5})
+    assert (cast.angle_deg, cast.length) == (315.0, 0.5)
+    assert Shadow.model_validate_json(cast.model_dump_json()) == cast
+    contact = Shadow()
+    assert Shadow.model_validate_json(contact.model_dump_json()) == contact
+    for name, value in (("angle_deg", 90), ("length", 1)):
+        with pytest.raises(ValidationError, match="has a light") as caught:
+            Shadow.model_validate({name: value})
+        assert caught.value.errors()[0]["ctx"]["field"] == name

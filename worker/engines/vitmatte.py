@@ -52,14 +52,16 @@ class VitMatte:
     def opacity(self, pixels: npt.NDArray[np.uint8], known: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """What the network says of ``pixels (H, W, 3)``: ``float32 (H, W)``, exactly 0 and 1 where ``known (H, W)`` is 0 and 255."""
         height, width = known.shape
-        if not (known == _UNKNOWN).any():
-            return (known == 255).astype(np.float32)
+        out: npt.NDArray[np.float32] = np.float32(1) * (known == 255)
+        is_open = known == _UNKNOWN
+        if not is_open.any():
+            return out
         planes = np.dstack([pixels.astype(np.float32) / 127.5 - 1, known.astype(np.float32) / 255]).transpose(2, 0, 1)
         filled = np.pad(planes, ((0, 0), (0, -height % _MULTIPLE), (0, -width % _MULTIPLE)))
         with torch.inference_mode():
             alphas = self._model(torch.from_numpy(filled)[None].to(self._device)).alphas
-        said: npt.NDArray[np.float32] = alphas[0, 0, :height, :width].float().cpu().numpy()
-        return np.asarray(np.where(known == _UNKNOWN, said, known == 255).astype(np.float32))
+        out[is_open] = alphas[0, 0, :height, :width].float().cpu().numpy()[is_open]
+        return out
 
 
 def trimap(matte: npt.NDArray[np.float32], grain: float) -> npt.NDArray[np.uint8]:
