@@ -126,8 +126,9 @@ def find(pixels: _Pixels, network: Network, most: int = MOST) -> Finding:
 
 def ambiguity(likely: Map, side: int) -> float:
     """Share of what ``likely (h, w)`` does not rule out that it leaves open, edges of a few pixels of a network of this ``side`` aside."""
-    scale = min(1.0, side / max(likely.shape))
-    small = _resized(likely, (max(1, round(likely.shape[0] * scale)), max(1, round(likely.shape[1] * scale))))
+    height, width = likely.shape
+    scale = min(1.0, side / max(height, width))
+    small = _resized(likely, (max(1, round(height * scale)), max(1, round(width * scale))))
     left_open = ((small > CERTAIN) & (small < 1 - CERTAIN)).astype(np.uint8)
     edge = max(3, round(_EDGE * side))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (edge, edge))
