@@ -135,7 +135,7 @@ def ambiguity(likely: Map, side: int) -> float:
     # What is open up to the frame may go on beyond it.
     around = cv2.copyMakeBorder(left_open, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
     wide = cv2.morphologyEx(around, cv2.MORPH_OPEN, disc)[edge:-edge, edge:-edge]
-    return float(np.count_nonzero(wide)) / max(1, np.count_nonzero(small > CERTAIN))
+    return float(np.count_nonzero(wide)) / max(1, int(np.count_nonzero(small > CERTAIN)))
 
 
 def _wholes(shown: _Pixels, network: Network) -> Iterator[Map]:
@@ -216,7 +216,7 @@ def _squarer(box: Box, shape: tuple[int, ...]) -> Box:
 
 
 def _iou(one: _Bool, other: _Bool) -> float:
-    return float(np.count_nonzero(one & other)) / max(1, np.count_nonzero(one | other))
+    return float(np.count_nonzero(one & other)) / max(1, int(np.count_nonzero(one | other)))
 
 
 def _resized(plane: npt.NDArray[Any], shape: tuple[int, int]) -> npt.NDArray[Any]:
