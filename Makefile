@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TEST_PROCESSES ?= 2
 
-.PHONY: setup demo up check format test test-gpu chaos fuzz bench bench-path bench-queue bench-burst bench-accept bench-engine bench-quality bench-composing bench-outpaint bench-studio bench-codecs bench-gpu load studio clean
+.PHONY: setup demo up check format test test-gpu chaos fuzz bench bench-path bench-queue bench-burst bench-accept bench-engine bench-quality bench-composing bench-outpaint bench-product bench-studio bench-codecs bench-gpu load studio clean
 
 setup: $(VENV)/.installed
 
@@ -100,6 +100,10 @@ bench-composing: setup
 # one, scikit-image's samples.
 bench-outpaint: setup
 	$(BIN)/python -m scripts.bench_outpaint $(if $(PHOTOS),--photos $(PHOTOS))
+
+# Products found in photos, against outlines drawn by hand (scripts/product_masks). PHOTOS: folders parted by colons; SEGMENTER: a directory to compare.
+bench-product: setup
+	$(BIN)/python -m scripts.bench_product $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(SEGMENTER),--segmenter $(SEGMENTER))
 
 # Files of 24 megapixels: what decoders and encoders cost.
 bench-codecs: setup
