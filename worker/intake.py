@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from api_schemas.errors import Invalid, MaskEmpty, MaskFull, OutfillError
+from api_schemas.errors import Invalid, MaskEmpty, MaskFull, OutfillError, SubjectNotFound
 from api_schemas.jobs import JobSpec, JobWarning, Preserved, WarningCode
 from api_schemas.models import EXEMPLAR, EngineKind, ModelCard
 from api_schemas.requests import (
@@ -34,7 +34,7 @@ from worker.images.codec import Frame, decode, decode_mask, decode_product_mask,
 from worker.images.crop import Crop, Region, fit_mask, plan_crop, plan_regions, take
 from worker.images.ground import doubts, things_in
 from worker.images.mask import Box, edit_alpha
-from worker.images.placement import cut_sides, kept_in_place, placed
+from worker.images.placement import cut_sides, kept_in_place, placed, product_box
 from worker.images.polarity import looks_inverted
 from worker.images.resample import Landing, resample
 from worker.images.sizing import landing_of
@@ -263,6 +263,8 @@ def _on_canvas(edit: Edit, request: RemoveBackgroundRequest | ReplaceBackgroundR
     cut = cut_sides(matte, trimmed=source.alpha is not None and edit.confidence is None)
     if request.placement is None:
         spot = kept_in_place(landing_of(request.output, size), size, cut)
+    elif product_box(matte) is None:
+        raise SubjectNotFound("What is kept is clear: there is nothing to place.")
     else:
         spot = placed(matte, canvas, request.placement, cut)
     preserved = prove(source.pixels, edit.frame.pixels, edit.alpha)

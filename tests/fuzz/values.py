@@ -128,6 +128,7 @@ _FORMATS = {
     "mask": "outfill-mask",
     "product_mask": "outfill-mask",
     "model": "outfill-model",
+    "subject_model": "outfill-model",
     "url": "outfill-url",
 }
 
@@ -162,9 +163,9 @@ def _strings(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
 _SAMPLING = ("negative_prompt", "steps", "guidance_scale", "strength", "scheduler", "loras", "previews")
 _IGNORED = {
     "erase": ("model", *_SAMPLING),
-    "outpaint": ("model", "prompt", *_SAMPLING),
-    "replace_background": ("model", "prompt", "mask", "mask_options", "seed", "num_images", "checks", *_SAMPLING),
-    "remove_background": ("model",),
+    "outpaint": ("model", "subject_model", "prompt", *_SAMPLING),
+    "replace_background": ("model", "subject_model", "prompt", "mask", "mask_options", "seed", "num_images", "checks", *_SAMPLING),
+    "remove_background": ("model", "subject_model"),
     "inpaint": ("model", "loras", "scheduler", "negative_prompt", "strength"),
 }
 """What the engines that are served here take no notice of, and so refuse."""

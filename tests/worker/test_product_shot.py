@@ -12,7 +12,7 @@ from conftest import pixels_of, png
 from PIL import Image
 from planning import plan_of, rounds_of
 
-from api_schemas.errors import ChecksNotMet, EngineFailed
+from api_schemas.errors import ChecksNotMet, EngineFailed, SubjectNotFound
 from api_schemas.jobs import JobSpec
 from api_schemas.models import BACKDROP, EMBEDDED_MODELS, EXEMPLAR, U2NETP, ModelCard, ModelInfo
 from api_schemas.requests import GradientBackground, job_request
@@ -141,6 +141,17 @@ def test_a_trimmed_cut_out_is_not_called_cut() -> None:
     assert not any("cuts the product off" in reason for reason in shot.report.verdict.reasons)
     assert shot.report.product is not None
     assert (shot.report.product.top, shot.report.product.bottom) == (25, 75)
+
+
+def test_what_is_clear_cannot_be_placed() -> None:
+    """A mask that keeps nothing but clear pixels of its file fails the job as one without a product."""
+    picture = np.full((60, 80, 4), 90, np.uint8)
+    picture[..., 3] = 0
+    picture[40:, :, 3] = 255
+    mask = np.full((60, 80), 255, np.uint8)
+    mask[:20] = 0
+    with pytest.raises(SubjectNotFound, match="nothing to place"):
+        planned({**WHITE, "placement": {}, "output": SQUARE}, BACKDROP, png(picture), mask=png(mask))
 
 
 def test_a_product_that_the_photo_cuts_stays_at_that_border() -> None:
