@@ -19,6 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -90,7 +91,7 @@ def _photos(folders: list[Path]) -> Iterator[tuple[str, Array]]:
         if not paths and mask.stem in SKIMAGE:
             paths = [Path(str(files("skimage.data") / SKIMAGE[mask.stem]))]
         if paths:
-            yield mask.stem, np.ascontiguousarray(cv2.imread(str(paths[0]), cv2.IMREAD_COLOR)[..., ::-1])
+            yield mask.stem, np.array(Image.open(paths[0]).convert("RGB"), np.uint8)
 
 
 def _measure(segmenter: Segmenter, name: str, pixels: Array) -> Result:
@@ -100,7 +101,7 @@ def _measure(segmenter: Segmenter, name: str, pixels: Array) -> Result:
     except SubjectNotFound:
         product = Product(np.zeros(pixels.shape[:2], np.uint8), 0.0)
     seconds = time.process_time() - began
-    truths = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in (MASKS / f"{name}.png", *sorted(MASKS.glob(f"{name}_*.png")))]
+    truths = [np.array(Image.open(path), np.uint8) for path in (MASKS / f"{name}.png", *sorted(MASKS.glob(f"{name}_*.png")))]
     iou, outline = max((_iou(product.matte, truth), _outline(product.matte, truth)) for truth in truths)
     return Result(iou, outline, seconds, product.confidence or 0.0, product.matte)
 
