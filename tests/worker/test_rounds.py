@@ -95,6 +95,7 @@ def test_a_product_that_grows_is_caught_and_painted_again() -> None:
     assert paint(once, second_cup) == [1]
     (grown,) = once.rendered
     assert grown.report.subject is not None
+    assert grown.report.subject.growth is not None
     assert grown.report.subject.growth >= 0.05
     assert grown.report.verdict.level is not Level.PASS
     assert any("growth" in reason for reason in grown.report.verdict.reasons)
@@ -103,6 +104,7 @@ def test_a_product_that_grows_is_caught_and_painted_again() -> None:
     assert paint(checked, second_cup) == [1, 1]
     (kept,) = checked.rendered
     assert kept.report.subject is not None
+    assert kept.report.subject.growth is not None
     assert kept.report.subject.growth < 0.05
     assert (kept.report.verdict.level, kept.report.attempts, kept.seed) == (Level.PASS, 2, 2)
 
