@@ -200,7 +200,7 @@ def _segmenters(cards: Mapping[str, ModelCard], installed: Sequence[ModelCard], 
     found = {}
     for name in sorted(known & {U2NETP.id, default, *cards}):
         try:
-            found[name] = Segmenter(_network(name, settings, device))
+            found[name] = Segmenter(_network(name, settings, device), settings.worker.subject_looks)
         except UnsupportedModelError as error:
             if name in named:
                 raise

@@ -11,7 +11,7 @@ One look is often wrong, and mostly says so: its map is then grey over whole are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,9 +104,10 @@ def find(pixels: _Pixels, network: Network, most: int = MOST) -> Finding:
     looks: list[Look] = []
     missed = 0
     wholes = 2 if most == 3 else min(most, 3)
-    for number, likely in enumerate(_wholes(shown, network)):
+    for number, take in enumerate(_wholes(shown, network)):
         if _settled(looks) or (looks and number >= wholes):
             break
+        likely = take()
         if _is_a_thing(likely):
             looks.append(Look(likely, Box(0, 0, grid[1], grid[0]), ambiguity(likely, side), 1.0))
         else:
@@ -138,13 +139,13 @@ def ambiguity(likely: Map, side: int) -> float:
     return float(np.count_nonzero(wide)) / max(1, int(np.count_nonzero(small > CERTAIN)))
 
 
-def _wholes(shown: _Pixels, network: Network) -> Iterator[Map]:
-    """The maps ``float32 (h, w)`` of the looks at the whole of ``shown (h, w, 3)``, one after the other."""
+def _wholes(shown: _Pixels, network: Network) -> Iterator[Callable[[], Map]]:
+    """The looks at the whole of ``shown (h, w, 3)``: each takes its map ``float32 (h, w)`` when it is called."""
     height, width = shown.shape[:2]
-    yield _on_canvas(shown, network)
+    yield lambda: _on_canvas(shown, network)
     if max(height, width) > _SQUARE * min(height, width):
-        yield _resized(network.maps([shown])[0], (height, width))
-    yield np.ascontiguousarray(_on_canvas(np.ascontiguousarray(shown[:, ::-1]), network)[:, ::-1])
+        yield lambda: _resized(network.maps([shown])[0], (height, width))
+    yield lambda: np.ascontiguousarray(_on_canvas(np.ascontiguousarray(shown[:, ::-1]), network)[:, ::-1])
 
 
 def _on_canvas(view: _Pixels, network: Network) -> Map:

@@ -72,6 +72,11 @@ class Segmenter:
             raise SubjectNotFound(f"What stands out covers {share:.1%} of the picture.")
         return Product(matte, confidence(finding, self._network.facts.side))
 
+    def glance(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """The network's own map ``float32 (H, W)`` of the whole of ``pixels (H, W, 3)``, squeezed: one look, and nothing made of it."""
+        height, width = pixels.shape[:2]
+        return np.asarray(cv2.resize(self._network.maps([pixels])[0], (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
 
 def subject_of(frame: Frame, segmenter: Segmenter) -> Product:
     """The product in ``frame``, nowhere more opaque than it.
@@ -110,11 +115,8 @@ def _stands_out(seen: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8], groun
     height, width = alpha.shape
     pad = round(_MARGIN * max(height, width))
     wider = cv2.copyMakeBorder(seen, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(ground, ground, ground))
-    try:
-        found = segmenter.matte(np.asarray(wider, np.uint8))
-    except SubjectNotFound:
-        return False
-    shape, inside = visible(alpha) > 0, found[pad : pad + height, pad : pad + width] > 127
+    found = segmenter.glance(np.asarray(wider, np.uint8))
+    shape, inside = visible(alpha) > 0, found[pad : pad + height, pad : pad + width] > 0.5
     return bool(np.count_nonzero(inside & shape) >= _WHOLE * np.count_nonzero(shape))
 
 

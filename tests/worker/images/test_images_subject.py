@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from api_schemas.errors import SubjectNotFound
 from core.settings import Quality
 from worker.images.codec import Frame, decode
 from worker.images.mask import coverage
+from worker.images.network import Network
 from worker.images.subject import Segmenter, subject_of
 
 MODEL = Path(sys.prefix) / "share/outfill/models/u2netp.onnx"
@@ -229,6 +231,22 @@ def test_a_product_that_fills_the_frame_is_found_whole(segmenter: Segmenter) -> 
     cv2.ellipse(head, (180, 150), (130, 120), 0, 0, 360, 255, -1)
     assert (matte[head > 0] > 200).mean() > 0.99
     assert (matte[100:, 430:] < 60).all()
+
+
+@pytest.mark.parametrize(("most", "shown"), [(1, 1), (2, 2), (4, 3)])
+def test_no_more_looks_than_allowed(most: int, shown: int) -> None:
+    """A sure product is looked at as often as allowed, and a third time closer; the mirrored look is left out where two agree."""
+    network = Network(MODEL)
+    seen: list[int] = []
+    answer = network.maps
+
+    def counted(views: Sequence[np.ndarray]) -> list[np.ndarray]:
+        seen.append(len(views))
+        return answer(views)
+
+    network.maps = counted  # type: ignore[method-assign]
+    assert Segmenter(network, most).find(coffee().pixels).confidence is not None
+    assert sum(seen) == shown
 
 
 def test_the_photo_itself_is_no_product(segmenter: Segmenter) -> None:
