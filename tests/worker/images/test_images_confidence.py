@@ -17,7 +17,7 @@ def finding(likely: np.ndarray) -> Finding:
 
 def disc(height: int = 320, width: int = 320, radius: int = 90) -> np.ndarray:
     down, across = np.mgrid[:height, :width]
-    return np.clip((radius - np.hypot(down - height / 2, across - width / 2)) / 3 + 0.5, 0, 1)
+    return np.asarray(np.clip((radius - np.hypot(down - height / 2, across - width / 2)) / 3 + 0.5, 0, 1))
 
 
 def test_a_crisp_map_is_sure_and_a_grey_one_is_not() -> None:
