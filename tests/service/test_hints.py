@@ -34,7 +34,11 @@ CUT_OUT: dict[str, Any] = {"operation": "remove_background", "image": "upload:up
         (ERASE, {"expand": {"left": 3}}, "outpaint has it"),
         (CUT_OUT, {"mask": "x"}, "did you mean product_mask? (inpaint, erase, replace_background have it)"),
         (CUT_OUT, {"strength": 1}, "inpaint, erase, outpaint, replace_background have it"),
-        (CUT_OUT, {"zzz": 1}, "there are: image, model, output, priority, deadline_s, webhook, metadata, operation, product_mask"),
+        (
+            CUT_OUT,
+            {"zzz": 1},
+            "there are: image, model, output, priority, deadline_s, webhook, metadata, operation, checks, product_mask, placement, profile, subject_model",
+        ),
     ],
 )
 def test_an_unknown_field_is_told_what_may_be_meant(api: Api, request_of: dict[str, Any], more: dict[str, Any], hint: str) -> None:

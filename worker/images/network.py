@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from api_schemas.errors import EngineFailed
+from api_schemas.models import U2NETP
 from worker.images.facts import U2NETP_FACTS, NetworkFacts
 from worker.images.segmenter_graph import simplified
 
@@ -20,8 +22,8 @@ Provider = str | tuple[str, dict[str, Any]]
 """Where onnxruntime runs a graph: the name of an execution provider, with its options where it has any."""
 CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
-_SIMPLE_BYTES = 64 * 2**20
-"""Larger files are run as they are."""
+_SHIPPED, _SHIPPED_BYTES = U2NETP.revision.removeprefix("sha256:"), 8 * 2**20
+"""The digest of the network that comes with Outfill, and a size above which a file need not be read to know that it is another."""
 _STEEPEST = 60.0
 """Logits beyond which ``exp`` is of no more use to a float32."""
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -54,7 +56,7 @@ class Network:
         for pool in ("intra", "inter"):
             options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")  # a waiting thread would take the engine's core
         try:
-            self._session = onnxruntime.InferenceSession(_graph(path, facts), options, providers=list(providers))
+            self._session = onnxruntime.InferenceSession(_graph(path), options, providers=list(providers))
         except Exception as error:  # onnxruntime raises exceptions of its own, one for each kind of damage
             raise ValueError(f"{path.name} is not an ONNX file that runs: {error}") from error
         inputs, outputs = self._session.get_inputs(), [output.name for output in self._session.get_outputs()]
@@ -94,14 +96,12 @@ class Network:
         return answer.reshape(answer.shape[-2:])
 
 
-def _graph(path: Path, facts: NetworkFacts) -> bytes | str:
-    """The file's graph, written so that it runs faster where it is of a kind for which that is known; else the path."""
-    if facts.output_name is not None or path.stat().st_size > _SIMPLE_BYTES:
+def _graph(path: Path) -> bytes | str:
+    """The shipped network's graph written so that it runs faster; of any other file the path."""
+    if path.stat().st_size > _SHIPPED_BYTES:
         return str(path)
-    try:
-        return simplified(path.read_bytes())
-    except Exception:  # a damaged file raises one of protobuf's own, which onnxruntime then tells better
-        return str(path)
+    data = path.read_bytes()
+    return simplified(data) if hashlib.sha256(data).hexdigest() == _SHIPPED else str(path)
 
 
 def _check_shape(path: Path, shape: Sequence[int | str | None], side: int) -> None:

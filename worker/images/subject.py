@@ -21,7 +21,7 @@ from worker.images.transparency import CLEAR, framed, ground_for, over_ground, v
 
 _AREA = (0.001, 0.99)
 """Share of the frame that a subject covers."""
-_LEVELS = (0.2, 0.8)
+_LEVELS = (0.4, 0.8)
 """Likelihood up to the first is background, from the second on product; between them lies the soft edge."""
 _SPECK = 0.02
 """Parts and holes below this share of the largest part are noise, unless the network is certain of them."""
