@@ -131,7 +131,7 @@ def test_output_urls_are_not_public(api: Api, coffee: bytes) -> None:
 def test_models_tell_what_they_do_and_where(api: Api) -> None:
     """Every model names its licence and its operations, and the worker that serves it."""
     models = {item["card"]["id"]: item for item in api.http.get("/v1/models").json()["items"]}
-    assert set(models) == {"exemplar", "backdrop", "u2netp", "studio", "tiny"}
+    assert set(models) >= {"exemplar", "backdrop", "u2netp", "studio", "tiny"}
     assert models["tiny"]["card"]["licence"]["id"] == "CC0-1.0"
     assert all(item["workers"] for item in models.values())
 

@@ -104,11 +104,11 @@ def find(pixels: _Pixels, network: Network, most: int = MOST) -> Finding:
     looks: list[Look] = []
     missed = 0
     wholes = 2 if most == 3 else min(most, 3)
-    for number, take in enumerate(_wholes(shown, network)):
+    for number, (take, has_canvas) in enumerate(_wholes(shown, network)):
         if _settled(looks) or (looks and number >= wholes):
             break
         likely = take()
-        if _is_a_thing(likely):
+        if _is_a_thing(likely, has_canvas):
             looks.append(Look(likely, Box(0, 0, grid[1], grid[0]), ambiguity(likely, side), 1.0))
         else:
             missed += 1
@@ -139,13 +139,13 @@ def ambiguity(likely: Map, side: int) -> float:
     return float(np.count_nonzero(wide)) / max(1, int(np.count_nonzero(small > CERTAIN)))
 
 
-def _wholes(shown: _Pixels, network: Network) -> Iterator[Callable[[], Map]]:
-    """The looks at the whole of ``shown (h, w, 3)``: each takes its map ``float32 (h, w)`` when it is called."""
+def _wholes(shown: _Pixels, network: Network) -> Iterator[tuple[Callable[[], Map], bool]]:
+    """The looks at the whole of ``shown (h, w, 3)``: each takes its map ``float32 (h, w)`` when it is called; and whether a canvas is around it."""
     height, width = shown.shape[:2]
-    yield lambda: _on_canvas(shown, network)
+    yield lambda: _on_canvas(shown, network), True
     if max(height, width) > _SQUARE * min(height, width):
-        yield lambda: _resized(network.maps([shown])[0], (height, width))
-    yield lambda: np.ascontiguousarray(_on_canvas(np.ascontiguousarray(shown[:, ::-1]), network)[:, ::-1])
+        yield lambda: _resized(network.maps([shown])[0], (height, width)), False
+    yield lambda: np.ascontiguousarray(_on_canvas(np.ascontiguousarray(shown[:, ::-1]), network)[:, ::-1]), True
 
 
 def _on_canvas(view: _Pixels, network: Network) -> Map:
@@ -168,13 +168,13 @@ def _part(pixels: _Pixels, window: Box, grid: tuple[int, int]) -> _Pixels:
     return np.ascontiguousarray(pixels[rows, columns])
 
 
-def _is_a_thing(likely: Map) -> bool:
+def _is_a_thing(likely: Map, has_canvas: bool) -> bool:
     """Whether a map shows something, and not the photo itself."""
     found = likely > _FOUND
     height, width = found.shape
     inner = min(2, (height - 1) // 2), min(2, (width - 1) // 2)  # a map fades at the canvas
     borders = (found[inner[0]], found[-1 - inner[0]], found[:, inner[1]], found[:, -1 - inner[1]])
-    return bool(found.mean() >= _LEAST and min(border.mean() for border in borders) < _ALL_AROUND)
+    return bool(found.mean() >= _LEAST and (not has_canvas or min(border.mean() for border in borders) < _ALL_AROUND))
 
 
 def _settled(looks: Sequence[Look]) -> bool:
