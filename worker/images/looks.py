@@ -108,7 +108,7 @@ def find(pixels: _Pixels, network: Network, most: int = MOST) -> Finding:
         if _settled(looks) or (looks and number >= wholes):
             break
         likely = take()
-        if _is_a_thing(likely, has_canvas):
+        if _is_a_thing(likely, has_canvas=has_canvas):
             looks.append(Look(likely, Box(0, 0, grid[1], grid[0]), ambiguity(likely, side), 1.0))
         else:
             missed += 1
@@ -168,7 +168,7 @@ def _part(pixels: _Pixels, window: Box, grid: tuple[int, int]) -> _Pixels:
     return np.ascontiguousarray(pixels[rows, columns])
 
 
-def _is_a_thing(likely: Map, has_canvas: bool) -> bool:
+def _is_a_thing(likely: Map, *, has_canvas: bool) -> bool:
     """Whether a map shows something, and not the photo itself."""
     found = likely > _FOUND
     height, width = found.shape
