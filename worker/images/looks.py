@@ -82,16 +82,8 @@ class Finding:
     """``float32 (h, w)`` on the grid, the frame in small; 0 throughout where nothing was found."""
     looks: tuple[Look, ...]
     """Those that found a thing."""
-    missed: int
-    """Looks that found nothing, or the photo itself, or at close quarters another thing."""
     grain: float
     """Accuracy of the map in pixels of the grid: the width of one of the network's pixels at the closest look."""
-
-    @property
-    def agreement(self) -> float:
-        """Mean intersection over union, 0..1, of each look with the joined map; 1 for a single look."""
-        joined = self.likely > _FOUND
-        return float(np.mean([_iou(joined[each.window.slices], each.likely > _FOUND) for each in self.looks])) if self.looks else 0.0
 
 
 def find(pixels: _Pixels, network: Network, most: int = MOST) -> Finding:
@@ -102,7 +94,6 @@ def find(pixels: _Pixels, network: Network, most: int = MOST) -> Finding:
     grid = max(1, round(height * scale)), max(1, round(width * scale))
     shown = _resized(pixels, grid)
     looks: list[Look] = []
-    missed = 0
     wholes = 2 if most == 3 else min(most, 3)
     for number, (take, has_canvas) in enumerate(_wholes(shown, network)):
         if _settled(looks) or (looks and number >= wholes):
@@ -110,19 +101,17 @@ def find(pixels: _Pixels, network: Network, most: int = MOST) -> Finding:
         likely = take()
         if _is_a_thing(likely, has_canvas=has_canvas):
             looks.append(Look(likely, Box(0, 0, grid[1], grid[0]), ambiguity(likely, side), 1.0))
-        else:
-            missed += 1
     joined, grain = _joined(looks, grid), max(grid) / side
     window = _window(joined) if most > 2 else None
     if window is not None:
         zoom = max(grid) / max(window.width, window.height)
-        closer = _resized(_on_canvas(_part(pixels, window, grid), network), (window.height, window.width))
+        closer = _resized(
+            _on_canvas(np.ascontiguousarray(pixels[at_full_size(window, grid, pixels.shape)]), network), (window.height, window.width)
+        )
         if _iou(closer > _FOUND, joined[window.slices] > _FOUND) >= _SAME:
             looks.append(Look(closer, window, ambiguity(closer, side), zoom))
             joined, grain = _joined(looks, grid), grain / zoom
-        else:
-            missed += 1
-    return Finding(joined, tuple(looks), missed, grain)
+    return Finding(joined, tuple(looks), grain)
 
 
 def ambiguity(likely: Map, side: int) -> float:
@@ -160,12 +149,11 @@ def _on_canvas(view: _Pixels, network: Network) -> Map:
     return np.ascontiguousarray(_resized(network.maps([canvas])[0], (side, side))[top : top + height, left : left + width])
 
 
-def _part(pixels: _Pixels, window: Box, grid: tuple[int, int]) -> _Pixels:
-    """The pixels of a ``window`` of the grid, at their own size."""
-    down, across = pixels.shape[0] / grid[0], pixels.shape[1] / grid[1]
-    rows = slice(round(window.top * down), max(round(window.bottom * down), round(window.top * down) + 1))
-    columns = slice(round(window.left * across), max(round(window.right * across), round(window.left * across) + 1))
-    return np.ascontiguousarray(pixels[rows, columns])
+def at_full_size(box: Box, grid: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rows and columns of a picture of ``shape`` that a ``box`` of its ``grid`` covers, at least one of each."""
+    down, across = shape[0] / grid[0], shape[1] / grid[1]
+    top, left = round(box.top * down), round(box.left * across)
+    return slice(top, max(round(box.bottom * down), top + 1)), slice(left, max(round(box.right * across), left + 1))
 
 
 def _is_a_thing(likely: Map, *, has_canvas: bool) -> bool:

@@ -123,7 +123,7 @@ def _stands_out(seen: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8], groun
 def _refine(pixels: npt.NDArray[np.uint8], finding: looks.Finding) -> npt.NDArray[np.uint8]:
     """The matte ``uint8 (H, W)``: the joined map without noise, its edge redrawn from ``pixels (H, W, 3)``."""
     height, width = pixels.shape[:2]
-    down, across = height / finding.likely.shape[0], width / finding.likely.shape[1]
+    grid = finding.likely.shape
     low, high = _LEVELS
     cleaned = _without_noise(np.rint(np.clip((finding.likely - low) / (high - low), 0, 1) * 255).astype(np.uint8), finding.likely)
     matte = np.zeros((height, width), np.uint8)
@@ -131,15 +131,14 @@ def _refine(pixels: npt.NDArray[np.uint8], finding: looks.Finding) -> npt.NDArra
     if box is None:
         return matte
     # Nothing is changed further from the matte than its accuracy: the rest need not be looked at.
-    box = box.padded(math.ceil(_REACH * finding.grain), finding.likely.shape)
-    rows = slice(round(box.top * down), round(box.bottom * down))
-    columns = slice(round(box.left * across), round(box.right * across))
+    box = box.padded(math.ceil(_REACH * finding.grain), grid)
+    window = looks.at_full_size(box, grid, pixels.shape)
     opacity = redraw_edge(
-        np.ascontiguousarray(pixels[rows, columns]),
+        np.ascontiguousarray(pixels[window]),
         cleaned[box.slices].astype(np.float32) / np.float32(255),
-        max(down, across) * finding.grain,
+        max(height / grid[0], width / grid[1]) * finding.grain,
     )
-    matte[rows, columns] = np.rint(opacity * 255).astype(np.uint8)
+    matte[window] = np.rint(opacity * 255).astype(np.uint8)
     return matte
 
 

@@ -12,7 +12,7 @@ from worker.images.mask import Box
 
 def finding(likely: np.ndarray) -> Finding:
     whole = Box(0, 0, likely.shape[1], likely.shape[0])
-    return Finding(likely.astype(np.float32), (Look(likely.astype(np.float32), whole, 0.0, 1.0),), 0, 1.0)
+    return Finding(likely.astype(np.float32), (Look(likely.astype(np.float32), whole, 0.0, 1.0),), 1.0)
 
 
 def disc(height: int = 320, width: int = 320, radius: int = 90) -> np.ndarray:
@@ -44,4 +44,4 @@ def test_a_thing_along_most_of_the_frame_is_doubtful() -> None:
     most = np.zeros((320, 320))
     most[:, 60:] = 1
     assert confidence(finding(most), 320) < Quality().confidence_warn
-    assert confidence(Finding(np.zeros((320, 320), np.float32), (), 3, 1.0), 320) == 0
+    assert confidence(Finding(np.zeros((320, 320), np.float32), (), 1.0), 320) == 0
