@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ulid import ULID
 
 from api_schemas.errors import ErrorInfo
@@ -238,6 +238,12 @@ class Report(_Frozen):
         default=None, description="The file that is delivered, held against each rule of the request's `profile`. Null without one."
     )
     verdict: Verdict = Verdict(level=Level.PASS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_earlier_builds_measured(cls, value: Any) -> Any:
+        # Records outlive an upgrade: `ambiguity` stood where `subject.confidence` is.
+        return {name: each for name, each in value.items() if name != "ambiguity"} if isinstance(value, dict) else value
 
 
 class StoredOutput(_Frozen):
