@@ -80,7 +80,7 @@ def backdrop_worker(
         settings,
         cards={"backdrop": BACKDROP},
         engines={"backdrop": BackdropEngine()},
-        segmenters={"u2netp": Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx")},
+        segmenters={"u2netp": Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx", most_looks=1)},
         claims=Claims(connection, records, queue, lease_s=30, overdue_s=60),
         records=records,
         storage=storage,

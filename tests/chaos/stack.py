@@ -50,6 +50,7 @@ class ChaosStack(LocalStack):
             "OUTFILL_S3__ENDPOINT_URL": f"http://127.0.0.1:{self.s3_proxy.port}",
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
             DIRECTORY: str(self.faults.directory),
+            "OUTFILL_WORKER__SUBJECT_LOOKS": "1",  # a storm is of many jobs
         }
 
     def _make_parts(self) -> Iterator[Part]:

@@ -119,7 +119,7 @@ def worker(request: pytest.FixtureRequest, own_redis: redis.Redis, records: JobR
         settings,
         cards={"backdrop": BACKDROP},
         engines={"backdrop": engine},
-        segmenters={"u2netp": Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx")},
+        segmenters={"u2netp": Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx", most_looks=1)},
         claims=Claims(own_redis, records, queue, lease_s=30, overdue_s=60),
         records=records,
         storage=request.param(settings.s3),

@@ -38,6 +38,7 @@ ENVIRONMENT = {
     "OUTFILL_OUTBOUND__ALLOW_PRIVATE": "127.0.0.1/32",
     "OUTFILL_OUTBOUND__TIMEOUT_S": "2",
     "OUTFILL_WORKER__SERVE": ",".join(values.MODELS),
+    "OUTFILL_WORKER__SUBJECT_LOOKS": "1",
     "OUTFILL_LIMITS__MAX_IMAGE_PIXELS": str(160 * 160),
     "OUTFILL_LIMITS__MAX_IMAGE_BYTES": str(2**20),
     "OUTFILL_LIMITS__QUEUED_JOBS": "60",
@@ -45,7 +46,7 @@ ENVIRONMENT = {
     "OUTFILL_STEWARD__PERIOD_S": "1",
     "OUTFILL_EVENTS__HEARTBEAT_S": "1",
 }
-"""Small pictures, so that jobs are cheap; and so few may wait that the limit is met."""
+"""Small pictures and one look at each, so that jobs are cheap; and so few may wait that the limit is met."""
 _SHAPE = ("invalid_request", "unknown_field", "missing_field", "invalid_json")
 """Codes of what a JSON Schema could have said. All others speak of what it cannot know: whether an image is one, what is installed."""
 _IN_WORDS = {
