@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 from conftest import CORE_TEST_DB, eventually
+from edge_models import edge_model
 from queueing import accept, spec_of
 
 from api_schemas.jobs import InputRef, JobStatus
@@ -56,6 +57,7 @@ def as_on_a_gpu(*arguments):
 registry.choose_all = as_on_a_gpu
 sys.exit(worker.main(["paint"]))
 """
+PAINTS = "import sys; from worker import __main__ as worker; sys.exit(worker.main(['paint']))"
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -166,4 +168,26 @@ def test_a_worker_that_must_compile_and_cannot_is_refused(noexec_cache: dict[str
     assert done.returncode == 1
     assert "OUTFILL_WORKER__COMPILE=on" in done.stderr
     assert "failed to map segment" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_worker_that_needs_torch_for_edges_alone_draws_with_it(
+    own_redis: redis.Redis, environment: dict[str, str], start: Start, tmp_path: Path
+) -> None:
+    """A worker without a painting model loads the edge model that the settings name, and does its jobs."""
+    named = {"OUTFILL_MODELS__DIRECTORIES": f'{{"matting": "{edge_model(tmp_path / "m")}"}}', "OUTFILL_MODELS__EDGE_MODEL": "matting"}
+    worker, job_id = start(PAINTS, {**environment, **named, "OUTFILL_WORKER__DEVICE": "cpu"}), a_job(own_redis)
+    eventually(lambda: worker.poll() is not None or status(own_redis, job_id) is JobStatus.SUCCEEDED, timeout_s=150)
+    assert worker.poll() is None, worker.communicate()[1]
+    worker.terminate()
+    worker.communicate(timeout=60)
+
+
+def test_an_edge_model_that_is_not_installed_stops_the_start(environment: dict[str, str]) -> None:
+    """A worker whose settings name an edge model that is not there exits 1 with the name of the setting, and no trace."""
+    command = [sys.executable, "-m", "worker", "paint"]
+    wanted = {**environment, "OUTFILL_MODELS__EDGE_MODEL": "nowhere"}
+    done = subprocess.run(command, env=wanted, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 1
+    assert "OUTFILL_MODELS__EDGE_MODEL names an edge model that is not installed, or not served: nowhere" in done.stderr
     assert "Traceback" not in done.stderr

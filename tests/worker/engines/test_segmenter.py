@@ -80,7 +80,7 @@ def test_a_directory_holds_one_network(tmp_path: Path) -> None:
         (both, "has one .onnx file; there are: more.onnx, net.onnx"),
         (none, "has one .onnx file; there are: none"),
         (mixed, "has model_index.json and segmenter.json"),
-        (other, "neither model_index.json nor segmenter.json"),
+        (other, r"no model_index\.json, no segmenter\.json and no config\.json"),
     ):
         with pytest.raises(UnsupportedModelError, match=says):
             read_card(directory, "x")
