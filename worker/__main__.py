@@ -122,6 +122,8 @@ def _paint(settings: Settings) -> int:
         cards=cards,
         engines=engines,
         segmenters=segmenters,
+        revisions={card.id: card.revision for card in (*EMBEDDED_MODELS, *installed) if card.id in segmenters},
+        edge=edge_card,
         claims=claims,
         records=records,
         storage=Storage(settings.s3),
@@ -269,7 +271,7 @@ def _wishes(settings: Settings) -> Wishes:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in ("outfill", "torch", "diffusers", "onnxruntime", "opencv-contrib-python-headless", "patchmatch-cython"):
+    for package in ("outfill", "torch", "diffusers", "transformers", "onnxruntime", "opencv-contrib-python-headless", "patchmatch-cython"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

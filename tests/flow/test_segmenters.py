@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 import redis
-from conftest import Api, eventually, pixels_of
+from conftest import Api, box_mask, eventually, pixels_of
 from queueing import accept, backdrop_worker, spec_of
 
 from api_schemas.jobs import InputRef, JobStatus
@@ -70,6 +70,19 @@ def test_an_extension_leaves_out_what_the_named_segmenter_finds(api: Api, coffee
     first, second = pixels_of(api.output(plain)), pixels_of(api.output(lit))
     np.testing.assert_array_equal(first[:, 64:], second[:, 64:])
     assert (first[:, :64] != second[:, :64]).any()
+
+
+def test_the_recipe_pins_what_found_the_product(api: Api, coffee: bytes) -> None:
+    """A job that is done tells the revision of its segmenter, as the catalogue has it; one that has its own mask, or is not done, tells none."""
+    revisions = {item["card"]["id"]: item["card"]["revision"] for item in api.http.get("/v1/models").raise_for_status().json()["items"]}
+    for name in ("u2netp", "lit"):
+        assert api.run({**BACKDROP, "subject_model": name}, photo=coffee)["recipe"]["subject_model_revision"] == revisions[name]
+        assert api.run({**CUT_OUT, "model": name}, photo=coffee)["recipe"]["model_revision"] == revisions[name]
+    mask, _ = box_mask(coffee)
+    masked = api.run({**BACKDROP, "product_mask": "file:mask"}, photo=coffee, mask=mask)["recipe"]
+    asked = api.post(BACKDROP, query={"dry_run": True}, photo=coffee).json()["recipe"]
+    assert not {"subject_model_revision", "edge_model"} & {*masked, *asked}
+    assert asked["subject_model"] == "u2netp"
 
 
 @pytest.mark.parametrize("request_", [CUT_OUT, BACKDROP, EXTENSION], ids=lambda request: request["operation"])
