@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 import redis
-from conftest import Api, box_mask, eventually, pixels_of
+from conftest import Api, box_mask, eventually, pixels_of, png
 from queueing import accept, backdrop_worker, spec_of
 
 from api_schemas.jobs import InputRef, JobStatus
@@ -61,6 +61,19 @@ def test_a_background_is_put_behind_what_the_named_segmenter_finds(api: Api, cof
     np.testing.assert_array_equal(kept, found(api, api.run({**CUT_OUT, "subject_model": "lit"}, photo=coffee)))
     again = api.http.post(f"/v1/jobs/{job['id']}/repeat", json={}).raise_for_status().json()
     assert again["recipe"]["subject_model"] == "lit"
+
+
+def test_a_mask_of_the_product_is_checked_by_the_named_segmenter(api: Api) -> None:
+    """With a ``product_mask`` a cut-out's ``subject_model`` decides nothing but whether the mask looks inverted, and is the recipe's model."""
+    ground = np.full((300, 300), 255, np.uint8)
+    ground[90:210, 90:210] = 20
+    photo, mask = png(np.repeat(ground[..., None], 3, axis=2)), png(np.where(ground > 127, np.uint8(255), np.uint8(0)))
+    asked = {**CUT_OUT, "product_mask": "file:mask"}
+    by_lit, by_default = (api.run({**asked, "subject_model": name}, photo=photo, mask=mask) for name in ("lit", "u2netp"))
+    assert (by_lit["recipe"]["model"], by_default["recipe"]["model"]) == ("lit", "u2netp")
+    warnings = [[warning["code"] for warning in job["outputs"][0]["report"]["warnings"]] for job in (by_lit, by_default)]
+    assert warnings == [[], ["product_mask_inverted"]]  # the one that finds what is lit finds the ground, as the mask says
+    np.testing.assert_array_equal(found(api, by_lit), found(api, by_default))
 
 
 def test_an_extension_leaves_out_what_the_named_segmenter_finds(api: Api, coffee: bytes) -> None:
