@@ -317,7 +317,10 @@ class Job(BaseModel):
     attempts: int = Field(description="How often a worker began it.")
     outputs: tuple[JobOutput, ...] = ()
     recipe: dict[str, Any] = Field(
-        default_factory=dict, description="Every resolved setting, and once it ran the versions that it ran with."
+        default_factory=dict,
+        description="Every resolved setting, and once it succeeded what it ran with: versions, and the weights by their revisions. `model_revision`; "
+        "`subject_model_revision` of the segmenter, where one may find the product for a painter; `edge_model` and `edge_model_revision`, where one draws "
+        "the edge of what is found.",
     )
     error: ErrorInfo | None = None
     warnings: tuple[JobWarning, ...] = Field(

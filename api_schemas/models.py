@@ -15,6 +15,7 @@ class EngineKind(StrEnum):
     EXEMPLAR = "exemplar"
     BACKDROP = "backdrop"
     CUTOUT = "cutout"
+    MATTING = "matting"
     DIFFUSION = "diffusion"
 
 

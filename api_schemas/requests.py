@@ -799,7 +799,11 @@ class RemoveBackgroundRequest(_Request):
     placement: Placement | None = Field(default=None, description="Default: where it is in the photo.")
     profile: ProfileName | None = None
     subject_model: str | None = Field(
-        default=None, min_length=1, max_length=128, description="The same as `model`; other operations know it by this name."
+        default=None,
+        min_length=1,
+        max_length=128,
+        description="The same as `model`; other operations know it by this name. With a `product_mask` it finds no product, and looks whether the mask is "
+        "upside down.",
     )
 
     @model_validator(mode="after")

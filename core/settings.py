@@ -152,13 +152,19 @@ class Models(_Section):
         description="The model store: `u2netp.onnx`, and a directory for each model that `outfill models pull` brought.",
     )
     directories: dict[str, Path] = Field(
-        default_factory=dict, description="JSON table of model name to the directory of a diffusers pipeline or a segmenter."
+        default_factory=dict, description="JSON table of model name to the directory of a diffusers pipeline, a segmenter or an edge model."
     )
     subject_model: str = Field(
         default="u2netp",
         min_length=1,
         max_length=128,
         description="Segmenter that finds the product where a request names none; the same for the API and all workers, each of which loads it.",
+    )
+    edge_model: str = Field(
+        default="",
+        max_length=128,
+        description="Edge model that draws the edges of products, by its name in the store or in `OUTFILL_MODELS__DIRECTORIES`; the same for all workers. "
+        "Empty: they are drawn without a network.",
     )
     allow_noncommercial: bool = Field(
         default=False,

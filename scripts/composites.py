@@ -78,7 +78,9 @@ class Corpus:
     @cached_property
     def things(self) -> tuple[tuple[Thing, ...], tuple[Thing, ...]]:
         """Photographed things, and drawn ones."""
-        photographed = [thing for name, (pixels, mask) in sorted(self._photos.items()) if (thing := _cut_out(name, pixels, mask)) is not None]
+        photographed = [
+            thing for name, (pixels, mask) in sorted(self._photos.items()) if (thing := _cut_out(name, pixels, mask)) is not None
+        ]
         files = sorted(path for path in self._objects.rglob("*") if path.suffix in (".png", ".webp")) if self._objects else []
         return tuple(photographed), tuple(thing for path in files if (thing := _drawn(path)) is not None)
 

@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
-from api_schemas.models import BACKDROP
+from api_schemas.models import BACKDROP, U2NETP, ModelCard
 from api_schemas.requests import job_request
 from core.catalogue import Catalogue
 from core.jobs import JobRecords
@@ -73,6 +73,7 @@ def backdrop_worker(
     *,
     catalogue: Catalogue | None = None,
     metrics: WorkerMetrics | None = None,
+    edge: ModelCard | None = None,
 ) -> PaintWorker:
     """A paint worker for the test's own process, which paints backdrops."""
     records, queue = JobRecords(connection, retention_s=60), JobQueue(connection)
@@ -81,6 +82,8 @@ def backdrop_worker(
         cards={"backdrop": BACKDROP},
         engines={"backdrop": BackdropEngine()},
         segmenters={"u2netp": Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx", most_looks=1)},
+        revisions={"u2netp": U2NETP.revision},
+        edge=edge,
         claims=Claims(connection, records, queue, lease_s=30, overdue_s=60),
         records=records,
         storage=storage,

@@ -32,6 +32,7 @@ from worker.tuning import TuningRefused, Wishes
 
 if TYPE_CHECKING:
     from worker.engines.base import Engine
+    from worker.engines.vitmatte import VitMatte
     from worker.images.network import Network
     from worker.images.subject import Segmenter
 
@@ -93,12 +94,18 @@ def _paint(settings: Settings) -> int:
     models = settings.models
     installed = discover(models.directories, models.store, allow_noncommercial=models.allow_noncommercial)
     cards = _cards_to_serve(settings, installed)
-    needs_torch = any(card.engine is EngineKind.DIFFUSION for card in cards.values())
+    edge_card = _edge_card(installed, models)
+    needs_torch = edge_card is not None or any(card.engine is EngineKind.DIFFUSION for card in cards.values())
     device = _device(settings) if needs_torch else "cpu"
     with metrics.load.time():
-        segmenters = _segmenters(cards, installed, settings, device if needs_torch else settings.worker.device)
+        edge = _edge_model(edge_card, models)
+        segmenters = _segmenters(cards, installed, settings, device if needs_torch else settings.worker.device, edge)
         cards = {name: card for name, card in cards.items() if card.engine is not EngineKind.CUTOUT or name in segmenters}
-        engines = _load(cards.values(), settings, device)
+        engines = _load(cards.values(), settings, device, edge_card)
+        if edge is not None:
+            from worker.engines.edge_model import place
+
+            place(edge, device)  # after the trials of the device: some GPUs take the context of one process alone
     connection = queue.connect(settings.redis)
     records = JobRecords.of(connection, settings.retention)
     claims = Claims(
@@ -115,6 +122,8 @@ def _paint(settings: Settings) -> int:
         cards=cards,
         engines=engines,
         segmenters=segmenters,
+        revisions={card.id: card.revision for card in (*EMBEDDED_MODELS, *installed) if card.id in segmenters},
+        edge=edge_card,
         claims=claims,
         records=records,
         storage=Storage(settings.s3),
@@ -162,10 +171,30 @@ def check(settings: Settings) -> int:
 
 def _cards_to_serve(settings: Settings, installed: list[ModelCard]) -> dict[str, ModelCard]:
     cards = {card.id: card for card in (*EMBEDDED_MODELS, *installed)}
+    cards = {name: card for name, card in cards.items() if card.engine is not EngineKind.MATTING}  # which no request can ask for
     unknown = set(settings.worker.serve) - set(cards)
     if unknown:
         raise SystemExit(f"OUTFILL_WORKER__SERVE names models that are not installed, or not served: {', '.join(sorted(unknown))}")
     return {name: card for name, card in cards.items() if not settings.worker.serve or name in settings.worker.serve}
+
+
+def _edge_card(installed: Sequence[ModelCard], models: Models) -> ModelCard | None:
+    """The card of the edge model that the settings name; ``None`` where they name none. Raises ``UnsupportedModelError``."""
+    if not models.edge_model:
+        return None
+    for card in installed:
+        if card.id == models.edge_model and card.engine is EngineKind.MATTING:
+            return card
+    raise UnsupportedModelError(f"OUTFILL_MODELS__EDGE_MODEL names an edge model that is not installed, or not served: {models.edge_model}")
+
+
+def _edge_model(card: ModelCard | None, models: Models) -> VitMatte | None:
+    """The network of ``card``, on the CPU. Raises ``UnsupportedModelError`` where it does not load."""
+    if card is None:
+        return None
+    from worker.engines.edge_model import load_edge_model
+
+    return load_edge_model(models.directories.get(card.id, models.store / card.id))
 
 
 def _device(settings: Settings) -> str:
@@ -178,18 +207,22 @@ def _device(settings: Settings) -> str:
     return settings.worker.device
 
 
-def _load(cards: Iterable[ModelCard], settings: Settings, device: str) -> dict[str, Engine]:
+def _load(cards: Iterable[ModelCard], settings: Settings, device: str, edge_card: ModelCard | None) -> dict[str, Engine]:
     from worker.engines.registry import EngineOptions, build_engines
 
     models = [(card, _directory(card, settings.models)) for card in cards if card.engine is not EngineKind.CUTOUT]
-    return build_engines(models, EngineOptions(device, _wishes(settings)))
+    return build_engines(models, EngineOptions(device, _wishes(settings), (edge_card and edge_card.memory_bytes) or 0))
 
 
-def _segmenters(cards: Mapping[str, ModelCard], installed: Sequence[ModelCard], settings: Settings, device: str) -> dict[str, Segmenter]:
+def _segmenters(
+    cards: Mapping[str, ModelCard], installed: Sequence[ModelCard], settings: Settings, device: str, edge: VitMatte | None = None
+) -> dict[str, Segmenter]:
     """Everything that finds products: what is served of ``cards``, and u2netp and the default, which jobs of any model may need.
 
-    One of the store that does not load is logged and left out. Raises ``UnsupportedModelError`` for one that the settings name.
+    Edges are drawn by ``edge`` where there is one. A segmenter of the store that does not load is logged and left out. Raises
+    ``UnsupportedModelError`` for one that the settings name.
     """
+    from worker.images.matting import redraw_edge
     from worker.images.subject import Segmenter
 
     known = {U2NETP.id, *(card.id for card in installed if card.engine is EngineKind.CUTOUT)}
@@ -200,7 +233,7 @@ def _segmenters(cards: Mapping[str, ModelCard], installed: Sequence[ModelCard], 
     found = {}
     for name in sorted(known & {U2NETP.id, default, *cards}):
         try:
-            found[name] = Segmenter(_network(name, settings, device), settings.worker.subject_looks)
+            found[name] = Segmenter(_network(name, settings, device), settings.worker.subject_looks, edge or redraw_edge)
         except UnsupportedModelError as error:
             if name in named:
                 raise
@@ -238,7 +271,7 @@ def _wishes(settings: Settings) -> Wishes:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in ("outfill", "torch", "diffusers", "onnxruntime", "opencv-contrib-python-headless", "patchmatch-cython"):
+    for package in ("outfill", "torch", "diffusers", "transformers", "onnxruntime", "opencv-contrib-python-headless", "patchmatch-cython"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

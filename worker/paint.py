@@ -67,6 +67,8 @@ class PaintWorker:
         cards: Mapping[str, ModelCard],
         engines: Mapping[str, Engine],
         segmenters: Mapping[str, Segmenter],
+        revisions: Mapping[str, str],
+        edge: ModelCard | None,
         claims: Claims,
         records: JobRecords,
         storage: Storage,
@@ -76,6 +78,7 @@ class PaintWorker:
     ) -> None:
         self._settings = settings
         self._cards, self._engines, self._segmenters = cards, engines, segmenters
+        self._revisions, self._edge = revisions, edge  # of the segmenters; of what draws the edges of what they find
         self._claims, self._records, self._storage, self._catalogue = claims, records, storage, catalogue
         self._metrics, self._runtime = metrics, runtime
         ends = Ends(painted=self._painted, failed=self._failed, canceled=self._canceled, given_back=self._given_back)
@@ -273,9 +276,20 @@ class PaintWorker:
         stored = self._patiently(lambda: outputs.store(self._storage, work.spec, work.lease.execution.id, rendered), work)
         self._lap(work, "store")
         self._check_wanted(work)
-        runtime = {**self._runtime[work.spec.model], "worker": self._claims.name}
+        runtime = {**self._runtime[work.spec.model], **self._weights(work.spec), "worker": self._claims.name}
         if self._end(work, Outcome(JobStatus.SUCCEEDED, outputs=stored, runtime=runtime, steps=work.progress()[1])):
             self._count(work, stored)
+
+    def _weights(self, spec: JobSpec) -> dict[str, str]:
+        """What pins the weights that a job was done with: this worker's, which may not be those of which the API knew when it was accepted."""
+        told = {"model_revision": self._cards[spec.model].revision}
+        subject_model: str | None = getattr(spec.request, "subject_model", None)
+        if subject_model is not None:
+            told["subject_model_revision"] = self._revisions[subject_model]
+        finds = spec.request.product_mask is None if isinstance(spec.request, RemoveBackgroundRequest) else subject_model is not None
+        if finds and self._edge is not None:
+            told |= {"edge_model": self._edge.id, "edge_model_revision": self._edge.revision}
+        return told
 
     def _count(self, work: Work, stored: Sequence[StoredOutput]) -> None:
         operation, model = work.spec.request.operation, work.spec.model

@@ -189,7 +189,7 @@ async def repeat_job(
 ) -> Job:
     """Make a new job with the resolved request and the inputs of another, by the same seed unless the body says otherwise.
 
-    It paints the same as long as the model's revision is the same, which the `recipe` tells.
+    It paints the same as long as the revisions of its models are the same, which the `recipe` tells.
     """
     wait_s = _wait_seconds(prefer)
     make = partial(repeat, parts, caller, job_id, changes)

@@ -18,7 +18,7 @@ from queueing import accept, let_lapse, spec_of, take
 
 from api_schemas.errors import Unavailable
 from api_schemas.jobs import InputRef, Job, JobSpec, JobStatus
-from api_schemas.models import BACKDROP
+from api_schemas.models import BACKDROP, U2NETP
 from core.catalogue import Catalogue
 from core.jobs import JobRecords, Outcome, public
 from core.queue import JobQueue
@@ -120,6 +120,8 @@ def worker(request: pytest.FixtureRequest, own_redis: redis.Redis, records: JobR
         cards={"backdrop": BACKDROP},
         engines={"backdrop": engine},
         segmenters={"u2netp": Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx", most_looks=1)},
+        revisions={"u2netp": U2NETP.revision},
+        edge=None,
         claims=Claims(own_redis, records, queue, lease_s=30, overdue_s=60),
         records=records,
         storage=request.param(settings.s3),

@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 import redis
-from conftest import Api, eventually, pixels_of
+from conftest import Api, box_mask, eventually, pixels_of, png
 from queueing import accept, backdrop_worker, spec_of
 
 from api_schemas.jobs import InputRef, JobStatus
@@ -63,6 +63,19 @@ def test_a_background_is_put_behind_what_the_named_segmenter_finds(api: Api, cof
     assert again["recipe"]["subject_model"] == "lit"
 
 
+def test_a_mask_of_the_product_is_checked_by_the_named_segmenter(api: Api) -> None:
+    """With a ``product_mask`` a cut-out's ``subject_model`` decides nothing but whether the mask looks inverted, and is the recipe's model."""
+    ground = np.full((300, 300), 255, np.uint8)
+    ground[90:210, 90:210] = 20
+    photo, mask = png(np.repeat(ground[..., None], 3, axis=2)), png(np.where(ground > 127, np.uint8(255), np.uint8(0)))
+    asked = {**CUT_OUT, "product_mask": "file:mask"}
+    by_lit, by_default = (api.run({**asked, "subject_model": name}, photo=photo, mask=mask) for name in ("lit", "u2netp"))
+    assert (by_lit["recipe"]["model"], by_default["recipe"]["model"]) == ("lit", "u2netp")
+    warnings = [[warning["code"] for warning in job["outputs"][0]["report"]["warnings"]] for job in (by_lit, by_default)]
+    assert warnings == [[], ["product_mask_inverted"]]  # the one that finds what is lit finds the ground, as the mask says
+    np.testing.assert_array_equal(found(api, by_lit), found(api, by_default))
+
+
 def test_an_extension_leaves_out_what_the_named_segmenter_finds(api: Api, coffee: bytes) -> None:
     """With the same seed another ``subject_model`` leaves out other things, so that another picture is painted; the photo in it is the same."""
     plain, lit = (api.run({**EXTENSION, "subject_model": name}, photo=coffee) for name in ("u2netp", "lit"))
@@ -70,6 +83,19 @@ def test_an_extension_leaves_out_what_the_named_segmenter_finds(api: Api, coffee
     first, second = pixels_of(api.output(plain)), pixels_of(api.output(lit))
     np.testing.assert_array_equal(first[:, 64:], second[:, 64:])
     assert (first[:, :64] != second[:, :64]).any()
+
+
+def test_the_recipe_pins_what_found_the_product(api: Api, coffee: bytes) -> None:
+    """A job that is done tells the revision of its segmenter, as the catalogue has it; one that has its own mask, or is not done, tells none."""
+    revisions = {item["card"]["id"]: item["card"]["revision"] for item in api.http.get("/v1/models").raise_for_status().json()["items"]}
+    for name in ("u2netp", "lit"):
+        assert api.run({**BACKDROP, "subject_model": name}, photo=coffee)["recipe"]["subject_model_revision"] == revisions[name]
+        assert api.run({**CUT_OUT, "model": name}, photo=coffee)["recipe"]["model_revision"] == revisions[name]
+    mask, _ = box_mask(coffee)
+    masked = api.run({**BACKDROP, "product_mask": "file:mask"}, photo=coffee, mask=mask)["recipe"]
+    asked = api.post(BACKDROP, query={"dry_run": True}, photo=coffee).json()["recipe"]
+    assert not {"subject_model_revision", "edge_model"} & {*masked, *asked}
+    assert asked["subject_model"] == "u2netp"
 
 
 @pytest.mark.parametrize("request_", [CUT_OUT, BACKDROP, EXTENSION], ids=lambda request: request["operation"])

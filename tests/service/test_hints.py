@@ -64,7 +64,9 @@ def read(request: dict[str, Any]) -> Any:
 def test_colours_have_their_css_names() -> None:
     """The names are those of CSS, in any case, each with CSS's colour."""
     # By the function: the table behind it takes up what was asked of it.
-    assert {name: ImageColor.getrgb(name) for name in ImageColor.colormap} == {name: ImageColor.getrgb(colour) for name, colour in NAMES.items()}
+    assert {name: ImageColor.getrgb(name) for name in ImageColor.colormap} == {
+        name: ImageColor.getrgb(colour) for name, colour in NAMES.items()
+    }
     assert parse_color("RebeccaPurple") == "#663399"
     assert parse_color("#fA0") == "#ffAA00"
     for text in ("", "#ffff", "#12345g", "white ", "rgb(0,0,0)", "#fff\n"):

@@ -237,9 +237,10 @@ def test_model_and_subject_model_are_one_for_a_cut_out() -> None:
         assert refused.value.field == "model"
 
 
-def test_nothing_is_looked_for_where_a_mask_says_it() -> None:
-    """With a mask no ``subject_model`` may be named, and the resolved request has none."""
-    fields = {**FINDERS[1], "mask": "b"}
+@pytest.mark.parametrize("mask", ["mask", "product_mask"])
+def test_nothing_is_looked_for_where_a_mask_says_it(mask: str) -> None:
+    """With a mask no ``subject_model`` may be named for ``replace_background``, and the resolved request has none."""
+    fields = {**FINDERS[1], mask: "b"}
     resolved, _ = resolve(job_request.validate_python(fields), served(), subject_model="isnet")
     assert isinstance(resolved, ReplaceBackgroundRequest)
     assert resolved.subject_model is None

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import CORE_TEST_DB, eventually
+from conftest import CORE_TEST_DB, box_mask, eventually
+from edge_models import edge_model
 from queueing import accept, spec_of
 
 from api_schemas.jobs import InputRef, JobStatus
+from api_schemas.models import BACKDROP, U2NETP
+from api_schemas.requests import job_request
 from core.catalogue import Catalogue
 from core.jobs import JobRecords
 from core.queue import JobQueue
@@ -56,6 +59,7 @@ def as_on_a_gpu(*arguments):
 registry.choose_all = as_on_a_gpu
 sys.exit(worker.main(["paint"]))
 """
+PAINTS = "import sys; from worker import __main__ as worker; sys.exit(worker.main(['paint']))"
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -166,4 +170,62 @@ def test_a_worker_that_must_compile_and_cannot_is_refused(noexec_cache: dict[str
     assert done.returncode == 1
     assert "OUTFILL_WORKER__COMPILE=on" in done.stderr
     assert "failed to map segment" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def drawing(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """The settings of a worker that has no painting model, and an edge model."""
+    return {
+        **environment,
+        "OUTFILL_MODELS__DIRECTORIES": f'{{"matting": "{edge_model(tmp_path / "matting", revision="7")}"}}',
+        "OUTFILL_MODELS__EDGE_MODEL": "matting",
+        "OUTFILL_WORKER__SERVE": "backdrop,u2netp",
+        "OUTFILL_WORKER__DEVICE": "cpu",
+    }
+
+
+def test_a_worker_that_needs_torch_for_edges_alone_draws_with_it(
+    own_redis: redis.Redis, drawing: dict[str, str], storage: Storage, coffee: bytes, start: Start
+) -> None:
+    """A worker without a painting model loads the edge model that the settings name; recipes pin it and the segmenter where a product is looked for."""
+    storage.put("health/mask.png", box_mask(coffee)[0], "image/png")
+    image, mask = (
+        InputRef(key=f"health/{name}.png", format="png", width=600, height=400, bytes=1, sha256="0") for name in ("start", "mask")
+    )
+    records, queue, cut_out = (
+        JobRecords(own_redis, retention_s=60),
+        JobQueue(own_redis),
+        {"operation": "remove_background", "image": "image"},
+    )
+    behind = {"operation": "replace_background", "image": "image", "background": "white", "subject_model": "u2netp"}
+    worker, ids = start(PAINTS, drawing), []
+    for request, model, inputs in (
+        (behind, "backdrop", {"image": image}),
+        (cut_out, "u2netp", {"image": image}),
+        ({**cut_out, "product_mask": "product_mask"}, "u2netp", {"image": image, "product_mask": mask}),
+    ):
+        asked = {"request": job_request.validate_python({**request, "model": model}), "inputs": inputs}
+        ids.append(accept(records, queue, spec_of(model=model).model_copy(update=asked)).id)
+    eventually(lambda: worker.poll() is not None or all(status(own_redis, job_id).terminal for job_id in ids), timeout_s=150)
+    assert worker.poll() is None, worker.communicate()[1]
+    assert [status(own_redis, job_id) for job_id in ids] == [JobStatus.SUCCEEDED] * 3
+    pinned = [{key: value for key, value in records.get(job_id, "shop").runtime.items() if "model" in key} for job_id in ids]
+    drawn = {"edge_model": "matting", "edge_model_revision": "7"}
+    assert pinned == [
+        {"model_revision": BACKDROP.revision, "subject_model_revision": U2NETP.revision, **drawn},
+        {"model_revision": U2NETP.revision, **drawn},
+        {"model_revision": U2NETP.revision},
+    ]
+    worker.terminate()
+    worker.communicate(timeout=60)
+
+
+def test_an_edge_model_that_is_not_installed_stops_the_start(environment: dict[str, str]) -> None:
+    """A worker whose settings name an edge model that is not there exits 1 with the name of the setting, and no trace."""
+    command = [sys.executable, "-m", "worker", "paint"]
+    wanted = {**environment, "OUTFILL_MODELS__EDGE_MODEL": "nowhere"}
+    done = subprocess.run(command, env=wanted, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 1
+    assert "OUTFILL_MODELS__EDGE_MODEL names an edge model that is not installed, or not served: nowhere" in done.stderr
     assert "Traceback" not in done.stderr

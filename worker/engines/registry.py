@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -25,6 +25,8 @@ class EngineOptions:
 
     device: str = "cpu"
     wishes: Wishes = field(default_factory=Wishes)
+    spoken_for_bytes: int = 0
+    """Memory of the device that is free now, and not for these models."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def _tune(directories: Mapping[str, Path], options: EngineOptions) -> dict[str, 
     from worker.engines.diffusion.residency import model_facts
 
     device = read_device(options.device, options.wishes)
+    device = replace(device, free_bytes=device.free_bytes - options.spoken_for_bytes)
     if device.xformers_fault:
         _log.warning("xformers_does_not_run", reason=device.xformers_fault, instead="the fastest of torch's kernels")
     if device.kind == "cuda" and device.compile_obstacle:

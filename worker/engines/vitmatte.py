@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import structlog
 import torch
 from transformers import VitMatteForImageMatting
 
+from worker.engines.out_of_memory import is_out_of_memory
 from worker.images.matting import redraw_edge
 
+_log = structlog.get_logger(__name__)
 _SIDE = 1024
 """Longest side, pixels, that the network sees: its time and memory grow faster than the area."""
 _MULTIPLE = 32
@@ -20,20 +26,34 @@ _BAND = 1.5
 """Half the width, in grains, of what is left to the network around what is soft."""
 _SOFT = 0.05
 _UNKNOWN = 128
+_COUNTER = "num_batches_tracked"
+"""Ends the names of what training counts: files may lack it, and nothing is computed from it."""
 
 
 class VitMatte:
     """A ``Matting`` by the network in ``directory``: a ``config.json`` and safetensors, as ``save_pretrained`` writes them.
 
-    Nothing is downloaded and no code of the directory is run. Raises ``OSError`` where files are missing. Not thread-safe by promise.
+    Nothing is downloaded and no code of the directory is run. Threads may share it: it sees one picture at a time, so that its memory is bounded.
+    Raises ``OSError`` where files are missing, and ``ValueError`` where weights are, which transformers would draw at random.
     """
 
-    def __init__(self, directory: Path, device: str = "cpu") -> None:
-        model: torch.nn.Module = VitMatteForImageMatting.from_pretrained(
-            directory, use_safetensors=True, local_files_only=True, trust_remote_code=False
+    def __init__(self, directory: Path) -> None:
+        load: Any = VitMatteForImageMatting.from_pretrained  # whose types do not know that it answers with two things then
+        model, found = load(
+            directory, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
-        self._model = model.to(device).eval()
+        if missing := sorted(name for name in found["missing_keys"] if not name.endswith(_COUNTER)):
+            raise ValueError(f"its file lacks {len(missing)} weights: {', '.join(missing[:3])}")
+        self._model: torch.nn.Module = model.eval()
+        self._on_cpu = self._model
+        self._device = "cpu"
+        self._lock = threading.Lock()
+
+    def to(self, device: str) -> None:
+        """Move it to ``device``. A copy stays on the CPU, for pictures for which ``device`` has no room beside the painting models."""
         self._device = device
+        if device != "cpu":
+            self._model = copy.deepcopy(self._on_cpu).to(device)
 
     def __call__(
         self, colours: npt.NDArray[np.uint8] | npt.NDArray[np.float32], matte: npt.NDArray[np.float32], grain: float
@@ -58,10 +78,28 @@ class VitMatte:
             return out
         planes = np.dstack([pixels.astype(np.float32) / 127.5 - 1, known.astype(np.float32) / 255]).transpose(2, 0, 1)
         filled = np.pad(planes, ((0, 0), (0, -height % _MULTIPLE), (0, -width % _MULTIPLE)))
-        with torch.inference_mode():
-            alphas = self._model(torch.from_numpy(filled)[None].to(self._device)).alphas
-        out[is_open] = alphas[0, 0, :height, :width].float().cpu().numpy()[is_open]
+        out[is_open] = self._alphas(torch.from_numpy(filled)[None])[0, 0, :height, :width].numpy()[is_open]
         return out
+
+    def _alphas(self, planes: torch.Tensor) -> torch.Tensor:
+        with self._lock, torch.inference_mode():
+            alphas = self._where_there_is_room(planes)
+            return _call(self._on_cpu, planes) if alphas is None else alphas
+
+    def _where_there_is_room(self, planes: torch.Tensor) -> torch.Tensor | None:
+        """The answer of the device; ``None`` where it has no room beside the painting models."""
+        try:
+            return _call(self._model, planes.to(self._device)).cpu()
+        except RuntimeError as error:
+            if self._device == "cpu" or not is_out_of_memory(error):
+                raise
+            _log.warning("edge_drawn_on_cpu", device=self._device, reason=str(error))
+            return None
+
+
+def _call(model: torch.nn.Module, planes: torch.Tensor) -> torch.Tensor:
+    alphas: torch.Tensor = model(planes).alphas
+    return alphas
 
 
 def trimap(matte: npt.NDArray[np.float32], grain: float) -> npt.NDArray[np.uint8]:

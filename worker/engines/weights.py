@@ -16,6 +16,8 @@ MODEL_INDEX = "model_index.json"
 """Makes a directory a diffusers pipeline."""
 SEGMENTER_FACTS = "segmenter.json"
 """Makes a directory a segmenter."""
+EDGE_CONFIG = "config.json"
+"""Makes a directory an edge model, where it is neither of these."""
 EMBEDDED = Path(__file__).resolve().parents[1] / "embedded"
 """A store of the models whose weights come with Outfill itself."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
@@ -41,7 +43,7 @@ class TensorHeader:
 
 
 def store_directories(store: Path) -> dict[str, Path]:
-    """The model directories of a store by name: pipelines and segmenters. What begins with a dot is unfinished."""
+    """The model directories of a store by name: pipelines, segmenters and edge models. What begins with a dot is unfinished."""
     if not store.is_dir():
         return {}
     entries = sorted(entry for entry in store.iterdir() if not entry.name.startswith("."))
@@ -50,7 +52,7 @@ def store_directories(store: Path) -> dict[str, Path]:
 
 def is_model(directory: Path) -> bool:
     """Whether a directory says of itself that it holds a model."""
-    return any((directory / name).is_file() for name in (MODEL_INDEX, SEGMENTER_FACTS))
+    return any((directory / name).is_file() for name in (MODEL_INDEX, SEGMENTER_FACTS, EDGE_CONFIG))
 
 
 def sha256(file: Path) -> str:

@@ -15,7 +15,7 @@ from worker.images import looks
 from worker.images.codec import Frame
 from worker.images.confidence import confidence
 from worker.images.mask import Box, bounding_box, coverage
-from worker.images.matting import redraw_edge
+from worker.images.matting import Matting, redraw_edge
 from worker.images.network import Network
 from worker.images.transparency import CLEAR, framed, ground_for, over_ground, visible
 
@@ -47,12 +47,14 @@ class Segmenter:
     """Finds the product by a segmentation network: U²-Net small (Qin et al., "U²-Net: Going Deeper with Nested U-Structure for Salient Object
     Detection", 2020) unless another is given.
 
-    ``network`` is the path of its file, read once, or one that is loaded; it looks at a picture up to ``most_looks`` times.
+    ``network`` is the path of its file, read once, or one that is loaded; it looks at a picture up to ``most_looks`` times. ``edge`` draws the edge
+    of what is found.
     """
 
-    def __init__(self, network: Path | Network, most_looks: int = looks.MOST) -> None:
+    def __init__(self, network: Path | Network, most_looks: int = looks.MOST, edge: Matting = redraw_edge) -> None:
         self._network = Network(network) if isinstance(network, Path) else network
         self._looks = most_looks
+        self._edge = edge
 
     def matte(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """The matte of the salient object in ``pixels (H, W, 3)``, with a narrow soft edge that follows the picture's own.
@@ -66,7 +68,7 @@ class Segmenter:
         finding = looks.find(pixels, self._network, self._looks)
         if not finding.looks:
             raise SubjectNotFound("Nothing stands out from the background; give a mask.")
-        matte = _refine(pixels, finding)
+        matte = _refine(pixels, finding, self._edge)
         share = coverage(matte)
         if not _AREA[0] <= share <= _AREA[1]:
             raise SubjectNotFound(f"What stands out covers {share:.1%} of the picture.")
@@ -120,8 +122,8 @@ def _stands_out(seen: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8], groun
     return bool(np.count_nonzero(inside & shape) >= _WHOLE * np.count_nonzero(shape))
 
 
-def _refine(pixels: npt.NDArray[np.uint8], finding: looks.Finding) -> npt.NDArray[np.uint8]:
-    """The matte ``uint8 (H, W)``: the joined map without noise, its edge redrawn from ``pixels (H, W, 3)``."""
+def _refine(pixels: npt.NDArray[np.uint8], finding: looks.Finding, edge: Matting) -> npt.NDArray[np.uint8]:
+    """The matte ``uint8 (H, W)``: the joined map without noise, its ``edge`` redrawn from ``pixels (H, W, 3)``."""
     height, width = pixels.shape[:2]
     grid = finding.likely.shape
     low, high = _LEVELS
@@ -133,7 +135,7 @@ def _refine(pixels: npt.NDArray[np.uint8], finding: looks.Finding) -> npt.NDArra
     # Nothing is changed further from the matte than its accuracy: the rest need not be looked at.
     box = box.padded(math.ceil(_REACH * finding.grain), grid)
     window = looks.at_full_size(box, grid, pixels.shape)
-    opacity = redraw_edge(
+    opacity = edge(
         np.ascontiguousarray(pixels[window]),
         cleaned[box.slices].astype(np.float32) / np.float32(255),
         max(height / grid[0], width / grid[1]) * finding.grain,

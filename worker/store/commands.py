@@ -90,7 +90,10 @@ def _pull(arguments: argparse.Namespace, settings: Settings) -> int:
     )
     card = puller.pull(request)
     refusal = why_not_served(card, allow_noncommercial=settings.models.allow_noncommercial)
-    served = f"workers do not serve it: {refusal}" if refusal else "workers serve it when they start again"
+    used = (
+        "workers draw edges with it once OUTFILL_MODELS__EDGE_MODEL names it" if card.engine is EngineKind.MATTING else "workers serve it"
+    )
+    served = f"workers do not serve it: {refusal}" if refusal else f"{used} when they start again"
     print(f"{settings.models.store / card.id} is installed; {served}")
     print(_described(card))
     return 0
@@ -133,15 +136,15 @@ def _verify(store: Path, name: str | None) -> int:
 
 
 def _row(card: ModelCard) -> tuple[str, ...]:
-    return (card.id, card.revision, card.licence.id, _commercial(card), str(card.native_size), _memory(card))
+    return (card.id, card.revision, card.licence.id, _commercial(card), str(card.native_size or "any"), _memory(card))
 
 
 def _described(card: ModelCard) -> str:
     facts = {
         "id": card.id,
         "revision": card.revision,
-        "operations": ", ".join(card.operations),
-        "native size": f"{card.native_size} px",
+        "operations": ", ".join(card.operations) or "none by itself",
+        "native size": f"{card.native_size} px" if card.native_size else "any",
         "licence": f"{card.licence.id} {card.licence.url or ''}".rstrip(),
         "commercial use": _commercial(card),
         "memory": f"{_memory(card)} of weights{' at half precision' if card.engine is EngineKind.DIFFUSION else ''}",

@@ -12,6 +12,7 @@ from typing import Any
 
 from api_schemas.models import EMBEDDED_MODELS, EngineKind, ModelCard
 from core.settings import S3, Models
+from worker.engines import edge_model
 from worker.engines.cards import read_card
 from worker.engines.diffusion.card import lora_file, weights_digest
 from worker.engines.notes import NOTES, UnsupportedModelError, digest_of, read_json
@@ -21,12 +22,14 @@ from worker.images.facts import PRESETS
 from worker.store.digests import SUMS, files_of, read_sums, write_sums
 from worker.store.errors import StoreError
 from worker.store.hub import HubSource
-from worker.store.selection import is_pickle, is_segmenter, rename_shards, select, select_segmenter
+from worker.store.selection import is_pickle, kind_of, rename_shards, select, select_edge_model, select_segmenter
 from worker.store.sources import DirectorySource, Source, bucket_source, check, fetch_file
 from worker.store.staging import check_vacant, install, install_file, staging
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SAFETENSORS = ".safetensors"
+_NETWORKS = {EngineKind.CUTOUT: try_out, EngineKind.MATTING: edge_model.try_out}
+"""What runs once before it is installed, and how."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,9 @@ class Puller:
                     revision = self._fetch(request, staged)
                 _write_notes(staged, request.source, revision, request.licence)
                 card = read_card(staged, request.name)
-                if card.engine is EngineKind.CUTOUT:
+                if card.engine in _NETWORKS:
                     self._say("trying the network out")
-                    try_out(staged)
+                    _NETWORKS[card.engine](staged)
             except (UnsupportedModelError, NotSafetensorsError) as error:
                 raise type(error)(str(error).replace(str(staged), request.source)) from error
             check_vacant(self._store, request.name, replace=request.replace)
@@ -128,9 +131,15 @@ class Puller:
     def _fetch(self, request: PullRequest, staged: Path) -> str | None:
         source = self._open(request)
         listing = source.listing()
-        segmenter = is_segmenter(listing)
-        _check_kind(request, segmenter=segmenter)
-        chosen = select_segmenter(listing, request.file) if segmenter else select(listing, request.variant)
+        kind = kind_of(listing)
+        _check_kind(request, kind)
+        match kind:
+            case EngineKind.CUTOUT:
+                chosen = select_segmenter(listing, request.file)
+            case EngineKind.MATTING:
+                chosen = select_edge_model(listing)
+            case _:
+                chosen = select(listing, request.variant)
         self._say(f"fetching {len(chosen)} of {len(listing)} files from {source.name}")
         source.fetch(list(chosen), staged)
         digests = {}
@@ -139,11 +148,11 @@ class Puller:
             (staged / name).replace(staged / kept)
             if kept.endswith(_SAFETENSORS):
                 read_header(staged / kept)
-            elif kept != name and not segmenter:
+            elif kept != name and kind is EngineKind.DIFFUSION:
                 rename_shards(staged / kept)
                 digests[kept] = sha256(staged / kept)
         digests.pop(NOTES, None)
-        if segmenter:
+        if kind is EngineKind.CUTOUT:
             digests[SEGMENTER_FACTS] = _put_facts(request, staged)
         write_sums(staged, digests)
         return source.revision
@@ -204,11 +213,11 @@ def _check_file(source: str) -> None:
 def _check_options(request: PullRequest) -> None:
     """What fits a single file does not fit a directory, and the other way round."""
     if request.source.endswith(SUFFIX):
-        _check_kind(request, segmenter=True)
+        _check_kind(request, EngineKind.CUTOUT)
         if request.config or request.file:
             raise StoreError(f"{request.source} is the network itself: --config and --file are not for it")
     elif request.config or is_pickle(request.source):
-        _check_kind(request, segmenter=False)
+        _check_kind(request, EngineKind.DIFFUSION)
         _check_file(request.source)
         if request.variant:
             raise StoreError("--variant is not for a single file")
@@ -216,11 +225,13 @@ def _check_options(request: PullRequest) -> None:
         raise StoreError(f"{request.source} is a single file: name a diffusers directory that describes it with --config")
 
 
-def _check_kind(request: PullRequest, *, segmenter: bool) -> None:
-    """What fits a segmenter does not fit a pipeline, and the other way round."""
-    if segmenter and request.variant:
+def _check_kind(request: PullRequest, kind: EngineKind) -> None:
+    """What fits a segmenter does not fit a pipeline, and the other way round; neither fits an edge model."""
+    if kind is EngineKind.CUTOUT and request.variant:
         raise StoreError("--variant is not for segmenters; --file names the network where there are several")
-    if not segmenter and (request.facts or request.file):
+    if kind is EngineKind.MATTING and request.variant:
+        raise StoreError("--variant is not for edge models")
+    if kind is not EngineKind.CUTOUT and (request.facts or request.file):
         raise StoreError(f"--facts and --file are for segmenters, and {request.source} is none")
 
 
@@ -240,7 +251,10 @@ def _put_facts(request: PullRequest, staged: Path) -> str:
 
 def _pinned(directory: Path) -> str:
     """What pins the weights of a model where nothing that came along does."""
-    return weights_digest(directory) if (directory / MODEL_INDEX).is_file() else f"sha256:{digest_of(weights_of(directory))}"
+    if (directory / MODEL_INDEX).is_file():
+        return weights_digest(directory)
+    is_segmenter = (directory / SEGMENTER_FACTS).is_file()
+    return f"sha256:{digest_of(weights_of(directory) if is_segmenter else directory / edge_model.EDGE_WEIGHTS)}"
 
 
 def _write_notes(directory: Path, source: str, revision: str | None, licence: LicenceClaim) -> None:

@@ -8,15 +8,18 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from api_schemas.models import EngineKind
+from worker.engines.edge_model import EDGE_WEIGHTS
 from worker.engines.notes import NOTES
 from worker.engines.segmenter import SUFFIX
-from worker.engines.weights import MODEL_INDEX, SEGMENTER_FACTS
+from worker.engines.weights import EDGE_CONFIG, MODEL_INDEX, SEGMENTER_FACTS
 from worker.store.errors import StoreError
 
 SUFFIXES = {".safetensors", ".json", ".txt", ".model"}
 """Weights, configurations, vocabularies and licence texts, SentencePiece models. Nothing that can hold code."""
 PICKLES = (".ckpt", ".pt", ".pth", ".pkl")
 """Always pickle. So is ``pytorch_model.bin``, while other ``.bin`` files are OpenVINO's."""
+_ONLY_PICKLE = "these weights come only as pickle, which can run code and is never loaded; safetensors are needed"
 SPARED = {"safety_checker"}
 """Folders that no engine loads: they may lack safetensors."""
 _WEIGHTS = re.compile(r"(?P<base>[^.]+?)(?:\.(?P<variant>\w+))?(?P<shard>-\d{5}-of-\d{5})?(?P<end>\.safetensors)")
@@ -34,7 +37,10 @@ def select(names: Iterable[str], variant: str | None) -> dict[str, str]:
     """
     offered = _visible(names)
     if MODEL_INDEX not in offered:
-        raise StoreError(f"there is neither a {MODEL_INDEX} nor a file {SUFFIX}: it is no diffusers directory and no segmenter")
+        raise StoreError(
+            f"there is neither a {MODEL_INDEX} nor a file {SUFFIX}, nor a {EDGE_CONFIG} with weights: it is no diffusers directory, no segmenter and no "
+            "edge model"
+        )
     _refuse_pickle(offered)
     chosen: dict[str, str] = {}
     variants: dict[str, dict[str | None, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -54,10 +60,16 @@ def select(names: Iterable[str], variant: str | None) -> dict[str, str]:
     return chosen
 
 
-def is_segmenter(names: Iterable[str]) -> bool:
-    """Whether a publication of these files holds a segmenter, not a pipeline."""
+def kind_of(names: Iterable[str]) -> EngineKind:
+    """What a publication of these files holds: a segmenter, an edge model, else a pipeline."""
     offered = _visible(names)
-    return MODEL_INDEX not in offered and any(name.endswith(SUFFIX) for name in offered)
+    if MODEL_INDEX in offered:
+        return EngineKind.DIFFUSION
+    if any(name.endswith(SUFFIX) for name in offered):
+        return EngineKind.CUTOUT
+    at_root = [name for name in offered if "/" not in name]
+    has_weights = EDGE_WEIGHTS in at_root or any(map(is_pickle, at_root))
+    return EngineKind.MATTING if EDGE_CONFIG in at_root and has_weights else EngineKind.DIFFUSION
 
 
 def select_segmenter(names: Iterable[str], file: str | None) -> dict[str, str]:
@@ -70,6 +82,14 @@ def select_segmenter(names: Iterable[str], file: str | None) -> dict[str, str]:
         raise StoreError(f"there are several networks, choose one with --file: {', '.join(networks)}")
     network = file or networks[0]
     return {network: PurePosixPath(network).name, **{name: name for name in (SEGMENTER_FACTS, NOTES) if name in offered}}
+
+
+def select_edge_model(names: Iterable[str]) -> dict[str, str]:
+    """As ``select``, of an edge model: its configuration and its weights. Raises ``StoreError``."""
+    offered = _visible(names)
+    if EDGE_WEIGHTS not in offered:
+        raise StoreError(f"{min(filter(is_pickle, offered))}: {_ONLY_PICKLE}")
+    return {name: name for name in (EDGE_CONFIG, EDGE_WEIGHTS, NOTES) if name in offered}
 
 
 def plain_name(name: str) -> str:
@@ -116,4 +136,4 @@ def _refuse_pickle(names: list[str]) -> None:
         path = PurePosixPath(name)
         inside = len(path.parts) > 1 and path.parts[0] not in SPARED
         if inside and is_pickle(path.name) and ".safetensors" not in by_folder[str(path.parent)]:
-            raise StoreError(f"{name}: these weights come only as pickle, which can run code and is never loaded; safetensors are needed")
+            raise StoreError(f"{name}: {_ONLY_PICKLE}")

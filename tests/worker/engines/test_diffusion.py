@@ -410,6 +410,19 @@ def test_models_are_judged_together_before_one_is_loaded(tiny: Path, monkeypatch
     assert loaded == ["none", "group", "group"]
 
 
+def test_memory_that_is_spoken_for_is_no_models(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that has just room enough is offloaded where something else is to come onto its device."""
+    alone = peak_bytes(model_facts(tiny), "float16", "float16", offload="none", tiling=False) + RESERVE_BYTES
+    gpu = DeviceFacts("cuda", "a GPU", total_bytes=GIB, free_bytes=alone + 1, capability=(6, 1))
+    monkeypatch.setattr(device, "read_device", lambda *_: gpu)
+    loaded: list[str] = []
+    monkeypatch.setattr(DiffusionEngine, "load", lambda *_, **options: loaded.append(options["tuning"].offload))
+    for spoken_for in (0, 1000):
+        build_engines([(card_for(tiny, "a"), tiny)], EngineOptions("cuda", spoken_for_bytes=spoken_for))
+    assert loaded[0] == "none"
+    assert loaded[1] != "none"
+
+
 def test_room_is_kept_for_the_loras_of_all_models(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of the models that share a device leaves room for the adapters of all, the eight largest files of each."""
     directories = [Path(shutil.copytree(tiny, tmp_path / name)) for name in ("a", "b")]

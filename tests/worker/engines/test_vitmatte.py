@@ -1,15 +1,18 @@
-"""ViTMatte as an optional matting: what it says is what the stock pipeline says."""
+"""ViTMatte as a matting: what it says is what the stock pipeline says."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from transformers import VitDetConfig, VitMatteConfig, VitMatteForImageMatting
+from edge_models import edge_model, put_weights, reconfigure, weights_of
+from structlog.testing import capture_logs
+from transformers import VitMatteForImageMatting
 from transformers.models.vitmatte.image_processing_pil_vitmatte import VitMatteImageProcessorPil
 
 from worker.engines.vitmatte import VitMatte, trimap
@@ -17,25 +20,7 @@ from worker.engines.vitmatte import VitMatte, trimap
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny network with random weights, as it would lie in the model store."""
-    torch.manual_seed(0)
-    backbone = VitDetConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_channels=4,
-        image_size=64,
-        pretrain_image_size=64,
-        mlp_ratio=2,
-        use_relative_position_embeddings=True,
-        out_features=["stage2"],  # type: ignore[call-arg] # it is a property, and set
-    )
-    config = VitMatteConfig(
-        backbone_config=backbone, hidden_size=32, fusion_hidden_sizes=[32, 16, 8, 4], convstream_hidden_sizes=[8, 12, 16]
-    )
-    path = tmp_path_factory.mktemp("vitmatte")
-    VitMatteForImageMatting(config).save_pretrained(path)
-    return path
+    return edge_model(tmp_path_factory.mktemp("vitmatte"))
 
 
 def photo(height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -79,6 +64,49 @@ def test_missing_weights_are_an_error(tmp_path: Path) -> None:
     """A directory without weights is refused, and nothing is looked for elsewhere."""
     with pytest.raises(OSError, match=str(tmp_path)):
         VitMatte(tmp_path)
+
+
+def test_it_computes_in_float32(directory: Path, tmp_path: Path) -> None:
+    """A file in half precision is computed in float32, whatever its configuration says: the opacities are those of its weights."""
+    half = edge_model(tmp_path / "half")
+    rounded = {name: value.half() if value.is_floating_point() else value for name, value in weights_of(half).items()}
+    put_weights(half, rounded)
+    reconfigure(half, dtype="float16")
+    out = VitMatte(half)(photo(64, 96), disc(64, 96), 2)
+    assert np.abs(out - VitMatte(directory)(photo(64, 96), disc(64, 96), 2)).max() < 1e-3
+
+
+def on_a_device_that_raises(matting: VitMatte, monkeypatch: pytest.MonkeyPatch, error: RuntimeError) -> VitMatte:
+    """``matting`` on a device that is there on every machine, and on which each call ends in ``error``."""
+    matting.to("meta")
+    stock = VitMatteForImageMatting.forward
+
+    def forward(self: Any, planes: torch.Tensor) -> Any:
+        if planes.device.type == "meta":
+            raise error
+        return stock(self, planes)
+
+    monkeypatch.setattr(VitMatteForImageMatting, "forward", forward)
+    return matting
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDNN_STATUS_ALLOC_FAILED")])
+def test_without_room_on_the_device_an_edge_is_drawn_on_the_cpu(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    """A picture for which the device has no room gets its edge from the CPU, the same one, and the log says so."""
+    expected = VitMatte(directory)(photo(64, 96), disc(64, 96), 2)
+    full = on_a_device_that_raises(VitMatte(directory), monkeypatch, error)
+    with capture_logs() as logs:
+        np.testing.assert_array_equal(full(photo(64, 96), disc(64, 96), 2), expected)
+    assert [(line["event"], line["device"]) for line in logs] == [("edge_drawn_on_cpu", "meta")]
+
+
+def test_other_errors_of_the_device_are_the_jobs(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no lack of memory is not hidden by a call on the CPU."""
+    broken = on_a_device_that_raises(VitMatte(directory), monkeypatch, RuntimeError("a kernel went wrong"))
+    with pytest.raises(RuntimeError, match="a kernel went wrong"):
+        broken(photo(64, 96), disc(64, 96), 2)
 
 
 def test_trimap_leaves_open_what_may_be_off() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,25 @@ def test_what_it_finds_becomes_a_matte(tmp_path: Path) -> None:
     dark = Segmenter(load(tmp_path, network(DARK))).matte(picture)
     assert (dark[:, 110:] == 0).all()
     assert (dark[:, :90] == 255).all()
+
+
+def test_its_edge_is_drawn_by_what_is_given(tmp_path: Path) -> None:
+    """A matting that is given draws the edge in place of the built-in one: its opacities are the matte, around what was found."""
+    picture = grey(0, 200, 200)
+    picture[50:150, 50:150] = 255
+    seen = []
+
+    def half(colours: Any, matte: Any, grain: float) -> Any:
+        seen.append((colours.shape[:2], float(matte.max()), grain))
+        return np.full(colours.shape[:2], 0.5, np.float32)
+
+    matte = Segmenter(load(tmp_path, network(LIT)), edge=half).matte(picture)
+    assert set(np.unique(matte)) == {0, 128}
+    assert (matte[50:150, 50:150] == 128).all()
+    ((window, most, grain),) = seen
+    assert window == (np.count_nonzero(matte.any(1)), np.count_nonzero(matte.any(0)))
+    assert most == 1
+    assert grain > 1
 
 
 def test_a_graph_that_is_no_such_network_is_refused(tmp_path: Path) -> None:
