@@ -101,9 +101,10 @@ bench-composing: setup
 bench-outpaint: setup
 	$(BIN)/python -m scripts.bench_outpaint $(if $(PHOTOS),--photos $(PHOTOS))
 
-# Products found in photos, against outlines drawn by hand (scripts/product_masks). PHOTOS: folders parted by colons; SEGMENTER: a directory to compare.
+# Products found in photos, against outlines drawn by hand (scripts/product_masks). PHOTOS: folders parted by colons; SEGMENTER: a directory to compare;
+# OBJECTS and GROUNDS: folders for composites, on which the confidence is measured.
 bench-product: setup
-	$(BIN)/python -m scripts.bench_product $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(SEGMENTER),--segmenter $(SEGMENTER))
+	$(BIN)/python -m scripts.bench_product $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(SEGMENTER),--segmenter $(SEGMENTER)) $(if $(OBJECTS),--objects $(OBJECTS)) $(if $(GROUNDS),--grounds $(GROUNDS))
 
 # Files of 24 megapixels: what decoders and encoders cost.
 bench-codecs: setup

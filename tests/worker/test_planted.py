@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 
@@ -34,11 +35,12 @@ def is_seen(kind: Kind) -> bool:
 
 @cache
 def all_cases() -> tuple[Case, ...]:
-    """Every painter on every photo and operation, each once."""
+    """Every painter on every photo and operation, each once. None is done anew without its prompt: what was painted is judged here."""
     return tuple(
         case
         for number, name in PHOTOS.items()
-        for scene in scenes(name, photo(number), number, is_seen)
+        for planned in scenes(name, photo(number), number, is_seen)
+        for scene in (replace(planned, plan=replace(planned.plan, without_prompt=None)),)
         for painter in painters(scene.kind, number)
         if (painter.flaw is None or painter.flaw.applies(scene)) and (case := graded(scene, painter)) is not None
     )

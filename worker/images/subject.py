@@ -65,7 +65,14 @@ class Segmenter:
 
     def find(self, pixels: npt.NDArray[np.uint8]) -> Product:
         """The salient object in ``pixels (H, W, 3)``, and how far its matte is to be trusted. Raises ``SubjectNotFound``."""
-        finding = looks.find(pixels, self._network, self._looks)
+        return self.product(pixels, self.look(pixels))
+
+    def look(self, pixels: npt.NDArray[np.uint8]) -> looks.Finding:
+        """The looks at ``pixels (H, W, 3)``, joined, of which no matte is made yet."""
+        return looks.find(pixels, self._network, self._looks)
+
+    def product(self, pixels: npt.NDArray[np.uint8], finding: looks.Finding) -> Product:
+        """The product that the looks at ``pixels (H, W, 3)`` found. Raises ``SubjectNotFound``."""
         if not finding.looks:
             raise SubjectNotFound("Nothing stands out from the background; give a mask.")
         matte = _refine(pixels, finding, self._edge)

@@ -6,13 +6,17 @@ import numpy as np
 
 from core.settings import Quality
 from worker.images.confidence import confidence
-from worker.images.looks import Finding, Look
+from worker.images.looks import Finding, Look, ambiguity
 from worker.images.mask import Box
 
 
-def finding(likely: np.ndarray) -> Finding:
-    whole = Box(0, 0, likely.shape[1], likely.shape[0])
-    return Finding(likely.astype(np.float32), (Look(likely.astype(np.float32), whole, 0.0, 1.0),), 1.0)
+def finding(*maps: np.ndarray, beside: float | None = None) -> Finding:
+    """What looks at the whole with these maps found, each by the same weight."""
+    whole = Box(0, 0, maps[0].shape[1], maps[0].shape[0])
+    likely = [each.astype(np.float32) for each in maps]
+    return Finding(
+        np.mean(likely, axis=0, dtype=np.float32), tuple(Look(each, whole, ambiguity(each, 320), 1.0) for each in likely), 1.0, beside
+    )
 
 
 def disc(height: int = 320, width: int = 320, radius: int = 90) -> np.ndarray:
@@ -36,7 +40,14 @@ def test_looks_that_differ_lower_it() -> None:
     """A part that one of two looks does not see makes the joined map grey, and the confidence less."""
     one, other = disc(), disc()
     other[:, 200:] = 0
-    assert confidence(finding((one + other) / 2), 320) < confidence(finding(one), 320) - 0.2
+    assert confidence(finding(one, other), 320) < confidence(finding(one, one), 320) - 0.1
+
+
+def test_what_stands_out_beside_it_lowers_it() -> None:
+    """The same maps are worth less the more is found once the product is painted over."""
+    values = [confidence(finding(disc(), disc(), beside=beside), 320) for beside in (0.0, 0.1, 0.5)]
+    assert values[0] > values[1] > values[2]
+    assert values[2] < values[0] - 0.1
 
 
 def test_a_thing_along_most_of_the_frame_is_doubtful() -> None:
