@@ -95,15 +95,15 @@ class Corpus:
         held_out = number % 2 == 1
         groups = [group for group in self.things if len(group) > 1]
         group = groups[number // 2 % len(groups)]
-        thing = _one_of(group, random, held_out=held_out)
-        name, ground = _one_of([each for each in self.grounds if each[0] != thing.name], random, held_out=held_out)
+        thing = _any(group[int(held_out) :: 2], random)
+        grounds = self.grounds[int(held_out) :: 2]
+        name, ground = _any([each for each in grounds if each[0] != thing.name], random)
         pixels, truth = _set_into(ground, thing, random)
         return Composite(f"{number:03d}-{thing.name}-{name}", pixels, truth, held_out)
 
 
-def _one_of(things: Sequence[_T], random: np.random.Generator, *, held_out: bool) -> _T:
-    half = things[int(held_out) :: 2]
-    return half[int(random.integers(len(half)))]
+def _any(things: Sequence[_T], random: np.random.Generator) -> _T:
+    return things[int(random.integers(len(things)))]
 
 
 def _set_into(ground: Array, thing: Thing, random: np.random.Generator) -> tuple[Array, Array]:
