@@ -38,7 +38,7 @@ format: setup
 
 # A file's tests run in one process, files in TEST_PROCESSES; each process has a stack of its own.
 test: check
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Those that need a GPU; without one they are skipped.
 test-gpu: setup

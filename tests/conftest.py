@@ -182,7 +182,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, model_stor
         "OUTFILL_OUTBOUND__ALLOW_PRIVATE": "127.0.0.1/32",
         "OUTFILL_MODELS__STORE": str(model_store),
         "OUTFILL_MODELS__DIRECTORIES": json.dumps({"tiny": str(tiny_model)}),
-        "OUTFILL_WORKER__SUBJECT_LOOKS": "1",  # how products are found has tests of its own, and most jobs here are of other things
+        "OUTFILL_WORKER__SUBJECT_LOOKS": "2",  # how products are found has tests of its own, and most jobs here are of other things
         "OUTFILL_WEBHOOKS__RETRY_DELAYS_S": "[0.2, 0.2, 0.2]",
         "OUTFILL_STEWARD__PERIOD_S": "1",
         "OUTFILL_EVENTS__HEARTBEAT_S": "0.5",
