@@ -47,7 +47,7 @@ def evidence(finding: Finding, side: int) -> Evidence:
 def confidence(finding: Finding, side: int) -> float:
     """Confidence, 0..1, in what ``finding`` of a network of this ``side`` found; 0 where it found nothing.
 
-    Logistic in the evidence, so laid that at 0.5 as many of the right as are 8 in 100 are doubted. Of what meets more than half of the frame's
+    Logistic in the evidence; below 0.5 are 8 in 100 of the right products of the composites that it is fitted to. Of what meets more than half of the frame's
     border nobody can say that it is whole: confidence goes to 0 with that.
     """
     if not finding.looks:
