@@ -29,9 +29,11 @@ _OWN = 1 / 3
 """Share of the photo, at most, of whose patches the most alike are looked for in the rest of it."""
 _BLOCK = 12
 """Cells of the side of a place, for how much places differ."""
-_JUMBLED, _VARIED, _FAR = 12.0, 7.0, 3.4
-"""Levels off above which a background did not go on as it is; above which it did not where much was added; and the least of that times the share of the
-photo's shorter side that was added. Levels are weighed by how much the photo's places differ beside the border."""
+_JUMBLED, _FAR = 12.0, 3.4
+"""Levels off above which a background did not go on as it is, and the same times the share of the photo's shorter side that was added. Both are weighed by how
+much the photo's places differ beside the border."""
+_PLAIN, _MUCH = 7.0, 0.7
+"""Levels up to which the second of these does not count, and the share that was added from which it does all the same: a cat's fur is 6.5 off its own."""
 _SEEN, _STRANGE = 2.0, 0.6
 """Such levels up to which nothing is seen, and how often what is usual is too much, times that share. All set by looking at 52 extensions of 26 photos."""
 
@@ -87,8 +89,8 @@ def doubts(picture: _Pixels, known: Box) -> tuple[str, ...]:
     found = []
     for side, each in incoherence(picture, known).items():
         share, doubt = counts[side] / min(known.width, known.height), each.doubt
-        varied = doubt > _JUMBLED or (doubt > _VARIED and doubt * share > _FAR)
-        if varied or (doubt > _SEEN and doubt * share > _STRANGE * each.usual):
+        is_far = doubt * share > _FAR and (doubt > _PLAIN or share > _MUCH)
+        if doubt > _JUMBLED or is_far or (doubt > _SEEN and doubt * share > _STRANGE * each.usual):
             found.append(f"the background at the photo's {side} border is too varied to go on for {counts[side]} px")
     return tuple(found)
 
