@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from worker.images.mask import Box, bounding_box
+from worker.images.mask import Box, bounding_box, iou
 from worker.images.network import Map, Network
 
 _Pixels = npt.NDArray[np.uint8]
@@ -96,11 +96,6 @@ class Finding:
     beside: float | None = None
     """What stands out beside it once it is painted over, in areas of its own; ``None`` where the looks were sure, or too few were allowed."""
 
-    @property
-    def is_sure(self) -> bool:
-        """Whether there are two looks at least, all of them decided and of the same."""
-        return _are_sure(self.looks)
-
 
 def find(pixels: _Pixels, network: Network, most: int = MOST) -> Finding:
     """What up to ``most`` looks of ``network`` at ``pixels (H, W, 3)`` find; two where they are sure."""
@@ -167,7 +162,7 @@ class _Search:
             return
         view = np.ascontiguousarray(self._pixels[at_full_size(window, self._grid, self._pixels.shape)])
         closer = _resized(self._mirrored(view) if mirrored else self._on_canvas(view), (window.height, window.width))
-        if _iou(closer > _FOUND, joined[window.slices] > _FOUND) >= _SAME:
+        if iou(closer > _FOUND, joined[window.slices] > _FOUND) >= _SAME:
             zoom = max(self._grid) / max(window.width, window.height)
             self._closer.append(Look(closer, window, ambiguity(closer, self._network.facts.side), zoom))
 
@@ -248,7 +243,7 @@ def agreement(one: Look, other: Look) -> float:
         look.likely[top - look.window.top : bottom - look.window.top, left - look.window.left : right - look.window.left] > _FOUND
         for look in (one, other)
     ]
-    return _iou(*parts)
+    return iou(*parts)
 
 
 def _overlap(one: Box, other: Box) -> float:
@@ -302,10 +297,6 @@ def _squarer(box: Box, shape: tuple[int, ...]) -> Box:
     left = min(max(0, box.left - (side - box.width) // 2), max(0, width - side))
     top = min(max(0, box.top - (side - box.height) // 2), max(0, height - side))
     return Box(left, top, min(width, left + side), min(height, top + side))
-
-
-def _iou(one: _Bool, other: _Bool) -> float:
-    return float(np.count_nonzero(one & other)) / max(1, int(np.count_nonzero(one | other)))
 
 
 def _resized(plane: npt.NDArray[Any], shape: tuple[int, int]) -> npt.NDArray[Any]:

@@ -65,6 +65,11 @@ def coverage(mask: npt.NDArray[np.uint8]) -> float:
     return float(np.count_nonzero(mask)) / mask.size
 
 
+def iou(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
+    """Intersection over union, 0..1, of two regions ``(H, W)``; 0 where both are empty."""
+    return int(np.count_nonzero(first & second)) / max(1, int(np.count_nonzero(first | second)))
+
+
 def grow(mask: npt.NDArray[np.uint8], px: int, fade_px: int = 0) -> npt.NDArray[np.uint8]:
     """Grey dilation of ``mask (H, W)`` by a disc: each pixel takes the largest strength within ``px`` pixels (Euclidean).
 

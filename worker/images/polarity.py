@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from api_schemas.errors import SubjectNotFound
 from worker.images.codec import Frame
+from worker.images.mask import iou
 from worker.images.subject import Segmenter, subject_of
 from worker.images.transparency import visible
 
@@ -23,7 +24,7 @@ _AROUND = 1 / 3
 
 
 def looks_inverted(mask: npt.NDArray[np.uint8], frame: Frame, segmenter: Segmenter) -> bool:
-    """Whether ``mask (H, W)``, 255 = product, disagrees with the product that is found in ``frame`` (one look of the network) and its inverse agrees.
+    """Whether ``mask (H, W)``, 255 = product, disagrees with the product that is found in ``frame`` and its inverse agrees.
 
     ``False`` where nothing is found, and where that cannot be told: there nothing is said of the mask.
     """
@@ -35,9 +36,4 @@ def looks_inverted(mask: npt.NDArray[np.uint8], frame: Frame, segmenter: Segment
         found = visible(subject_of(frame, segmenter).matte) > 0
     except SubjectNotFound:
         return False
-    return bool(_iou(said, found) <= _DISAGREES and _iou(~said, found) >= _AGREES)
-
-
-def _iou(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
-    """Intersection over union, 0..1."""
-    return int(np.count_nonzero(first & second)) / max(1, int(np.count_nonzero(first | second)))
+    return bool(iou(said, found) <= _DISAGREES and iou(~said, found) >= _AGREES)
