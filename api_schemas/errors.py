@@ -36,6 +36,7 @@
       │    │    ├─ UnsupportedFormat     unsupported_format
       │    │    ├─ AnimatedImage         animated_image
       │    │    ├─ ImageTooLarge         image_too_large
+      │    │    ├─ ImageTooCostly        image_too_costly     (to decode, in time or memory)
       │    │    └─ ImageCorrupt          image_corrupt        (found by decoding: fails the job)
       │    └─ MaskError
       │         ├─ MaskSizeMismatch      mask_size_mismatch
@@ -49,6 +50,7 @@
       │    ├─ EngineFailed               engine_failed
       │    ├─ ChecksNotMet               checks_not_met
       │    ├─ OutputTooLarge             output_too_large
+      │    ├─ StageTooLong               stage_too_long       (preparing or composing, of one picture)
       │    ├─ AttemptsExhausted          attempts_exhausted
       │    └─ DeadlineExceeded           deadline_exceeded
       ├─ TooMany                    429
@@ -292,6 +294,12 @@ class ImageTooLarge(ImageError):
     code, title = "image_too_large", "Image too large"
 
 
+class ImageTooCostly(ImageError):
+    """Decoding takes more time or memory than a picture of its size may."""
+
+    code, title = "image_too_costly", "Image too costly to decode"
+
+
 class ImageCorrupt(ImageError):
     """The header is fine and the pixels cannot be decoded."""
 
@@ -365,6 +373,12 @@ class OutputTooLarge(JobFailure):
     """The file has more than ``output.max_bytes`` at the lowest quality that is tried."""
 
     code, title = "output_too_large", "Output too large"
+
+
+class StageTooLong(JobFailure):
+    """Preparing or composing the picture took longer than a worker allows."""
+
+    code, title = "stage_too_long", "Stage took too long"
 
 
 class AttemptsExhausted(JobFailure):

@@ -100,6 +100,15 @@ class Limits(_Section):
     body_timeout_s: float = Field(default=120.0, gt=0, description="For a request body to arrive in; then 408.")
     max_image_bytes: int = Field(default=32 * 2**20, ge=1024, description="Of one encoded image.")
     max_image_pixels: int = Field(default=80_000_000, ge=1, description="Width times height of one image, input or output.")
+    decoding_s: float = Field(
+        default=20.0, gt=0, description="Processor seconds that decoding one image, or checking those of a request, may take."
+    )
+    decoding_bytes: int = Field(
+        default=4 * 2**30, ge=2**28, description="Memory that all decoding of one process may take at once; what does not fit in waits."
+    )
+    decoding_slack_bytes: int = Field(
+        default=256 * 2**20, ge=2**26, description="Memory that decoding an image may take beyond what a picture of its size needs."
+    )
 
 
 class Outbound(_Section):
@@ -181,7 +190,12 @@ class Worker(_Section):
     max_attempts: int = Field(default=5, ge=1, description="Times that a job is begun before it fails with `attempts_exhausted`.")
     overdue_s: float = Field(default=60.0, gt=0, description="A job that has waited longer goes before any priority.")
     poll_s: float = Field(default=0.1, gt=0, description="How often an idle worker looks for work.")
-    stall_s: float = Field(default=600.0, gt=0, description="The watchdog ends the process when one step takes longer.")
+    stage_s: float = Field(
+        default=300.0, gt=0, description="A job whose picture takes longer to prepare, or to compose, fails with `stage_too_long`."
+    )
+    stall_s: float = Field(
+        default=600.0, gt=0, description="The watchdog ends the process when one step, or what is left of such a job, takes longer."
+    )
     device: str = Field(default="auto", description="`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU if there is one.")
     dtype: Precision | Literal["auto"] = Field(default="auto", description="`float32`, `bfloat16`, `float16`; `auto` chooses by device.")
     attention: Literal["auto", "flash", "efficient", "cudnn", "math", "xformers"] = Field(

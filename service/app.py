@@ -21,6 +21,7 @@ from core.jobs import JobRecords
 from core.queue import JobQueue
 from core.settings import Settings
 from core.storage import Storage
+from imagefiles.sandbox import Sandbox
 from service import openapi, problems, threads
 from service.deps import Services
 from service.keys import KeyRing
@@ -51,6 +52,7 @@ def build_services(settings: Settings) -> Services:
         storage=Storage(settings.s3, patient=False),
         storing=threads.for_storage(),
         checking=threads.for_checks(),
+        decoding=Sandbox("service.intake", threads.CHECKING, memory=settings.limits.decoding_bytes),
         records=records,
         endpoints=Endpoints(connection),
         outbox=Outbox(connection, kept_s=settings.webhooks.kept_s),
@@ -72,9 +74,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.services = services
         _on_stop_signal(services.listeners.close)
+        asyncio.get_running_loop().run_in_executor(None, services.decoding.warm)
         yield
         await services.http.aclose()
         await services.listeners.aclose()
+        services.decoding.close()
         services.connection.close()
 
     app = FastAPI(

@@ -15,6 +15,7 @@ from core.jobs import JobRecords
 from core.queue import JobQueue
 from core.settings import Settings
 from core.storage import Storage
+from imagefiles.sandbox import Sandbox
 from service.keys import KeyRing
 from service.listeners import Listeners
 from service.metrics import ApiMetrics
@@ -34,7 +35,8 @@ class Services:
     """From a coroutine its calls go through ``storing``."""
     storing: Threads
     checking: Threads
-    """For looking into images."""
+    """For looking into images, which is done by ``decoding``."""
+    decoding: Sandbox
     records: JobRecords
     endpoints: Endpoints
     outbox: Outbox

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from api_schemas.errors import (
     AnimatedImage,
@@ -24,31 +25,27 @@ from api_schemas.errors import (
 )
 from api_schemas.jobs import InputRef
 from api_schemas.requests import MaskOptions
+from imagefiles import bounds, exif, icc
+from imagefiles.formats import ACCEPTED, PHONE_JPEG
+from imagefiles.png import MAX_TEXT
+from imagefiles.sandbox import Allowance, Call, Sandbox
 from service.masks import check_meaning, check_product
+
+if TYPE_CHECKING:
+    from core.settings import Limits
 
 T = TypeVar("T")
 
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")
-# Known well enough to say what is wrong with them; anything else is "not an image".
-_REFUSED_FORMATS = ("GIF", "ICO", "PSD", "PPM", "JPEG2000")
-# What such a file begins with is enough to say that it is one, where Pillow cannot tell.
-_BEGINNINGS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
-_TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_JPEG_XL_BEGINNINGS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
-_AVIF_BRANDS, _HEIF_BRANDS = (b"avif", b"avis"), (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _FLOAT = "F"  # the mode of floating-point pixels, which have no agreed white
-_MAX_PROFILE = 2**20  # bytes of an RGB profile, which the output would have to hold
 _KEY_SCALE = {"L;2": 85, "L;4": 17}  # PNG's transparent grey in eight bits, where Pillow leaves it in the file's depth
-_GREY_MODES = ("1", "L", "LA", "La")
-_PHONE_JPEG = "MPO"  # a JPEG with a depth or gain map behind it, as phones write them; the first picture is the photo
-_START_OF_SCAN = b"\xff\xda"
-# Each scan of a progressive JPEG walks all its blocks and may take but a hundred bytes: a megabyte of them would decode for minutes. Encoders write
-# about ten; libtiff draws the line here too.
-_MAX_SCANS = 100
-_EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+_TURNED = (5, 6, 7, 8)
+_BMP_HEAD = 18  # bytes up to the size of the header that follows
+_CHECKED_BYTES = 16
+"""Bytes per pixel that looking at a decoded mask takes: its channels, and what is made of them."""
 
 # The cap below is ours and has a code; Pillow's own would warn or raise first.
 Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT
 
 
 @dataclass(frozen=True)
@@ -66,74 +63,40 @@ def read_header(data: bytes, max_pixels: int) -> Header:
 
     Raises ``NotAnImage``, ``UnsupportedFormat``, ``AnimatedImage``, ``ImageTooLarge`` and ``ImageCorrupt``.
     """
+    bounded = bounds.check(data, max_pixels)
     try:
-        with Image.open(io.BytesIO(data), formats=(*FORMATS, *_REFUSED_FORMATS)) as image:
-            header = _header_of(image, max_pixels)
+        with Image.open(io.BytesIO(data), formats=(bounded.format,)) as image:
+            return _header_of(image, max_pixels)
     except UnidentifiedImageError as error:
-        raise _unidentified(data) from error
-    except OutfillError:
+        raise _unidentified(data, bounded.format) from error
+    except (OutfillError, MemoryError):
         raise
     except Exception as error:  # Pillow's format readers raise whatever a broken header makes them trip over
         raise ImageCorrupt("the image's header is broken") from error
-    if header.format == "jpeg" and (scans := data.count(_START_OF_SCAN)) > _MAX_SCANS:
-        raise UnsupportedFormat(f"the JPEG has {scans} scans, more than {_MAX_SCANS}; save it anew")
-    return header
 
 
-def _unidentified(data: bytes) -> OutfillError:
-    """What is wrong with a file that Pillow does not know."""
-    kind = next((kind for beginning, kind in _BEGINNINGS.items() if data.startswith(beginning)), None)
-    brand = data[8:12] if data[4:8] == b"ftyp" else b""
-    if brand in _AVIF_BRANDS:
-        kind = "AVIF"
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        kind = "WebP"
-    if kind is not None:
-        return ImageCorrupt(f"the {kind} file's header is broken")
-    if data.startswith(_TIFF_BEGINNINGS):
+def _unidentified(data: bytes, kind: str) -> OutfillError:
+    """What is wrong with a file that Pillow does not take for the format that it begins as."""
+    if kind == "TIFF":
         return UnsupportedFormat("this TIFF is broken, or of a kind that is not accepted; send 8 or 16 bits a channel: grey, RGB or CMYK")
-    if brand in _HEIF_BRANDS or data.startswith(_JPEG_XL_BEGINNINGS):
-        return UnsupportedFormat(f"{'HEIC' if brand else 'JPEG XL'} is not accepted; send PNG, JPEG, WebP, AVIF, TIFF or BMP")
-    return NotAnImage("the bytes are not an image")
+    if kind == "BMP" and len(data) < _BMP_HEAD:
+        return NotAnImage("the bytes are not an image")
+    return ImageCorrupt(f"the {kind} file's header is broken")
 
 
 def _header_of(image: Image.Image, max_pixels: int) -> Header:
-    file_format = "JPEG" if image.format == _PHONE_JPEG else image.format
-    if image.format != _PHONE_JPEG and _has_second_frame(image):
+    file_format = "JPEG" if image.format == PHONE_JPEG else str(image.format)
+    if image.format not in (PHONE_JPEG, "TIFF") and getattr(image, "n_frames", 1) > 1:  # a TIFF's pages are counted by its directories
         raise AnimatedImage("the file holds more than one frame or page")
-    if file_format not in FORMATS:
-        raise UnsupportedFormat(f"{image.format} is not accepted; send PNG, JPEG, WebP, AVIF, TIFF or BMP")
     width, height = image.size
     if width * height > max_pixels:
         raise ImageTooLarge(f"{width}×{height} pixels are more than {max_pixels}")
     if image.mode == _FLOAT:
         raise UnsupportedFormat("floating-point pixels have no agreed white; send 8 or 16 bits a channel")
-    profile = image.info.get("icc_profile") or b""
-    if len(profile) > _MAX_PROFILE and profile[16:20] == b"RGB " and image.mode not in _GREY_MODES:
-        raise UnsupportedFormat(f"the ICC profile has {len(profile)} bytes, more than {_MAX_PROFILE}; convert the image to sRGB")
-    if image.format != "TIFF" and _orientation(image) in _TURNED:  # Pillow turns TIFF itself
+    icc.used(image.info.get("icc_profile"), image.mode)
+    if image.format != "TIFF" and exif.orientation(image.info) in _TURNED:  # Pillow turns TIFF itself
         width, height = height, width
     return Header(file_format.lower(), width, height)
-
-
-def _orientation(image: Image.Image) -> int:
-    """As the worker reads it: what cannot be read is upright."""
-    try:
-        # The base class's method: PNG's own decodes all pixels to look for EXIF behind them (where we do not honour it).
-        return int(Image.Image.getexif(image).get(_EXIF_ORIENTATION, 1))
-    except Exception:
-        return 1
-
-
-def _has_second_frame(image: Image.Image) -> bool:
-    """Whether there is more than one frame or page, without counting them all: a TIFF may hold a million."""
-    if image.format != "TIFF":
-        return getattr(image, "n_frames", 1) > 1
-    try:
-        image.seek(1)
-    except EOFError:
-        return False
-    return True
 
 
 def check_mask_pixels(data: bytes, options: MaskOptions, growth_px: int = 0) -> bool:
@@ -156,12 +119,12 @@ def check_product_mask_pixels(data: bytes) -> None:
 def _of_pixels(data: bytes, checked: Callable[[Image.Image], T]) -> T | None:
     """The answer of ``checked`` to the decoded picture; ``None`` where it cannot be decoded."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=ACCEPTED) as image:
             if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
                 image.info["transparency"] *= _KEY_SCALE.get(str(image.tile[0].args), 1)
             image.load()
             return checked(image)
-    except OutfillError:
+    except (OutfillError, MemoryError):
         raise
     except Exception:
         return None
@@ -181,7 +144,7 @@ def check(blobs: Mapping[str, bytes], mask_options: MaskOptions | None, max_pixe
     headers: dict[str, Header] = {}
     has_room = True
     for field, data in blobs.items():
-        try:
+        with _blaming(field):
             headers[field] = read_header(data, max_pixels)
             if field == "mask" and mask_options is not None:
                 _check_mask_size(headers["image"], headers["mask"])
@@ -189,10 +152,57 @@ def check(blobs: Mapping[str, bytes], mask_options: MaskOptions | None, max_pixe
             elif field == "product_mask":
                 _check_mask_size(headers["image"], headers[field])
                 check_product_mask_pixels(data)
-        except OutfillError as error:
-            error.field = field
-            raise
     return Checked(headers, has_room)
+
+
+def check_apart(
+    sandbox: Sandbox,
+    limits: Limits,
+    blobs: Mapping[str, bytes],
+    mask_options: MaskOptions | None = None,
+    growth_px: int = 0,
+) -> Checked:
+    """``check`` in a process of its own, which is ended where a file takes more than ``limits`` allow. Raises ``ImageTooCostly`` then."""
+    memory = limits.decoding_slack_bytes
+    for field, data in blobs.items():
+        with _blaming(field):
+            bounded = bounds.check(data, limits.max_image_pixels)
+        if field in ("mask", "product_mask"):  # of the others only the header is read
+            memory += bounded.decoded_bytes + _CHECKED_BYTES * bounded.pixels
+    asked = {
+        "fields": list(blobs),
+        "mask_options": mask_options and mask_options.model_dump(mode="json"),
+        "max_pixels": limits.max_image_pixels,
+        "growth_px": growth_px,
+    }
+    with _blaming(_first(blobs)):
+        found = sandbox.call("check", asked, list(blobs.values()), Allowance(limits.decoding_s, memory)).value
+    return Checked({field: Header(*header) for field, header in found["headers"].items()}, found["has_room"])
+
+
+def _first(blobs: Mapping[str, bytes]) -> str:
+    """The field to blame where no other can be told."""
+    return next((field for field in ("mask", "product_mask") if field in blobs), next(iter(blobs)))
+
+
+def _check_in_sandbox(asked: Any, files: list[bytes]) -> tuple[Any, Sequence[Any]]:
+    options = MaskOptions.model_validate(asked["mask_options"]) if asked["mask_options"] else None
+    found = check(dict(zip(asked["fields"], files, strict=True)), options, asked["max_pixels"], asked["growth_px"])
+    return {"headers": {field: astuple(header) for field, header in found.headers.items()}, "has_room": found.has_room}, ()
+
+
+CALLS: Mapping[str, Call] = {"check": _check_in_sandbox}
+"""Of the sandbox."""
+
+
+@contextmanager
+def _blaming(field: str) -> Iterator[None]:
+    """Names the field that an error raised inside is to be blamed on, unless it names one."""
+    try:
+        yield
+    except OutfillError as error:
+        error.field = error.field or field
+        raise
 
 
 def _check_mask_size(image: Header, mask: Header) -> None:

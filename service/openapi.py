@@ -13,6 +13,7 @@ from api_schemas.errors import (
     AnimatedImage,
     BodyTooSlow,
     ImageCorrupt,
+    ImageTooCostly,
     ImageTooLarge,
     Invalid,
     InvalidJson,
@@ -39,7 +40,7 @@ BODY: Errors = (BodyTooSlow, PayloadTooLarge, MissingField)
 """What a route raises that reads a body;"""
 JSON_BODY: Errors = (*BODY, InvalidJson)
 FORM_BODY: Errors = (*BODY, MalformedForm)
-IMAGE: Errors = (NotAnImage, UnsupportedFormat, AnimatedImage, ImageTooLarge, ImageCorrupt)
+IMAGE: Errors = (NotAnImage, UnsupportedFormat, AnimatedImage, ImageTooLarge, ImageTooCostly, ImageCorrupt)
 """and one that reads the header of an image."""
 _EVERY_ROUTE: Errors = (Unauthenticated, MissingScope, Invalid, UnknownField, RateLimited, Unavailable)
 

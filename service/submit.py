@@ -45,9 +45,8 @@ async def prepare(parts: Services, caller: Tenant, request: JobRequest, files: M
         await check_webhook(parts, caller, request.webhook.url, "webhook.url")
     blobs = await sources.collect(parts, caller.name, request, files)
     limit = parts.settings.limits.max_image_pixels
-    checked = await parts.checking.run(
-        intake.check, blobs, getattr(resolved, "mask_options", None), limit, default_growth(request, resolved)
-    )
+    options, growth = getattr(resolved, "mask_options", None), default_growth(request, resolved)
+    checked = await parts.checking.run(intake.check_apart, parts.decoding, parts.settings.limits, blobs, options, growth)
     if not checked.has_room:
         resolved = ungrown(request, resolved)
     check_output_size(resolved, checked.headers["image"], limit)

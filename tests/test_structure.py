@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("api_schemas", "core", "profiles", "service", "worker")
+PACKAGES = ("api_schemas", "core", "imagefiles", "profiles", "service", "worker")
 
 
 def modules() -> dict[str, str]:
@@ -36,7 +36,7 @@ def test_every_file_that_the_documents_name_exists() -> None:
     """No document sends a reader to a file that is not there."""
     for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
         for name in re.findall(
-            r"`((?:api_schemas|core|profiles|service|worker|tests|scripts|docs|deploy)/[\w./-]+\.\w+)`", document.read_text()
+            r"`((?:api_schemas|core|imagefiles|profiles|service|worker|tests|scripts|docs|deploy)/[\w./-]+\.\w+)`", document.read_text()
         ):
             assert (ROOT / name).exists(), f"{document.name} names {name}"
         for name in re.findall(r"\]\(([\w./-]+)\)", document.read_text()):

@@ -26,11 +26,13 @@ from api_schemas.requests import (
     ReplaceBackgroundRequest,
 )
 from api_schemas.sizes import output_size
+from worker.decoding import Decoder
 from worker.engines.base import Backdrop, Mask, PaintRequest, Pixels, Sampling
+from worker.images import codec
 from worker.images.backdrop import recoloured
 from worker.images.blend import estimate_foreground
 from worker.images.canvas import extend, place
-from worker.images.codec import Frame, decode, decode_mask, decode_product_mask, into_space
+from worker.images.codec import Frame, into_space
 from worker.images.crop import Crop, Region, fit_mask, plan_crop, plan_regions, take
 from worker.images.ground import doubts, things_in
 from worker.images.mask import Box, edit_alpha
@@ -142,16 +144,16 @@ class Plan:
         return extend(known, box.left, frame.width - box.right, box.top, frame.height - box.bottom)[0]
 
 
-def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, *, max_pixels: int) -> Plan:
+def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, *, max_pixels: int, decoder: Decoder = codec) -> Plan:
     """Decode the inputs of a job and plan its painting. Raises ``OutfillError`` for what is wrong with them."""
 
     def read(name: str) -> Frame:
         with _blaming(name):
-            return decode(fetch(name), max_pixels=max_pixels)
+            return decoder.decode(fetch(name), max_pixels=max_pixels)
 
     request = spec.request
     with ThreadPoolExecutor(1) as beside:  # decoders run without the interpreter's lock
-        masks = beside.submit(_read_masks, request, fetch, max_pixels)
+        masks = beside.submit(_read_masks, request, fetch, decoder, max_pixels)
         source = read("image")  # what is wrong with the image is said before what is wrong with the mask
     painted, product_mask = masks.result()
     match request:
@@ -173,19 +175,19 @@ def prepare(spec: JobSpec, card: ModelCard, fetch: Fetch, segmenter: Segmenter, 
     return plan
 
 
-def _read_masks(request: JobRequest, fetch: Fetch, max_pixels: int) -> tuple[Mask | None, Mask | None]:
+def _read_masks(request: JobRequest, fetch: Fetch, decoder: Decoder, max_pixels: int) -> tuple[Mask | None, Mask | None]:
     """What is edited, and what is the product, where the request has a mask of it. Raises ``OutfillError`` for what is wrong with them."""
     edited = product = None
     if getattr(request, "mask", None) is not None:
         options: MaskOptions = getattr(request, "mask_options", None) or MaskOptions()
         with _blaming("mask"):
-            mask = decode_mask(fetch("mask"), options, max_pixels=max_pixels)
+            mask = decoder.decode_mask(fetch("mask"), options, max_pixels=max_pixels)
         edited = edit_alpha(mask, options.grow_px or 0, options.feather_px or 0)
         if edited.all():
             raise MaskFull(f"grown by {options.grow_px} px the mask covers everything; see mask_options.grow_px", field="mask")
     if getattr(request, "product_mask", None) is not None:
         with _blaming("product_mask"):
-            product = decode_product_mask(fetch("product_mask"), max_pixels=max_pixels)
+            product = decoder.decode_product_mask(fetch("product_mask"), max_pixels=max_pixels)
     return edited, product
 
 

@@ -3,7 +3,7 @@
     claims ──► intake (pool) ──► painter (one thread) ◄──► outputs (pool): composed, painted on, or encoded and stored
                     └────────────────────┴───────────────────┴──► ends (one thread): failed, canceled, given back
 
-A fourth thread beats: it extends leases, stores progress, hears of cancellations and watches the painter.
+A fourth thread beats: it extends leases, stores progress, hears of cancellations and watches the painter and the stages.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ import stamina
 import structlog
 from redis.exceptions import RedisError
 
-from api_schemas.errors import DeadlineExceeded, ErrorInfo, ModelNotFound, OutfillError, Unavailable
+from api_schemas.errors import DeadlineExceeded, ErrorInfo, ModelNotFound, OutfillError, StageTooLong, Unavailable
 from api_schemas.jobs import JobSpec, JobStatus, StoredOutput, utc_now
 from api_schemas.models import ModelCard
 from api_schemas.requests import Priority, RemoveBackgroundRequest
@@ -33,9 +33,12 @@ from core.jobs import JobRecords, Outcome
 from core.queue import LeftToAnother, Room
 from core.settings import Settings
 from core.storage import Storage, output_prefix
+from imagefiles.sandbox import Sandbox
 from worker import intake, outputs
 from worker.claims import Claims, Lease
+from worker.decoding import SandboxedDecoder
 from worker.engines.base import Engine, Pixels
+from worker.images.checkpoint import stopped_by
 from worker.images.subject import Segmenter
 from worker.metrics import WorkerMetrics
 from worker.painter import Ends, Painter
@@ -86,6 +89,8 @@ class PaintWorker:
         self._works: dict[str, Work] = {}
         self._lock = threading.Lock()
         self._stopping = self._drained = False
+        # The image and the masks of a job are decoded at once.
+        self._decoding = Sandbox("worker.decoding", 2 * POOL, memory=settings.limits.decoding_bytes, niceness=_LOWEST_PRIORITY)
         self._intake = quiet_pool("intake", POOL)
         self._outputs = quiet_pool("outputs", POOL)
         self._unprompted = quiet_pool("unprompted", 1)  # seconds for each picture, in which others' are delivered
@@ -134,6 +139,7 @@ class PaintWorker:
                 thread.join()
         for pool in (self._intake, self._unprompted, self._outputs, self._ends):
             pool.shutdown()
+        self._decoding.close()
         try:
             self._catalogue.withdraw(self._claims.name)
             self._claims.stop()
@@ -216,9 +222,10 @@ class PaintWorker:
 
         engine = self._engines.get(work.spec.model)
         wordings = Wordings.of(work.spec.request, engine.read) if engine else Wordings()
-        limit = self._settings.limits.max_image_pixels
-        segmenter = self._segmenter_of(work.spec)
-        plan = intake.prepare(work.spec, self._cards[work.spec.model], fetch, segmenter, max_pixels=limit)
+        limits, segmenter = self._settings.limits, self._segmenter_of(work.spec)
+        decoder = SandboxedDecoder(self._decoding, limits, lambda: self._check_going_on(work))
+        card = self._cards[work.spec.model]
+        plan = intake.prepare(work.spec, card, fetch, segmenter, max_pixels=limits.max_image_pixels, decoder=decoder)
         work.rounds = Rounds(work.spec, plan, Examiner(segmenter, self._settings.quality), wordings)
         self._lap(work, "intake")
         if work.requests:
@@ -338,6 +345,12 @@ class PaintWorker:
         if work.overdue:
             raise DeadlineExceeded("the deadline passed while the job was being worked on")
 
+    def _check_going_on(self, work: Work) -> None:
+        """Raise if it is not wanted, or its stage takes too long."""
+        self._check_wanted(work)
+        if work.over_s:
+            raise StageTooLong(f"preparing or composing the picture took longer than {self._settings.worker.stage_s:g} s")
+
     def _failed(self, work: Work, error: OutfillError) -> None:
         self._ends.submit(self._guarded, lambda work: self._end(work, _failure(error)), work)
 
@@ -409,7 +422,8 @@ class PaintWorker:
     def _guarded(self, stage: Callable[[Work], object], work: Work) -> None:
         """Run one stage of one job; whatever it raises ends that job and nothing else."""
         try:
-            stage(work)
+            with work.computing(self._settings.worker.stage_s), stopped_by(lambda: self._check_going_on(work)):
+                stage(work)
         except _CanceledError:
             self._canceled(work)
         except (Unavailable, RedisError) as error:
@@ -434,11 +448,13 @@ class PaintWorker:
 
     def _patiently(self, call: Callable[[], T], work: Work | None = None) -> T:
         """Retry while Redis or S3 are away, as long as anyone would wait for them; for ``work``, as long as it is wanted."""
-        for attempt in stamina.retry_context((Unavailable, RedisError), attempts=None, timeout=_PATIENCE_S, wait_initial=0.1, wait_max=5.0):
-            with attempt:
-                if work is not None:
-                    self._check_wanted(work)
-                return call()
+        retries = stamina.retry_context((Unavailable, RedisError), attempts=None, timeout=_PATIENCE_S, wait_initial=0.1, wait_max=5.0)
+        with work.waiting() if work is not None else nullcontext():
+            for attempt in retries:
+                with attempt:
+                    if work is not None:
+                        self._check_wanted(work)
+                    return call()
         raise AssertionError("stamina raises the last error itself")
 
     def _lap(self, work: Work, stage: str) -> None:
@@ -461,9 +477,16 @@ class PaintWorker:
                 self._tell_progress()
             except RedisError as error:
                 _log.warning("beat_failed", error=repr(error))
-            if self._painter.stalled_s() > self._settings.worker.stall_s:
-                _log.critical("painter_stalled", seconds=self._painter.stalled_s())
-                os._exit(_STALLED_EXIT)  # nothing can interrupt the call; the leases lapse and other workers go on
+            self._watch()
+
+    def _watch(self) -> None:
+        """End the process where nothing can interrupt a call that hangs: the leases lapse and other workers go on."""
+        with self._lock:
+            over = max((work.over_s for work in self._works.values()), default=0.0)
+        stalled = {"painter": self._painter.stalled_s(), "stage": over}
+        if max(stalled.values()) > self._settings.worker.stall_s:
+            _log.critical("worker_stalled", **stalled)
+            os._exit(_STALLED_EXIT)
 
     def _announce(self) -> None:
         self._catalogue.announce(self._claims.name, list(self._cards.values()), self._settings.worker.lease_s * 2)

@@ -22,6 +22,7 @@ from worker.engines.base import Backdrop, PaintRequest, Pixels
 from worker.engines.exemplar import fill_all
 from worker.images.backdrop import apply_shadow, contact_shadow
 from worker.images.blend import paste
+from worker.images.checkpoint import checkpoint
 from worker.images.codec import Frame
 from worker.images.continuity import Continuity
 from worker.images.crop import Region, restore
@@ -124,6 +125,7 @@ class Rounds:
         """What the engine painted for ``requests``, in their order (nothing where there are none). ``requests`` is then the next round."""
         answers, passes = iter(zip(self.requests, painted, strict=True)), self._plan.passes
         for picture in self._unfinished:
+            checkpoint()
             for region in self._regions(picture):
                 self._compose(picture, region, *next(answers))
             picture.passed += 1
@@ -145,7 +147,8 @@ class Rounds:
             raise ValueError("such a picture was painted")
         try:
             picture.best = self._without_prompt(picture, picture.best)
-        except Exception:  # what was painted is still there to be delivered
+        except Exception:  # what was painted is still there to be delivered, if it is wanted
+            checkpoint()
             _log.exception("unprompted_failed", job=self._spec.id)
         picture.done = True
 

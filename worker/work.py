@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from api_schemas.jobs import JobSpec, utc_now
@@ -40,6 +42,8 @@ class Work:
     _done: int = 0
     """Steps of the rounds before."""
     stage_began: float = field(default_factory=time.perf_counter)
+    _until: float | None = None
+    """By when the stage has to end that computes now; ``None`` while none does."""
 
     def __post_init__(self) -> None:
         self.wants_previews = getattr(self.spec.request, "previews", False)
@@ -97,6 +101,29 @@ class Work:
         """How it ends has been decided. Waits for a preview that is being stored; none is stored from then on."""
         with self.storing_preview:
             self.ending = True
+
+    @contextmanager
+    def computing(self, seconds: float) -> Iterator[None]:
+        """A stage in which this thread computes, for so long at most."""
+        self._until = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._until = None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time in a stage that is not its own: Redis or S3 is asked."""
+        until, began, self._until = self._until, time.monotonic(), None
+        try:
+            yield
+        finally:
+            self._until = None if until is None else until + time.monotonic() - began
+
+    @property
+    def over_s(self) -> float:
+        """Seconds by which the stage has taken more than its time; 0 where it has not, or how the job ends has been decided."""
+        return 0.0 if (until := self._until) is None or self.ending else max(time.monotonic() - until, 0.0)
 
     def lap(self) -> float:
         """Seconds since the last lap: how long the stage took that ends now."""

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from api_schemas.errors import MissingField, OutfillError, PayloadTooLarge, UnknownField
+from api_schemas.errors import MissingField, PayloadTooLarge, UnknownField
 from api_schemas.jobs import Upload, new_id, utc_now
 from core.storage import upload_key
 from service import intake
@@ -54,13 +54,9 @@ async def create(request: Request, caller: UploadsWriter, parts: Parts, _: NoQue
         data = await file.read(limit + 1)
     if len(data) > limit:
         raise PayloadTooLarge(f"the file has more than {limit} bytes", field="file")
-    try:
-        header = await run_in_threadpool(intake.read_header, data, parts.settings.limits.max_image_pixels)
-    except OutfillError as error:
-        error.field = "file"
-        raise
+    checked = await parts.checking.run(intake.check_apart, parts.decoding, parts.settings.limits, {"file": data})
     upload = await run_in_threadpool(_register, parts, caller)
-    await parts.storing.run(parts.storage.put, upload_key(caller.name, upload.id), data, f"image/{header.format}")
+    await parts.storing.run(parts.storage.put, upload_key(caller.name, upload.id), data, f"image/{checked.headers['file'].format}")
     return upload
 
 

@@ -59,7 +59,7 @@ def test_a_hanging_step_ends_the_process_and_leaves_the_job_to_others(
         check=False,
     )
     assert worker.returncode == 70, worker.stderr
-    assert "painter_stalled" in worker.stderr
+    assert "worker_stalled" in worker.stderr
     record = records.get(spec.id, spec.tenant)
     assert (record.status, record.attempts) == (JobStatus.RUNNING, 1)
     assert own_redis.zcard(leases_key(spec.queue)) == 1

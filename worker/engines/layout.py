@@ -19,6 +19,8 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
+from worker.images.checkpoint import checkpoint
+
 _Float = npt.NDArray[np.float32]
 _Bool = npt.NDArray[np.bool_]
 _Ints = npt.NDArray[np.int64]
@@ -200,6 +202,7 @@ def _best(shifts: list[Shift], costs: _Float) -> list[Shift]:
     places, free, chosen = np.array(shifts), np.ones(len(shifts), np.bool_), []
     for _ in range(_ROUNDS):
         left = np.full(costs.shape[1], _DULL, np.float32)
+        checkpoint()
         for _ in range(_PER_ROUND):
             gain = np.where(free, np.maximum(left - costs, 0).sum(axis=1), -1)
             number = int(gain.argmax())
@@ -290,6 +293,7 @@ class _Expansion:
         for _ in range(_SWEEPS):
             before = least
             for label in random.permutation(tried):
+                checkpoint()
                 expanded = self._expanded(labels, int(label), seams)
                 if expanded is None:
                     continue

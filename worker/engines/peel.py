@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from worker.images.checkpoint import checkpoint
+
 _Known = npt.NDArray[np.bool_]
 _Float = npt.NDArray[np.float32]
 
@@ -49,6 +51,7 @@ def peel(pixels: _Float, unknown: _Known, centres: _Known, half: int, seed: int)
     canvas = np.pad(np.where(unknown[..., None], 0, values), ((half, half), (half, half), (0, 0))).astype(np.float32)
     trust = done.astype(np.float32)
     while (missing := frame & ~done).any():
+        checkpoint()
         confidence = np.asarray(cv2.boxFilter(trust, -1, (side, side), borderType=cv2.BORDER_CONSTANT), np.float32)
         row, column = _next(canvas, done, missing, confidence)
         part = slice(row - half, row + half + 1), slice(column - half, column + half + 1)

@@ -17,6 +17,7 @@ from scipy.sparse.linalg import splu
 
 from worker.engines.base import Pixels
 from worker.engines.layout import Layout, neighbours
+from worker.images.checkpoint import checkpoint
 from worker.images.mask import Box, bounding_box
 
 _Float = npt.NDArray[np.float32]
@@ -116,6 +117,7 @@ def assembled(layout: Layout, source: Source, drawn: Source, shear: _Float, beyo
     first, band = layout.labels.shape[1] * source.cell - count, max(source.cell, _PIXELS // count)
     out = np.empty((height, count, 3), np.uint8)
     for top in range(0, height, band):
+        checkpoint()
         y, x = np.mgrid[top : min(height, top + band), first : first + count].astype(np.float32)
         detail, colour = np.zeros((2, *x.shape, 3), np.float32)
         sharp, soft = np.full((2, *x.shape, 1), 1e-3, np.float32)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from worker.engines.base import Pixels
 from worker.engines.peel import peel
+from worker.images.checkpoint import checkpoint
 
 Matches = npt.NDArray[np.int32]
 """``int32 (H, W, 2)``: for each pixel the (x, y) of the patch that paints it."""
@@ -51,6 +52,7 @@ class Pyramid:
         patch, sizes = plan
         found: Matches | None = None
         for level, size in enumerate(sizes):
+            checkpoint()
             pixels, hole = shrunk(image.astype(np.float32), size), shrunk(unknown.astype(np.float32), size) > 0
             start = _begun(pixels, hole, patch // 2, seed) if found is None else _enlarged(found, hole, patch // 2)
             rounds = _ITERATIONS[min(level, len(_ITERATIONS) - 1)] if level + 1 < len(sizes) or level == 0 else _FINEST

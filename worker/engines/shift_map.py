@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from worker.engines.base import Pixels
 from worker.engines.pyramid import Known, Matches, nearest, patch_centres
+from worker.images.checkpoint import checkpoint
 
 _Ints = npt.NDArray[np.int64]
 _Float = npt.NDArray[np.float32]
@@ -139,6 +140,7 @@ class _Level:
     def match(self, rng: np.random.Generator) -> None:
         """Better offsets for the active cells. Each round tries candidates against the copies that the last one left."""
         for number in range(_ROUNDS):
+            checkpoint()
             self._round(number, rng)
 
     def _round(self, number: int, rng: np.random.Generator) -> None:

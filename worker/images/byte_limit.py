@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from api_schemas.errors import OutputTooLarge
 from api_schemas.requests import ImageFormat, OutputOptions
+from worker.images.checkpoint import checkpoint
 from worker.images.codec import JPEG_QUALITY, Frame, encode
 
 LEAST_QUALITY = 50
@@ -25,6 +26,7 @@ def encode_within(frame: Frame, output: OutputOptions) -> tuple[bytes, int | Non
         told = f"at quality {low}, the lowest that is tried, the file has {len(found)} bytes, more than {output.max_bytes}"
         raise OutputTooLarge(f"{told}; ask for fewer pixels or more bytes", field="output.max_bytes")
     while high - low > 1:
+        checkpoint()
         middle = (low + high) // 2
         data = _at(middle, frame, output)
         if len(data) <= output.max_bytes:

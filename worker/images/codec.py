@@ -11,7 +11,7 @@ What a file becomes, by its mode (docs/formats.md has it by format; tests/odd_fi
 - YCbCr and Lab become RGB. Floating-point pixels have no agreed white, so they are refused (``UnsupportedFormat``).
 - The orientation is applied, as EXIF has it, else XMP; one that cannot be read counts as upright. Nothing else of the metadata is kept
   but two things. The ICC profile, byte for byte, and that only where lcms can use it and the pixels are still in its RGB space: the profile of a
-  grey, Lab or CMYK file is dropped. An RGB profile of more than ``MAX_PROFILE`` bytes is refused. And the resolution in dots per inch (PNG's
+  grey, Lab or CMYK file is dropped. A profile that would cost lcms too much is refused (``imagefiles.icc``). And the resolution in dots per inch (PNG's
   ``pHYs``, JPEG's JFIF density, else its EXIF, TIFF, BMP), which PNG and JPEG carry; WebP could only in EXIF, which is written for a resolution that
   was asked for, and holds nothing else.
 
@@ -39,22 +39,24 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from api_schemas.errors import ImageCorrupt, ImageTooLarge, Invalid, MaskHasNoAlpha, OutfillError, UnsupportedFormat
+from api_schemas.errors import ImageCorrupt, ImageTooLarge, Invalid, MaskHasNoAlpha, NotAnImage, OutfillError, UnsupportedFormat
 from api_schemas.requests import ImageFormat, MaskOptions, OutputOptions, Polarity
+from imagefiles import bounds, exif, icc
+from imagefiles.formats import PHONE_JPEG
+from imagefiles.png import MAX_TEXT
 from worker.images.resolution import INCH, METRES_PER_INCH, Dpi, declared_dpi
 
 # Our own cap (max_pixels) is checked on the header, with an error of our own; Pillow's would warn or raise at a size of its choosing.
 Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT
 
 MASK_ZERO = 16
 """Mask strengths up to this become 0."""
 MASK_ONE = 239
 """Mask strengths from this on become 255."""
 JPEG_QUALITY = 92
-MAX_PROFILE = 2**20
-"""Bytes of the largest RGB profile that is kept: of a PNG, readers (Pillow among them) take no larger one."""
 MAX_SIDE = {ImageFormat.PNG: 1_000_000, ImageFormat.JPEG: 65_500, ImageFormat.WEBP: 16_383}
 """Pixels, by the limits of libpng, libjpeg and libwebp."""
 
@@ -65,7 +67,6 @@ _PNG_OPTIONS = (
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH),
 )
 _PNG_HEAD = 33  # bytes of the signature and of IHDR
-_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -110,7 +111,7 @@ def decode(data: bytes, *, max_pixels: int) -> Frame:
     """The picture in a PNG, JPEG, WebP, AVIF, TIFF or BMP file, by the rule above; of several frames the first.
 
     Raises ``ImageTooLarge`` where the header declares more than ``max_pixels``, ``UnsupportedFormat`` for floating-point pixels and for
-    RGB profiles that are too large, and ``ImageCorrupt`` for everything else that cannot be decoded.
+    structures and profiles that cost too much (``imagefiles``), and ``ImageCorrupt`` for everything else that cannot be decoded.
     """
     with _as_corrupt():
         return _frame(_open(data, max_pixels))
@@ -248,23 +249,28 @@ def _as_corrupt() -> Iterator[None]:
 
 
 def _frame(picture: Image.Image) -> Frame:
-    profile = picture.info.get("icc_profile")
-    icc = _rgb_profile(profile) if picture.mode in _RGB_MODES else None
+    profile = icc.used(picture.info.get("icc_profile"), picture.mode)
+    kept = profile if picture.mode != "CMYK" and _is_usable(profile) else None
     pixels, alpha = _planes(picture, profile)
-    return Frame(pixels, alpha, icc, picture.info["dpi"])
+    return Frame(pixels, alpha, kept, picture.info["dpi"])
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
-    picture: Image.Image = Image.open(BytesIO(data), formats=_FORMATS)
+    try:
+        kind = bounds.check(data, max_pixels).format
+    except NotAnImage as error:  # it was one when it was accepted
+        raise ImageCorrupt("The image cannot be decoded: its beginning is that of no image.") from error
+    picture: Image.Image = Image.open(BytesIO(data), formats=(kind,))
     if picture.width * picture.height > max_pixels:
         raise ImageTooLarge(f"The image is {picture.width}×{picture.height}; at most {max_pixels} pixels are accepted.")
     if picture.mode not in _MODES:
         raise UnsupportedFormat(f"Pixels of mode {picture.mode} are not supported; save the image with 8 or 16 bits a channel.")
     turn = _TRANSPOSE.get(_orientation(picture))
+    resolution = exif.read(exif.block_of(picture.info)) if picture.format in ("JPEG", PHONE_JPEG) else {}
     if "transparency" in picture.info and picture.format == "PNG":
         picture.info["transparency"] = _transparent_colour(picture)
     picture.load()
-    dpi, transparent = declared_dpi(picture, _exif(picture)), picture.info.get("transparency")
+    dpi, transparent = declared_dpi(picture, resolution), picture.info.get("transparency")
     if turn is not None and picture.format != "TIFF":  # Pillow turns TIFF itself
         picture = picture.transpose(turn)
     picture.info |= {
@@ -283,31 +289,21 @@ def _transparent_colour(picture: Image.Image) -> Any:
 
 
 def _orientation(picture: Image.Image) -> int:
-    try:
-        return int(_exif(picture).get(ExifTags.Base.Orientation, 1))
-    except Exception:
-        return 1
+    if picture.format != "TIFF":
+        return exif.orientation(picture.info)
+    found = getattr(picture, "tag_v2").get(exif.ORIENTATION)  # noqa: B009 -- Pillow's types do not name it
+    return found if isinstance(found, int) else exif.UPRIGHT
 
 
-def _exif(picture: Image.Image) -> Mapping[int, Any]:
-    """What can be read of it, by the base class's method: as the service reads it, of the header alone. PNG's own would look behind the pixels."""
-    try:
-        return Image.Image.getexif(picture)
-    except Exception:
-        return {}
-
-
-def _rgb_profile(profile: object) -> bytes | None:
-    """The profile if lcms can use it for RGB pixels: a broken one would be in the way of whoever opens the output."""
-    if not isinstance(profile, bytes) or profile[16:20] != b"RGB ":
-        return None
-    if len(profile) > MAX_PROFILE:
-        raise UnsupportedFormat(f"The ICC profile has {len(profile)} bytes; at most {MAX_PROFILE} are kept: convert the image to sRGB.")
+def _is_usable(profile: bytes | None) -> bool:
+    """Whether lcms can use the profile for RGB pixels: a broken one would be in the way of whoever opens the output."""
+    if profile is None:
+        return False
     try:
         ImageCms.buildTransform(BytesIO(profile), ImageCms.createProfile("sRGB"), "RGB", "RGB")
     except (ImageCms.PyCMSError, OSError):
-        return None
-    return profile
+        return False
+    return True
 
 
 def _planes(picture: Image.Image, profile: bytes | None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
@@ -348,7 +344,7 @@ def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     srgb = ImageCms.createProfile("sRGB")
     if picture.mode == "LAB":
         return cast("Image.Image", ImageCms.profileToProfile(picture, ImageCms.createProfile("LAB"), srgb, outputMode="RGB"))
-    if profile and profile[16:20] == b"CMYK":
+    if profile is not None:
         try:
             own = ImageCms.ImageCmsProfile(BytesIO(profile))
             return cast("Image.Image", ImageCms.profileToProfile(picture, own, srgb, outputMode="RGB"))

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from worker.images.checkpoint import checkpoint
 from worker.images.mask import bounding_box
 from worker.images.measures import to_lab
 
@@ -84,6 +85,7 @@ def second_copy(picture: npt.NDArray[np.uint8], product: _Bool, new: _Bool) -> f
     for region in _regions(painted):
         search = _Search(lab, painted, rim, region, patterns)
         for pattern in patterns:
+            checkpoint()
             if found := search.found(pattern):
                 return found
     return 0.0

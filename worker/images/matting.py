@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from worker.images.checkpoint import checkpoint
+
 _Float = npt.NDArray[np.float32]
 _Index = npt.NDArray[np.intp]
 _Places = tuple[_Index, _Index]
@@ -106,6 +108,7 @@ def redraw_edge(colours: _Bytes | _Float, matte: _Float, grain: float) -> _Float
         grain /= 2
     opacity: _Float = np.asarray(matte, np.float32)
     for left, view in zip(reversed(range(len(views))), reversed(views), strict=True):
+        checkpoint()
         opacity = _redrawn(view, _resized(opacity, view.shape[:2]), first=left == len(views) - 1, last=left == 0)
     return _resized(opacity, (height, width))
 

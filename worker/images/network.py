@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from api_schemas.errors import EngineFailed
 from api_schemas.models import U2NETP
+from worker.images.checkpoint import checkpoint
 from worker.images.facts import U2NETP_FACTS, NetworkFacts
 from worker.images.segmenter_graph import simplified
 
@@ -83,6 +84,7 @@ class Network:
 
     def answer(self, view: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """What the network says of ``view (h, w, 3)``, ``float32 (rows, columns)``, before it is read as the facts say. Raises ``EngineFailed``."""
+        checkpoint()
         facts = self.facts
         shrinks = min(view.shape[:2]) > facts.side
         square = cv2.resize(view, (facts.side, facts.side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
