@@ -163,10 +163,11 @@ class _Process:
         self.is_busy = True
         until = time.monotonic() + 10 * request["cpu_s"] + 30  # of a machine that is busy; the processor's time is bounded by the kernel
         try:
+            self._socket.settimeout(None)
             _send(self._socket, {**request, "sizes": [len(file) for file in files]}, files)
             self._socket.settimeout(_LOOK_S)
             told, shared = _receive(self._socket, lambda: _look(until, wanted))
-        except (OSError, ValueError) as error:
+        except (ConnectionError, ValueError) as error:
             raise _BrokenError("fault") from error
         answer = _checked(told, shared)
         self.is_busy = False

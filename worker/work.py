@@ -42,8 +42,8 @@ class Work:
     _done: int = 0
     """Steps of the rounds before."""
     stage_began: float = field(default_factory=time.perf_counter)
-    _until: float | None = None
-    """By when the stage has to end that computes now; ``None`` while none does."""
+    _until: dict[int, float] = field(default_factory=dict)
+    """By when the stage has to end that a thread computes now: one may begin before the one before it has left its thread."""
 
     def __post_init__(self) -> None:
         self.wants_previews = getattr(self.spec.request, "previews", False)
@@ -105,25 +105,29 @@ class Work:
     @contextmanager
     def computing(self, seconds: float) -> Iterator[None]:
         """A stage in which this thread computes, for so long at most."""
-        self._until = time.monotonic() + seconds
+        thread = threading.get_ident()
+        self._until[thread] = time.monotonic() + seconds
         try:
             yield
         finally:
-            self._until = None
+            self._until.pop(thread, None)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Time in a stage that is not its own: Redis or S3 is asked."""
-        until, began, self._until = self._until, time.monotonic(), None
+        thread, began = threading.get_ident(), time.monotonic()
+        until = self._until.pop(thread, None)
         try:
             yield
         finally:
-            self._until = None if until is None else until + time.monotonic() - began
+            if until is not None:
+                self._until[thread] = until + time.monotonic() - began
 
     @property
     def over_s(self) -> float:
-        """Seconds by which the stage has taken more than its time; 0 where it has not, or how the job ends has been decided."""
-        return 0.0 if (until := self._until) is None or self.ending else max(time.monotonic() - until, 0.0)
+        """Seconds by which a stage has taken more than its time; 0 where none has, or how the job ends has been decided."""
+        first = min(self._until.copy().values(), default=None)
+        return 0.0 if first is None or self.ending else max(time.monotonic() - first, 0.0)
 
     def lap(self) -> float:
         """Seconds since the last lap: how long the stage took that ends now."""
