@@ -69,7 +69,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if found < 0:
             skipped += len(data) - at
             break
-        fill = _FILL.match(data, found, found + MAX_SKIPPED + 1)
+        fill = _FILL.match(data, found, found + MAX_SKIPPED + 3)
         end = fill.end() if fill else found + 1
         skipped += end - at - 1
         if end + 2 >= len(data) or data[end] == _START_OF_SCAN[1]:
