@@ -33,6 +33,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from typing import Any, cast
 
@@ -295,6 +296,7 @@ def _orientation(picture: Image.Image) -> int:
     return found if isinstance(found, int) else exif.UPRIGHT
 
 
+@lru_cache(16)  # a few profiles are those of most photos, and building a transform takes longer than decoding a small picture
 def _is_usable(profile: bytes | None) -> bool:
     """Whether lcms can use the profile for RGB pixels: a broken one would be in the way of whoever opens the output."""
     if profile is None:
