@@ -186,6 +186,11 @@ class Worker(_Section):
 
     serve: Annotated[tuple[str, ...], NoDecode] = Field(default=(), description="Models to serve, comma-separated; empty: all that it has.")
     slots: int = Field(default=8, ge=1, description="Jobs that it holds at once.")
+    pictures_bytes: int = Field(
+        default=8 * 2**30,
+        ge=2**26,
+        description="Memory for the pictures of all jobs that it holds; a job that does not fit waits, and one that needs more has it to itself.",
+    )
     lease_s: int = Field(default=30, ge=2, description="A worker silent for this long is taken for dead and its jobs are requeued.")
     max_attempts: int = Field(default=5, ge=1, description="Times that a job is begun before it fails with `attempts_exhausted`.")
     overdue_s: float = Field(default=60.0, gt=0, description="A job that has waited longer goes before any priority.")

@@ -40,6 +40,7 @@ from worker.decoding import SandboxedDecoder
 from worker.engines.base import Engine, Pixels
 from worker.images.checkpoint import stopped_by
 from worker.images.subject import Segmenter
+from worker.memory import PictureMemory, memory_of
 from worker.metrics import WorkerMetrics
 from worker.painter import Ends, Painter
 from worker.report import Examiner
@@ -87,6 +88,7 @@ class PaintWorker:
         ends = Ends(painted=self._painted, failed=self._failed, canceled=self._canceled, given_back=self._given_back)
         self._painter = Painter(engines, ends, metrics, previewed=self._previewed)
         self._works: dict[str, Work] = {}
+        self._memory: PictureMemory[Work] = PictureMemory(settings.worker.pictures_bytes)
         self._lock = threading.Lock()
         self._stopping = self._drained = False
         # The image and the masks of a job are decoded at once.
@@ -169,7 +171,8 @@ class PaintWorker:
             if lease is None:
                 time.sleep(self._settings.worker.poll_s)
             elif lease.attempt == 1:
-                self._intake.submit(self._guarded, self._prepare, self._take_in(lease))
+                work = self._take_in(lease)
+                self._begin(self._memory.enter(work, memory_of(work.spec)))
             else:
                 self._take_in_alone(lease)
 
@@ -178,9 +181,14 @@ class PaintWorker:
         work = self._take_in(lease)
         while self._held() > 1 and not self._stopping and not work.overdue and not work.canceled.is_set():
             time.sleep(self._settings.worker.poll_s)
-        self._intake.submit(self._guarded, self._prepare, work)
+        self._begin(self._memory.enter(work, memory_of(work.spec)))
         while self._held():
             time.sleep(self._settings.worker.poll_s)
+
+    def _begin(self, works: Sequence[Work]) -> None:
+        """Prepare jobs for whose pictures there is memory."""
+        for work in works:
+            self._intake.submit(self._guarded, self._prepare, work)
 
     def _full_of_bulk(self) -> bool:
         """Whether bulk jobs have all slots but one, which is kept for the others: they would wait for the end of a bulk job."""
@@ -415,6 +423,7 @@ class PaintWorker:
     def _forget(self, work: Work) -> None:
         with self._lock:
             self._works.pop(work.key, None)
+        self._begin(self._memory.leave(work))
         self._metrics.in_flight.set(self._held())
 
     # -- in every pool thread -----------------------------------------------------------------------------------------------------
@@ -477,6 +486,8 @@ class PaintWorker:
                 self._tell_progress()
             except RedisError as error:
                 _log.warning("beat_failed", error=repr(error))
+            # Those that wait for memory: preparing them is what says that they are over.
+            self._begin(self._memory.give_up(lambda work: self._stopping or work.overdue or work.canceled.is_set()))
             self._watch()
 
     def _watch(self) -> None:

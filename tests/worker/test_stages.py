@@ -89,9 +89,10 @@ def run(stack: LocalStack, tmp_path: Path) -> Run:
 def job(own_redis: redis.Redis, records: JobRecords, storage: Storage, coffee: bytes) -> Callable[..., JobSpec]:
     """Accepts a job with a picture that is there."""
     storage.put("health/stages.png", coffee, "image/png")
-    image = InputRef(key="health/stages.png", format="png", width=600, height=400, bytes=len(coffee), sha256="0")
 
-    def accepted(*, endless: bool = False) -> JobSpec:
+    def accepted(*, endless: bool = False, megapixels: int = 0) -> JobSpec:
+        width, height = (1000, 1000 * megapixels) if megapixels else (600, 400)  # as the record has it, by which memory is counted
+        image = InputRef(key="health/stages.png", format="png", width=width, height=height, bytes=len(coffee), sha256="0")
         spec = spec_of().model_copy(update={"inputs": {"image": image}})
         request = spec.request.model_copy(update={"metadata": {"endless": endless}})
         return accept(records, JobQueue(own_redis), spec.model_copy(update={"request": request}))
@@ -141,6 +142,18 @@ def test_a_picture_that_is_composed_for_too_long_fails_its_job_alone(
         (JobStatus.CANCELED, None) if canceled else (JobStatus.FAILED, "stage_too_long")
     )
     assert following.status is JobStatus.SUCCEEDED
+
+
+def test_a_job_waits_for_memory_and_can_be_canceled_meanwhile(run: Run, records: JobRecords, job: Callable[..., JobSpec]) -> None:
+    """A worker with room for one picture begins the next when the first has ended, and lets go of one that nobody wants."""
+    first, second, third = job(endless=True, megapixels=1), job(megapixels=1), job(megapixels=1)
+    with run(COMPOSES_FOR_EVER, OUTFILL_WORKER__PICTURES_BYTES=str(2**26)):
+        eventually(lambda: records.get(third.id, third.tenant).status is JobStatus.RUNNING)
+        records.cancel(second.id, second.tenant)
+        assert end_of(records, second).status is JobStatus.CANCELED
+        assert records.get(third.id, third.tenant).status is JobStatus.RUNNING
+        records.cancel(first.id, first.tenant)
+        assert end_of(records, third).status is JobStatus.SUCCEEDED
 
 
 def test_a_stage_that_hangs_ends_the_process(run: Run, records: JobRecords, job: Callable[..., JobSpec]) -> None:

@@ -1,0 +1,57 @@
+"""Jobs share a worker's memory for pictures, in the order in which they came."""
+
+from __future__ import annotations
+
+from queueing import spec_of
+
+from api_schemas.jobs import InputRef, JobSpec
+from api_schemas.requests import job_request
+from worker.memory import BYTES_PER_PIXEL, PictureMemory, memory_of
+
+
+def spec(megapixels: int, **request: object) -> JobSpec:
+    """A job with a picture of a thousand columns."""
+    image = InputRef(key="k", format="png", width=1000, height=1000 * megapixels, bytes=1, sha256="0")
+    changes: dict[str, object] = {"inputs": {"image": image}}
+    if request:
+        changes["request"] = job_request.validate_python({"image": "image", **request})
+    return spec_of().model_copy(update=changes)
+
+
+MEGAPIXEL = 10**6 * BYTES_PER_PIXEL
+
+
+def test_a_job_counts_by_its_largest_picture() -> None:
+    """That is its input, what it is extended to, or its output."""
+    assert memory_of(spec(2)) == 2 * MEGAPIXEL
+    assert memory_of(spec(2, operation="outpaint", expand={"right": 500})) == 3 * MEGAPIXEL
+    assert memory_of(spec(2, operation="remove_background", output={"width": 2000, "height": 4000})) == 8 * MEGAPIXEL
+
+
+def test_jobs_wait_for_memory_in_the_order_in_which_they_came() -> None:
+    """A small one does not pass a large one that came before, which would else wait for ever."""
+    memory = PictureMemory[str](4)
+    assert memory.enter("first", 3) == ["first"]
+    assert memory.enter("large", 2) == []
+    assert memory.enter("small", 1) == []
+    assert memory.leave("first") == ["large", "small"]
+    assert memory.leave("large") == memory.leave("small") == []
+
+
+def test_a_job_that_needs_more_than_there_is_has_all_of_it() -> None:
+    """It waits for the others to leave, and the others wait for it."""
+    memory = PictureMemory[str](4)
+    assert memory.enter("small", 1) == ["small"]
+    assert memory.enter("huge", 50) == memory.enter("after", 1) == []
+    assert memory.leave("small") == ["huge"]
+    assert memory.leave("huge") == ["after"]
+
+
+def test_a_job_that_is_over_waits_no_longer() -> None:
+    """It takes no memory, and leaves nothing behind when it is forgotten."""
+    memory = PictureMemory[str](2)
+    memory.enter("first", 2)
+    assert memory.enter("canceled", 2) == memory.enter("after", 2) == []
+    assert memory.give_up(lambda job: job == "canceled") == ["canceled"]
+    assert memory.leave("canceled") == []
+    assert memory.leave("first") == ["after"]
