@@ -255,13 +255,13 @@ class InvalidSource(SourceError):
 
 
 class UrlNotAllowed(SourceError):
-    """The URL leads to an address that is not public, or uses a port or scheme that is not allowed."""
+    """The URL spells an address that is not public, or uses a port or scheme that is not allowed."""
 
     code, title = "url_not_allowed", "URL not allowed"
 
 
 class FetchFailed(SourceError):
-    """The URL did not answer with the bytes of a file."""
+    """The URL did not answer with the bytes of a file, or its host leads to no address that may be called."""
 
     code, title = "fetch_failed", "Image could not be fetched"
 

@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any
 
 import httpcore
 import httpx
+import structlog
 
 from api_schemas.errors import FetchFailed, PayloadTooLarge, UrlNotAllowed
 from core.settings import Outbound
 
+_log = structlog.get_logger(__name__)
 MAX_REDIRECTS = 3
 BAD_REDIRECT = (httpx.InvalidURL, UnicodeError)
 """What httpx raises for a ``Location`` that it cannot read, followed or not."""
 _LAST_PORT = 65535
 # Threads of their own: a slow name server must not take those that everything else waits for, and a lookup cannot be broken off.
 _RESOLVERS = ThreadPoolExecutor(256, "dns")
+_LOOKUPS: ContextVar[set[Future[Any]] | None] = ContextVar("lookups", default=None)
+_TOLD_AFTER_S = 1.0
+"""When it is told that a name leads nowhere: the same time for one that nobody knows and for one that an inner name server answers at once."""
 _NAT64 = IPv6Network("64:ff9b::/96")
 _6TO4 = IPv6Network("2002::/16")
 _COMPATIBLE = IPv6Network("::/96")
@@ -42,7 +48,11 @@ and yet leads to the host that one runs on (Azure's agent)."""
 
 
 class AddressNotAllowed(httpcore.ConnectError):
-    """The host leads to an address or a port that callers may not name."""
+    """The URL spells an address or a port that callers may not name."""
+
+
+class NowhereToGo(httpcore.ConnectError):
+    """The host is a name that leads to no address that may be called: nobody knows it, or it leads inside. Callers are not told which."""
 
 
 def _embedded(address: IPv6Address) -> IPv4Address | None:
@@ -70,12 +80,34 @@ def is_allowed(address: IPv4Address | IPv6Address, port: int, settings: Outbound
     return address.is_global and not address.is_multicast and port in settings.ports
 
 
+@contextmanager
+def noting_lookups(lookups: set[Future[Any]]) -> Iterator[None]:
+    """Adds to ``lookups`` those that are begun within: a lookup holds its thread to its end, also where nobody waits for it any more."""
+    token = _LOOKUPS.set(lookups)
+    try:
+        yield
+    finally:
+        _LOOKUPS.reset(token)
+
+
 async def _resolve(host: str, port: int) -> list[str]:
     """All addresses of a name, asked for once. Raises ``OSError`` and ``UnicodeError``."""
-    with suppress(ValueError):  # an address needs no name server, nor to wait for those who do
+    lookup = _RESOLVERS.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    if (noted := _LOOKUPS.get()) is not None:
+        noted.add(lookup)
+    return [str(entry[4][0]) for entry in await asyncio.wrap_future(lookup)]
+
+
+def _spelt(host: str) -> list[str]:
+    """The address that a host says by itself, in any of the ways that a resolver reads without asking; none for a name. Raises ``UnicodeError``."""
+    with suppress(ValueError):
         return [str(ip_address(host))]
-    found = await asyncio.get_running_loop().run_in_executor(_RESOLVERS, partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))
-    return [str(entry[4][0]) for entry in found]
+    name = host.encode("idna").decode().rstrip(".").lower()
+    if name.rpartition(".")[2] == "localhost":  # this machine, by RFC 6761
+        return ["127.0.0.1"]
+    with suppress(OSError):
+        return [socket.inet_ntoa(socket.inet_aton(name))]
+    return []
 
 
 def _all_allowed(addresses: Iterable[str], port: int, settings: Outbound) -> bool:
@@ -98,15 +130,29 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         try:
-            async with asyncio.timeout(timeout):
-                addresses = await _resolve(host, port)
-        except TimeoutError as error:
-            raise httpcore.ConnectTimeout("name resolution timed out") from error
-        except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(f"{host} does not resolve") from error
-        if not _all_allowed(addresses, port, self._settings):
-            raise AddressNotAllowed(f"{host} leads to an address that is not allowed")
+            addresses = _spelt(host)
+        except UnicodeError as error:
+            raise httpcore.ConnectError(f"{host} is not a name") from error
+        if addresses and not _all_allowed(addresses, port, self._settings):
+            raise AddressNotAllowed(f"{host} is not allowed")
+        addresses = addresses or await self._addresses_of(host, port, timeout)
         return await self._inner.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+
+    async def _addresses_of(self, name: str, port: int, timeout: float | None) -> list[str]:  # noqa: ASYNC109 - as above
+        """What a name leads to. Raises ``NowhereToGo``, at the same time for all reasons."""
+        clock = asyncio.get_running_loop().time
+        began, fault = clock(), None
+        try:
+            async with asyncio.timeout(timeout):
+                addresses = await _resolve(name, port)
+            if _all_allowed(addresses, port, self._settings):
+                return addresses
+            why = "not allowed"
+        except (OSError, UnicodeError) as error:  # a timeout too
+            fault, why = error, "does not resolve"
+        _log.info("nowhere_to_go", host=name, why=why)
+        await asyncio.sleep(began + _TOLD_AFTER_S - clock())
+        raise NowhereToGo(f"{name} leads to no address that may be called") from fault
 
     async def connect_unix_socket(
         self,
@@ -139,8 +185,13 @@ def client(settings: Outbound) -> httpx.AsyncClient:
 
 
 def is_denied(error: httpx.HTTPError) -> bool:
-    """Whether the request failed because its address is not allowed (rather than for a fault of the network)."""
+    """Whether the request failed because its URL spells an address that is not allowed (rather than for a fault of the network)."""
     return isinstance(error.__cause__, AddressNotAllowed)
+
+
+def leads_nowhere(error: httpx.HTTPError) -> bool:
+    """Whether the request failed because its host is a name that leads to no address that may be called."""
+    return isinstance(error.__cause__, NowhereToGo)
 
 
 def check_url(url: str) -> httpx.URL:
@@ -157,17 +208,19 @@ def check_url(url: str) -> httpx.URL:
     return parsed
 
 
-async def check_destination(url: str, settings: Outbound) -> None:
-    """Raise ``UrlNotAllowed`` if ``url`` leads, as of now, to an address that is not allowed. Connects to nothing."""
+def check_destination(url: str, settings: Outbound) -> None:
+    """Raise ``UrlNotAllowed`` if ``url`` spells an address or a port that is not allowed.
+
+    No name is looked up: the answer would tell of inner names which there are, and name servers may fail for a while. The guard looks when it is called.
+    """
     parsed = check_url(url)
     port = parsed.port or (443 if parsed.scheme == "https" else 80)
     try:
-        async with asyncio.timeout(settings.timeout_s):
-            addresses = await _resolve(parsed.host, port)
+        addresses = _spelt(parsed.host)
     except UnicodeError as error:
         raise UrlNotAllowed("the host is not a name") from error
-    except (OSError, TimeoutError):
-        return  # it may resolve by the time that it is called; the guard decides then
+    if not addresses and port not in settings.ports and not settings.allow_private:
+        raise UrlNotAllowed(f"the port {port} is not allowed")
     if not _all_allowed(addresses, port, settings):
         raise UrlNotAllowed("the URL leads to an address that is not allowed")
 
@@ -191,6 +244,8 @@ async def fetch(http: httpx.AsyncClient, url: str, settings: Outbound, *, max_by
     except httpx.HTTPError as error:
         if is_denied(error):
             raise UrlNotAllowed("the URL leads to an address that is not allowed") from error
+        if leads_nowhere(error):
+            raise FetchFailed("the host leads to no address that may be called") from error
         raise FetchFailed("the URL could not be fetched") from error
     except BAD_REDIRECT as error:
         raise FetchFailed("the URL redirects to what is no URL") from error

@@ -28,7 +28,7 @@ async def repeat(parts: Services, caller: Tenant, job_id: str, changes: RepeatRe
     models, subject_model = await run_in_threadpool(parts.catalogue.models), parts.settings.models.subject_model
     resolved, card = resolve(_changed(first.request, changes), models, subject_model=subject_model, is_repeat=True)
     if resolved.webhook is not None:
-        await check_webhook(parts, caller, resolved.webhook.url, "webhook.url")
+        check_webhook(parts, resolved.webhook.url, "webhook.url")
 
     def store(spec: JobSpec) -> None:
         for name, ref in spec.inputs.items():

@@ -42,7 +42,7 @@ async def prepare(parts: Services, caller: Tenant, request: JobRequest, files: M
     models = await run_in_threadpool(parts.catalogue.models)
     resolved, card = resolve(request, models, subject_model=parts.settings.models.subject_model)
     if request.webhook is not None:
-        await check_webhook(parts, caller, request.webhook.url, "webhook.url")
+        check_webhook(parts, request.webhook.url, "webhook.url")
     blobs = await sources.collect(parts, caller.name, request, files)
     limit = parts.settings.limits.max_image_pixels
     options, growth = getattr(resolved, "mask_options", None), default_growth(request, resolved)
@@ -99,11 +99,10 @@ def _references(tenant: str, job_id: str, headers: Mapping[str, Header], blobs: 
     return {name: intake.reference(input_key(tenant, job_id, name), headers[name], data) for name, data in blobs.items()}
 
 
-async def check_webhook(parts: Services, caller: Tenant, url: str, field: str) -> None:
+def check_webhook(parts: Services, url: str, field: str) -> None:
     """Raises ``WebhookNotAllowed`` for a URL that nothing is sent to."""
     try:
-        async with parts.calls.of(caller.name):
-            await outbound.check_destination(url, parts.settings.outbound)
+        outbound.check_destination(url, parts.settings.outbound)
     except UrlNotAllowed as error:
         raise WebhookNotAllowed(error.detail, field=field) from error
 

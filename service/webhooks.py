@@ -29,7 +29,7 @@ from service.submit import check_webhook
 
 async def register(parts: Services, caller: Tenant, request: EndpointRequest) -> EndpointWithSecret:
     """Register an endpoint. Raises ``WebhookNotAllowed`` and ``TooManyWebhooks``."""
-    await check_webhook(parts, caller, request.url, "url")
+    check_webhook(parts, request.url, "url")
     secret = new_webhook_secret()
     endpoint = StoredEndpoint(
         id=new_id("whk"), created_at=utc_now(), secrets=(StoredSecret(value=SecretStr(secret)),), **request.model_dump()
@@ -41,7 +41,7 @@ async def register(parts: Services, caller: Tenant, request: EndpointRequest) ->
 async def change(parts: Services, caller: Tenant, endpoint_id: str, changes: EndpointChanges) -> Endpoint:
     """Change an endpoint. Raises ``WebhookNotFound`` and ``WebhookNotAllowed``."""
     if changes.url is not None:
-        await check_webhook(parts, caller, changes.url, "url")
+        check_webhook(parts, changes.url, "url")
     update: dict[str, Any] = changes.model_dump(exclude_unset=True)
     if changes.enabled:
         update["disabled_reason"] = None

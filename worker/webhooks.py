@@ -33,6 +33,8 @@ _log = structlog.get_logger(__name__)
 _GONE = 410
 _LEASE_MARGIN_S = 15.0
 _MAX_RETRY_AFTER_S = 86400.0
+_LONGEST_RETRY_AFTER = 64
+"""In letters: a date has 29."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,8 @@ def _fault(fault: Exception) -> tuple[str, str]:
     """Why nothing was answered: the outcome, and in the owner's words. No address of ours is told."""
     if isinstance(fault, httpx.HTTPError) and outbound.is_denied(fault):
         return "denied", "the URL leads to an address that is not allowed"
+    if isinstance(fault, httpx.HTTPError) and outbound.leads_nowhere(fault):  # it may lead somewhere by the next attempt
+        return "unreachable", "the host leads to no address that may be called"
     if isinstance(fault, (TimeoutError, httpx.TimeoutException)):
         return "unreachable", "no answer in time"
     if isinstance(fault, outbound.BAD_REDIRECT):
@@ -227,13 +231,13 @@ def _fault(fault: Exception) -> tuple[str, str]:
 
 
 def _retry_after_s(answer: httpx.Response) -> float:
-    """What ``Retry-After`` asks for, in seconds or as a date; 0 where it is absent or makes no sense."""
-    text = answer.headers.get("retry-after", "")
+    """What ``Retry-After`` asks for, in seconds or as a date, a day at most; 0 where it is absent or makes no sense."""
+    text = answer.headers.get("retry-after", "")[:_LONGEST_RETRY_AFTER]
     if text.isascii() and text.isdigit():
         return min(float(text), _MAX_RETRY_AFTER_S)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a time zone beyond all bounds
         return 0.0
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return min(max((moment - datetime.now(UTC)).total_seconds(), 0.0), _MAX_RETRY_AFTER_S)

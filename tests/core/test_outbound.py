@@ -100,7 +100,7 @@ def test_addresses_that_are_not_public_are_never_connected_to(host: str, connect
         run(fetch(f"http://{host}/x", Outbound()))
     assert connections == []
     if not host[0].isdigit() or host.count(".") == 3:  # how a resolver reads odd spellings is its own business
-        assert isinstance(caught.value, UrlNotAllowed) or "does not resolve" in str(caught.value.__cause__)
+        assert isinstance(caught.value, UrlNotAllowed) or "no address" in str(caught.value)
 
 
 def test_a_name_that_resolves_inside_is_refused(monkeypatch: pytest.MonkeyPatch, connections: list[object]) -> None:
@@ -110,7 +110,7 @@ def test_a_name_that_resolves_inside_is_refused(monkeypatch: pytest.MonkeyPatch,
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("93.184.216.34", "10.0.0.1")]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    with pytest.raises(UrlNotAllowed):
+    with pytest.raises(FetchFailed, match="leads to no address that may be called"):
         run(fetch("http://shop.example/x", Outbound()))
     assert connections == []
 

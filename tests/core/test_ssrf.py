@@ -129,7 +129,7 @@ async def get_image(url: str, settings: Outbound) -> None:
 
 async def register_webhook(url: str, settings: Outbound) -> None:
     """As a request that names a webhook URL is checked."""
-    await outbound.check_destination(url, settings)
+    outbound.check_destination(url, settings)
 
 
 async def post_webhook(url: str, settings: Outbound) -> None:
@@ -181,14 +181,32 @@ def test_the_socket_that_is_watched_can_be_reached(watch: Watch) -> None:
 
 
 @pytest.mark.parametrize("call", [get_image, post_webhook])
-def test_a_name_that_changes_its_mind_gains_nothing(watch: Watch, call: Callable[[str, Outbound], Any]) -> None:
-    """A name that is public when it is checked and leads to loopback from then on is refused when it is called."""
-    watch.answers["rebind.example"] = [["93.184.216.34"], ["127.0.0.1"]]
-    url = f"http://rebind.example:{watch.port}/x"
+def test_a_name_is_looked_up_when_it_is_called_and_not_before(watch: Watch, call: Callable[[str, Outbound], Any]) -> None:
+    """A name that leads to loopback is asked for by no check of its URL, and refused when it is called."""
+    url = f"http://inner.example:{watch.port}/x"
     assert outcome(register_webhook, url, watch.settings) is None
-    error = outcome(call, url, watch.settings)
-    assert isinstance(error, UrlNotAllowed | httpx.ConnectError)
+    assert watch.asked == []
+    assert isinstance(outcome(call, url, watch.settings), FetchFailed | httpx.ConnectError)
+    assert watch.asked == ["inner.example"]
     assert (watch.tried, watch.accepted) == ([], [])
+
+
+@pytest.mark.parametrize("call", [register_webhook, get_image, post_webhook])
+def test_a_name_that_leads_inside_and_one_that_nobody_knows_are_told_alike(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, call: Callable[[str, Outbound], Any]
+) -> None:
+    """Both give one answer, and at the same time after they were looked up: which inner names there are is told by neither."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    watch.answers["shop.inner"] = [["10.0.0.1"]]
+    inner, unknown = (outcome(call, f"http://{host}:{watch.port}/x", watch.settings) for host in ("shop.inner", "shop.nowhere"))
+    assert type(inner) is type(unknown)
+    assert str(inner).replace("inner", "nowhere") == str(unknown)
+    assert [seconds > 0 for seconds in slept] == ([] if call is register_webhook else [True, True])
 
 
 @pytest.mark.parametrize("call", [get_image, post_webhook])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 import pytest
 import redis
 from conftest import Receiver, eventually
@@ -17,13 +19,14 @@ from queueing import accept, spec_of
 from api_schemas.jobs import JobSpec, new_id, utc_now
 from api_schemas.requests import JobEvent
 from api_schemas.webhooks import Delivery, DeliveryState, StoredEndpoint, StoredSecret
+from core import outbound
 from core.events import Endpoints, Outbox
 from core.jobs import JobRecords
 from core.queue import JobQueue
 from core.settings import Settings
 from core.storage import Storage
 from worker.steward_metrics import StewardMetrics
-from worker.webhooks import Dispatcher
+from worker.webhooks import Dispatcher, _retry_after_s
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -245,6 +248,52 @@ def test_a_receiver_is_asked_again_when_it_said(
     attempted = eventually(lambda: (found := only(outbox, "shop")).attempts and found)
     assert attempted.next_attempt_at is not None
     assert 86000 < (attempted.next_attempt_at - attempted.attempts[0].at).total_seconds() < 86500
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("9" * 400, 86400), ("Fri, 31 Dec 9999 23:59:59 -2359", 86400), ("Mon, 01 Jan 2001 00:00:00 GMT", 0), ("-5", 0), ("nan", 0), ("inf", 0),
+        ("1e9", 0), ("Mon, 01 Jan 99999 00:00:00 GMT", 0), ("Mon, 01 Jan 2030 00:00:00 +99999999999999999999999", 0),
+        ("Mon, 01 Jan 2030 00:00:00 +9959", 0), ("0x10", 0), ("", 0), ("soon " * 2000, 0), ("\u0665", 0),
+    ],
+)  # fmt: skip
+def test_odd_times_of_a_receiver_are_clamped(said: str, seconds: float) -> None:
+    """What is no time, or one that is over, is none, and a time beyond a day is a day."""
+    answer = httpx.Response(503, headers=[(b"retry-after", said.encode())])
+    assert _retry_after_s(answer) == seconds
+
+
+def test_a_name_that_leads_nowhere_is_tried_again_whatever_the_reason(
+    dispatcher: Callable[[], Running],
+    outbox: Outbox,
+    records: JobRecords,
+    queue: JobQueue,
+    own_redis: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that leads inside and one that nobody knows have the same attempts in the log of their tenant, which can see neither from the other."""
+    real = socket.getaddrinfo
+
+    def resolve(host: Any, port: Any, *args: Any, **more: Any) -> Any:
+        if host == "shop.inner":
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", port))]
+        if host == "shop.nowhere":
+            raise socket.gaierror
+        return real(host, port, *args, **more)
+
+    monkeypatch.setattr(outbound, "_TOLD_AFTER_S", 0.1)
+    register(own_redis, "http://shop.inner/", "inner")
+    register(own_redis, "http://shop.nowhere/", "nowhere")
+    for tenant in ("inner", "nowhere"):
+        end_jobs(records, queue, tenant, 1)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    dispatcher()
+    eventually(lambda: outbox.dead_letters() == 2)
+    inner, nowhere = (
+        [(attempt.status_code, attempt.error) for attempt in only(outbox, tenant).attempts] for tenant in ("inner", "nowhere")
+    )
+    assert inner == nowhere == [(None, "the host leads to no address that may be called")] * 4
 
 
 def test_an_endpoint_that_is_gone_is_disabled(
