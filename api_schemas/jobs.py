@@ -331,6 +331,21 @@ class Job(BaseModel):
     urls: JobUrls
 
 
+class JobState(BaseModel):
+    """What a key is told of a job that may change it and not read it."""
+
+    id: str = Field(examples=["job_01JD0000000000000000000000"])
+    status: JobStatus
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @classmethod
+    def of(cls, job: Job) -> JobState:
+        """That of ``job``."""
+        return cls(**job.model_dump(include=set(cls.model_fields)))
+
+
 class JobList(BaseModel):
     """A page of jobs, newest first."""
 

@@ -29,6 +29,8 @@ class Tenant:
     name: str
     key_id: str
     """Which of the tenant's keys it called with."""
+    scopes: frozenset[str]
+    """What that key may do."""
 
 
 def _caller(request: Request, parts: Parts, credentials: Credentials, demanded: SecurityScopes) -> Tenant:
@@ -47,7 +49,8 @@ def _caller(request: Request, parts: Parts, credentials: Credentials, demanded: 
     for scope in demanded.scopes:
         if scope not in found.scopes:
             raise MissingScope(scope)
-    return Tenant(found.tenant, found.key_id)
+    request.state.tenant = found.tenant  # in whose name the body is taken in
+    return Tenant(found.tenant, found.key_id, found.scopes)
 
 
 def rate_limit_headers(found: Admission) -> dict[str, str]:
@@ -67,6 +70,8 @@ ModelsReader = Annotated[Tenant, Security(_caller, scopes=[Scope.MODELS_READ])]
 WebhooksReader = Annotated[Tenant, Security(_caller, scopes=[Scope.WEBHOOKS_READ])]
 WebhooksWriter = Annotated[Tenant, Security(_caller, scopes=[Scope.JOBS_READ, Scope.WEBHOOKS_WRITE])]
 """What an endpoint is told of all jobs its maker could read too."""
+WebhooksChanger = Annotated[Tenant, Security(_caller, scopes=[Scope.JOBS_READ, Scope.WEBHOOKS_READ, Scope.WEBHOOKS_WRITE])]
+"""The answer shows what another key registered or was sent."""
 UsageReader = Annotated[Tenant, Security(_caller, scopes=[Scope.USAGE_READ])]
 
 

@@ -17,6 +17,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
+from api_schemas.access import Scope
 from api_schemas.errors import (
     FetchFailed,
     IdempotencyKeyInUse,
@@ -40,11 +41,11 @@ from api_schemas.errors import (
     UrlNotAllowed,
     WebhookNotAllowed,
 )
-from api_schemas.jobs import DryRun, Job, JobList, JobSpec, JobStatus, first_id
+from api_schemas.jobs import DryRun, Job, JobList, JobSpec, JobState, JobStatus, first_id
 from api_schemas.requests import Operation, RepeatRequest
 from core.jobs import Glance, JobRecord, public
-from service.auth import JobsReader, JobsRepeater, JobsWriter
-from service.bodies import Body, Changes, NoQuery, QueryOnce, described, query_once, request_body
+from service.auth import JobsReader, JobsRepeater, JobsWriter, Tenant
+from service.bodies import Body, Changes, JobBody, NoQuery, QueryOnce, described, query_once, request_body
 from service.deps import Parts, Services
 from service.dry_run import dry_run
 from service.idempotency import HEADER as IDEMPOTENCY_KEY
@@ -265,9 +266,13 @@ def read(job_id: str, caller: JobsReader, parts: Parts, _: NoQuery) -> Job:
 
 
 @router.post("/{job_id}/cancel", responses=refusals(JobNotFound, JobAlreadyFinished))
-def cancel(job_id: str, caller: JobsWriter, parts: Parts, _: NoQuery) -> Job:
-    """Cancel a job: at once while it waits, at its next step while it runs. Canceling twice is no error."""
-    return _view(parts, parts.records.cancel(job_id, caller.name))
+def cancel(job_id: str, caller: JobsWriter, parts: Parts, _: NoQuery) -> Job | JobState:
+    """Cancel a job: at once while it waits, at its next step while it runs. Canceling twice is no error.
+
+    A key without `jobs:read` is told its state alone.
+    """
+    record = parts.records.cancel(job_id, caller.name)
+    return _view(parts, record) if Scope.JOBS_READ in caller.scopes else JobState.of(_view(parts, record))
 
 
 @router.delete("/{job_id}", status_code=204, responses=refusals(JobNotFound, JobNotFinished))

@@ -23,7 +23,7 @@ from api_schemas.webhooks import (
     RotateRequest,
 )
 from service import webhooks
-from service.auth import WebhooksReader, WebhooksWriter
+from service.auth import WebhooksChanger, WebhooksReader, WebhooksWriter
 from service.bodies import ChangedEndpoint, NewEndpoint, NoQuery, QueryOnce, Rotation, described
 from service.deps import Parts
 from service.openapi import JSON_BODY, links, refusals
@@ -83,7 +83,7 @@ def deliveries(caller: WebhooksReader, parts: Parts, _: QueryOnce, query: Annota
     status_code=202,
     responses=refusals(DeliveryNotFound, WebhookNotFound, PayloadGone, WebhookDisabled),
 )
-def redeliver(delivery_id: str, caller: WebhooksWriter, parts: Parts, _: NoQuery) -> Delivery:
+def redeliver(delivery_id: str, caller: WebhooksChanger, parts: Parts, _: NoQuery) -> Delivery:
     """Send a webhook again, whatever became of it, under the same id and with the whole schedule."""
     return webhooks.redeliver(parts, caller, delivery_id)
 
@@ -99,7 +99,7 @@ def read(endpoint_id: str, caller: WebhooksReader, parts: Parts, _: NoQuery) -> 
     openapi_extra=described(EndpointChanges),
     responses=refusals(*JSON_BODY, WebhookNotFound, WebhookNotAllowed),
 )
-async def change(endpoint_id: str, caller: WebhooksWriter, parts: Parts, body: ChangedEndpoint, _: NoQuery) -> Endpoint:
+async def change(endpoint_id: str, caller: WebhooksChanger, parts: Parts, body: ChangedEndpoint, _: NoQuery) -> Endpoint:
     """Change where, of what, or whether an endpoint is told. One that was disabled after a 410 is enabled so too."""
     return await webhooks.change(parts, caller, endpoint_id, body)
 
@@ -115,7 +115,7 @@ def delete(endpoint_id: str, caller: WebhooksWriter, parts: Parts, _: NoQuery) -
     openapi_extra=described(RotateRequest, required=False),
     responses=refusals(*JSON_BODY, WebhookNotFound),
 )
-def rotate(endpoint_id: str, caller: WebhooksWriter, parts: Parts, body: Rotation, _: NoQuery) -> EndpointWithSecret:
+def rotate(endpoint_id: str, caller: WebhooksChanger, parts: Parts, body: Rotation, _: NoQuery) -> EndpointWithSecret:
     """Make a new secret, which the answer shows. The old one signs beside it for `overlap_s`."""
     return webhooks.rotate(parts, caller, endpoint_id, body)
 
@@ -128,6 +128,6 @@ def rotate(endpoint_id: str, caller: WebhooksWriter, parts: Parts, body: Rotatio
         **refusals(WebhookNotFound, WebhookDisabled),
     },
 )
-def ping(endpoint_id: str, caller: WebhooksWriter, parts: Parts, _: NoQuery) -> Delivery:
+def ping(endpoint_id: str, caller: WebhooksChanger, parts: Parts, _: NoQuery) -> Delivery:
     """Send a test event, `webhook.ping`."""
     return webhooks.ping(parts, caller, endpoint_id)

@@ -227,6 +227,36 @@ def test_a_key_that_only_writes_hears_nothing_of_other_keys_jobs(called: Called,
     eventually(lambda: {reader.get(f"/v1/jobs/{job.json()['id']}").json()["status"] for job in (mine, other)} == {"succeeded"})
 
 
+def test_who_cancels_without_leave_to_read_is_told_the_state_alone(called: Called, coffee: bytes) -> None:
+    """Id, status and times, the first time and every other; a key that may read is told the whole job."""
+    owner, _ = called()
+    writer, _ = called(scopes=(Scope.JOBS_WRITE,))
+    request = {**REPLACE, "priority": "bulk", "metadata": {"order": "s3cr3t"}}
+    jobs = [owner.post("/v1/jobs", data={"request": json.dumps(request)}, files={"photo": coffee}).json() for _ in range(8)]
+    answers = [writer.post(job["urls"]["cancel"]) for job in reversed(jobs)]
+    canceled = [answer for answer in answers if answer.status_code == 200]
+    assert canceled  # the last of eight waits for the first
+    for answer in canceled:
+        again = writer.post(f"/v1/jobs/{answer.json()['id']}/cancel")
+        for told in (answer.json(), again.json()):
+            assert set(told) == {"id", "status", "created_at", "started_at", "finished_at"}
+    assert all(b"s3cr3t" not in answer.content for answer in answers)
+    assert owner.post(f"/v1/jobs/{canceled[0].json()['id']}/cancel").json()["metadata"] == {"order": "s3cr3t"}
+
+
+def test_who_changes_an_endpoint_may_read_it(called: Called) -> None:
+    """The answers to a change, a rotation, a ping and a redelivery show what another key registered, and so demand leave to read it; deleting shows nothing."""
+    owner, _ = called()
+    writer, _ = called(scopes=(Scope.JOBS_READ, Scope.WEBHOOKS_WRITE))
+    made = owner.post("/v1/webhooks", json={"url": "http://127.0.0.1:9/s3cr3t", "events": ["job.failed"]}).json()
+    path = f"/v1/webhooks/{made['id']}"
+    for method, below in (("PATCH", ""), ("POST", "/rotate"), ("POST", "/ping")):
+        assert code(writer.request(method, path + below, json={} if below != "/ping" else None)) == (403, "missing_scope")
+    assert code(writer.post("/v1/webhooks/deliveries/evt_01JD0000000000000000000000/redeliver")) == (403, "missing_scope")
+    assert writer.post("/v1/webhooks", json={"url": "http://127.0.0.1:9/", "events": ["job.failed"]}).status_code == 201
+    assert writer.delete(path).status_code == 204
+
+
 def test_a_key_that_is_revoked_hears_no_more(called: Called, ring: KeyRing, coffee: bytes) -> None:
     """An event stream that is open ends at the next event or heartbeat, and does not tell it."""
     client, record = called()
