@@ -55,6 +55,7 @@
       │    └─ DeadlineExceeded           deadline_exceeded
       ├─ TooMany                    429
       │    ├─ RateLimited                rate_limited
+      │    ├─ TooManyAtOnce              too_many_at_once
       │    └─ TooManyQueued              too_many_queued
       └─ Unavailable                503  unavailable
 
@@ -407,6 +408,15 @@ class RateLimited(TooMany):
     """The key has made as many requests as it may for now."""
 
     code, title = "rate_limited", "Too many requests"
+
+
+class TooManyAtOnce(TooMany):
+    """Requests of the tenant hold as much as they may at once: bytes of bodies, checks, fetches, or places to wait. Some have to end first."""
+
+    code, title = "too_many_at_once", "Too many requests at once"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, retry_after_s=1)
 
 
 class TooManyQueued(TooMany):

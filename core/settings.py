@@ -98,6 +98,14 @@ class Limits(_Section):
 
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="Of a request body.")
     body_timeout_s: float = Field(default=120.0, gt=0, description="For a request body to arrive in; then 408.")
+    body_bytes_in_flight: int = Field(
+        default=768 * 2**20,
+        ge=1024,
+        description="Of all request bodies that one API process holds at once; then 503. A fourth is for tenants that have none.",
+    )
+    body_bytes_in_flight_per_tenant: int = Field(
+        default=192 * 2**20, ge=1024, description="Of one tenant, and at least one body of `OUTFILL_LIMITS__MAX_BODY_BYTES`; then 429."
+    )
     max_image_bytes: int = Field(default=32 * 2**20, ge=1024, description="Of one encoded image.")
     max_image_pixels: int = Field(default=80_000_000, ge=1, description="Width times height of one image, input or output.")
     decoding_s: float = Field(

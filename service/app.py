@@ -19,7 +19,7 @@ from core.catalogue import Catalogue
 from core.events import Endpoints, Outbox
 from core.jobs import JobRecords
 from core.queue import JobQueue
-from core.settings import Settings
+from core.settings import Limits, Settings
 from core.storage import Storage
 from imagefiles.sandbox import Sandbox
 from service import openapi, problems, threads
@@ -27,7 +27,7 @@ from service.deps import Services
 from service.keys import KeyRing
 from service.listeners import Listeners
 from service.metrics import ApiMetrics
-from service.middleware import BodyLimit, RequestContext
+from service.middleware import BodyLimit, PlainHead, RequestContext
 from service.routes import events, health, jobs, models, uploads, usage, webhooks
 
 LISTENING = "outfill-listening"
@@ -42,7 +42,8 @@ def build_services(settings: Settings) -> Services:
     listening = AsyncRedis.from_url(
         settings.redis.url.get_secret_value(), socket_timeout=None, socket_keepalive=True, client_name=LISTENING
     )
-    listeners, metrics = Listeners(listening, records, settings.events), ApiMetrics()
+    telling = threads.for_news()
+    listeners, metrics = Listeners(listening, records, settings.events, telling), ApiMetrics()
     metrics.streams.set_function(listeners.streams)
     return Services(
         settings=settings,
@@ -53,6 +54,8 @@ def build_services(settings: Settings) -> Services:
         storing=threads.for_storage(),
         checking=threads.for_checks(),
         decoding=Sandbox("service.intake", threads.CHECKING, memory=settings.limits.decoding_bytes),
+        telling=telling,
+        bodies=_room_for_bodies(settings.limits),
         records=records,
         endpoints=Endpoints(connection),
         outbox=Outbox(connection, kept_s=settings.webhooks.kept_s),
@@ -62,6 +65,12 @@ def build_services(settings: Settings) -> Services:
         calls=threads.Shares(),
         metrics=metrics,
     )
+
+
+def _room_for_bodies(limits: Limits) -> threads.BodyBytes:
+    """At least one body of each tenant fits."""
+    share = max(limits.body_bytes_in_flight_per_tenant, limits.max_body_bytes)
+    return threads.BodyBytes(limits.body_bytes_in_flight, share)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -91,7 +100,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     routers = [module.router for module in (health, jobs, events, uploads, models, webhooks, usage)]
     problems.install(app, [route for router in routers for route in router.routes])
-    app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes, timeout_s=settings.limits.body_timeout_s)
+    limits = settings.limits
+    app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s, room=services.bodies)
+    app.add_middleware(PlainHead)
     app.add_middleware(RequestContext, metrics=services.metrics)  # outermost: it counts refusals too
     for router in routers:
         app.include_router(router)

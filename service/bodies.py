@@ -10,8 +10,6 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.json_schema import models_json_schema
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, UploadFile
 
 from api_schemas.errors import Invalid, InvalidJson, MissingField, Problem, UnknownField
 from api_schemas.requests import (
@@ -27,11 +25,14 @@ from api_schemas.requests import (
 )
 from api_schemas.webhooks import EndpointChanges, EndpointRequest, RotateRequest
 from service.deps import Parts
+from service.forms import check_utf8, media_type, read_form
 from service.problems import invalid
 
 M = TypeVar("M", bound=BaseModel)
-JobBody = tuple[JobRequest, dict[str, bytes]]
 _MAX_FILES = 8
+_MAX_IMAGES = 64
+"""That are looked for in JSON. No request names as many."""
+_MAX_TEXT = 2 * 2**20
 _MAX_MARKS = 20_000
 """Commas and colons of a request: two prompts of nothing else, its metadata, and more fields than there are."""
 _MODELS: dict[str | None, type[BaseModel]] = {
@@ -82,47 +83,88 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 
 
+class JobBody:
+    """A job request and its files, until they are taken: they are not held in memory while a caller waits for the end of the job."""
+
+    def __init__(self, request: JobRequest, files: dict[str, bytes], size: int) -> None:
+        self.size = size
+        """Bytes that arrived."""
+        self._content: tuple[JobRequest, dict[str, bytes]] | None = (request, files)
+
+    def take(self) -> tuple[JobRequest, dict[str, bytes]]:
+        """Them, once."""
+        content, self._content = self._content, None
+        if content is None:
+            raise RuntimeError("the body was taken already")
+        return content
+
+
+async def gather(request: Request) -> bytearray:
+    """A body. Its bytes count for the tenant that calls, who is known by then (service/middleware.py)."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+    return body
+
+
 async def _read_body(request: Request, parts: Parts) -> JobBody:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind, options = media_type(request.headers.get("content-type", ""))
+    if kind not in ("multipart/form-data", "application/json", ""):
+        raise Invalid("send application/json or multipart/form-data", field="Content-Type")
+    body = await gather(request)
+    read: Callable[[], tuple[JobRequest, dict[str, bytes]]]
+    read = partial(_read_form, body, options) if kind == "multipart/form-data" else lambda: (_job_request(body), {})
     try:
-        if kind == "multipart/form-data":
-            async with request.form(
-                max_files=_MAX_FILES, max_fields=_MAX_FILES, max_part_size=parts.settings.limits.max_body_bytes
-            ) as form:
-                return await _read_form(form)
-        if kind not in ("application/json", ""):
-            raise Invalid("send application/json or multipart/form-data", field="Content-Type")
-        return await run_in_threadpool(_job_request, await request.body()), {}
+        return JobBody(*await parts.reading(request.state.tenant, len(body), read), len(body))
     except ValidationError as error:
         raise invalid(error, _MODELS) from error
 
 
-async def _read_form(form: FormData) -> JobBody:
-    text: str | bytes | None = None
+def _read_form(body: bytearray, options: dict[bytes, bytes]) -> tuple[JobRequest, dict[str, bytes]]:
+    text: bytes | None = None
     files: dict[str, bytes] = {}
-    for name, value in form.multi_items():
-        content = await value.read() if isinstance(value, UploadFile) else value
-        if name == "request":
-            text = content
-        elif isinstance(content, str):
-            raise UnknownField("only the part named request may be text; options go inside it", field=name)
-        elif name in files:
-            raise Invalid("two parts have this name", field=name)
+    for part in read_form(body, options, max_files=_MAX_FILES, max_texts=_MAX_FILES, texts=("request",)):
+        if part.name in files or (part.name == "request" and text is not None):
+            raise Invalid("two parts have this name", field=part.name)
+        if part.name == "request":
+            text = part.content
+        elif part.is_file:
+            files[part.name] = part.content
         else:
-            files[name] = content
+            raise UnknownField("only the part named request may be text; options go inside it", field=part.name)
     if text is None:
         raise MissingField("the part that holds the JSON is missing", field="request")
-    return await run_in_threadpool(_job_request, text.encode() if isinstance(text, str) else text), files
+    return _job_request(text), files
 
 
-def _job_request(text: bytes) -> JobRequest:
+def _job_request(text: bytes | bytearray) -> JobRequest:
     return _parsed(partial(job_request.validate_json, strict=True), text)
 
 
-def _parsed(validate: Callable[[bytes], M], text: bytes) -> M:
-    parsed = validate(_checked(text))
-    _refuse_repeated_names(text)
+def _parsed(validate: Callable[[bytes | bytearray], M], text: bytes | bytearray) -> M:
+    rest = _without_images(text)
+    check_utf8(rest, "the JSON", error=InvalidJson)
+    _check_size(rest)
+    parsed = validate(text)
+    _refuse_repeated_names(rest)
     return parsed
+
+
+def _without_images(text: bytes | bytearray) -> bytes:
+    """JSON whose data URLs are empty strings: plain letters all of them, so that no more of it than a request's few texts has to be looked at, nor becomes four
+    bytes a letter because of one letter elsewhere.
+    """
+    pieces, at = [], 0
+    for _ in range(_MAX_IMAGES):
+        begin = text.find(b'"data:', at)
+        end = text.find(b'"', begin + 1)
+        if begin < 0 or end < 0:
+            break
+        url = text[begin + 1 : end]
+        is_plain = url.isascii() and url.count(b"\\") == url.count(b"\\/") and text[begin - 1 : begin] != b"\\"
+        pieces.append(text[at : begin + 1 if is_plain else end])
+        at = end
+    return b"".join([*pieces, text[at:]])
 
 
 def _refuse_repeated_names(text: bytes) -> None:
@@ -138,13 +180,14 @@ def _refuse_repeated_names(text: bytes) -> None:
     json.loads(text, object_pairs_hook=once, parse_int=str, parse_float=str)
 
 
-def _checked(text: bytes) -> bytes:
-    """JSON that has no more values than a request can have. Each one too many would cost an error of its own: a body of 64 MB minutes, and
-    gigabytes. Images in base64 have neither commas nor colons.
+def _check_size(text: bytes) -> None:
+    """Raises ``InvalidJson`` for JSON that has more text or more values than a request can have, its images aside. Each value too many would cost an error of
+    its own: a body of 64 MB minutes, and gigabytes.
     """
+    if len(text) > _MAX_TEXT:
+        raise InvalidJson(f"the JSON holds more than {_MAX_TEXT} bytes beside the images that are data URLs")
     if text.count(b",") + text.count(b":") > _MAX_MARKS:
         raise InvalidJson("the JSON holds more values than any request has")
-    return text
 
 
 Body = Annotated[JobBody, Depends(_read_body)]
@@ -156,16 +199,17 @@ class _NoQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def json_body(model: type[M], *, required: bool = True) -> Callable[[Request], Awaitable[M]]:
+def json_body(model: type[M], *, required: bool = True) -> Callable[[Request, Parts], Awaitable[M]]:
     """Reads a JSON body. Not by FastAPI, which would take the body in before it asks for the key."""
 
-    async def read(request: Request) -> M:
-        body = await request.body()
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    async def read(request: Request, parts: Parts) -> M:
+        kind, _ = media_type(request.headers.get("content-type", ""))
+        body = await gather(request)
         if body and kind not in ("application/json", ""):
             raise Invalid("send application/json" if required else "send application/json, or no body", field="Content-Type")
         try:
-            return await run_in_threadpool(_parsed, partial(model.model_validate_json, strict=True), body if required or body else b"{}")
+            text = body if required or body else b"{}"
+            return await parts.reading(request.state.tenant, len(text), _parsed, partial(model.model_validate_json, strict=True), text)
         except ValidationError as error:
             raise invalid(error, {None: model}) from error
 

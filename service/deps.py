@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, ParamSpec, TypeVar, cast
 
 import httpx
 import redis
 from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
 
 from core.catalogue import Catalogue
 from core.events import Endpoints, Outbox
@@ -19,7 +21,12 @@ from imagefiles.sandbox import Sandbox
 from service.keys import KeyRing
 from service.listeners import Listeners
 from service.metrics import ApiMetrics
-from service.threads import Shares, Threads
+from service.threads import BodyBytes, Shares, Threads
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_FEW = 2**16
+"""Bytes that are read in a millisecond or two, whatever they say."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,11 @@ class Services:
     """From a coroutine its calls go through ``storing``."""
     storing: Threads
     checking: Threads
-    """For looking into images, which is done by ``decoding``."""
+    """For looking into what a request holds: its cost is the caller's. Images are looked into by ``decoding``."""
     decoding: Sandbox
+    telling: Threads
+    """For those who follow a job or wait for it."""
+    bodies: BodyBytes
     records: JobRecords
     endpoints: Endpoints
     outbox: Outbox
@@ -47,6 +57,12 @@ class Services:
     calls: Shares
     """In looking those up and fetching them: name servers and hosts may be slow."""
     metrics: ApiMetrics
+
+    async def reading(self, tenant: str, size: int, call: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
+        """What ``call`` makes of ``size`` bytes that a caller sent: of many in the threads for checks, where tenants take turns."""
+        if size > _FEW:
+            return await self.checking.run(tenant, call, *args, **named)
+        return await run_in_threadpool(call, *args, **named)
 
 
 def _services(request: Request) -> Services:

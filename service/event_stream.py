@@ -13,7 +13,6 @@ from typing import Any
 import structlog
 from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -80,7 +79,7 @@ class EventStream(StreamingResponse):
             async with listeners.listen(self._job_id) as news:
                 while not listeners.closing:
                     news.clear()
-                    for frame in await run_in_threadpool(lambda: list(self._news())):
+                    for frame in await self._parts.telling.run(self._tenant, lambda: list(self._news())):
                         yield frame
                     if told.gone or (told.status is not None and told.status.terminal):
                         return

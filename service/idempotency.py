@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
@@ -30,15 +30,14 @@ _DESCRIPTION = (
 
 
 def _key(
-    request: Request,
     idempotency_key: Annotated[
         str | None, Header(alias=HEADER, description=_DESCRIPTION, json_schema_extra={"pattern": f"^{_KEY.pattern}$"})
     ] = None,
 ) -> str | None:
     if idempotency_key is None:
         return None
-    if len(request.headers.getlist(HEADER)) > 1 or not _KEY.fullmatch(idempotency_key):
-        raise Invalid("send it once, as 1 to 255 visible ASCII characters", field=HEADER)
+    if not _KEY.fullmatch(idempotency_key):
+        raise Invalid("send it as 1 to 255 visible ASCII characters", field=HEADER)
     return idempotency_key
 
 
@@ -57,16 +56,22 @@ def job_digest(request: JobRequest, files: Mapping[str, bytes]) -> str:
 
 
 async def once(
-    parts: Services, caller: Tenant, key: str | None, asked: Callable[[], str], make: Callable[[Reservation | None], Awaitable[JobSpec]]
+    parts: Services,
+    caller: Tenant,
+    key: str | None,
+    asked: Callable[[], str],
+    make: Callable[[Reservation | None], Awaitable[JobSpec]],
+    *,
+    size: int = 0,
 ) -> JobSpec:
     """The job that ``make`` makes, or the one that was made under ``key`` before.
 
-    ``asked`` is the digest of the request. Raises ``IdempotencyKeyReused``, ``IdempotencyKeyInUse``, and what ``make`` raises; the key is
+    ``asked`` is the digest of the request, which had ``size`` bytes. Raises ``IdempotencyKeyReused``, ``IdempotencyKeyInUse``, and what ``make`` raises; the key is
     free again then. Where this process dies on the way, the key's lease lapses.
     """
     if key is None:
         return await make(None)
-    wanted = Reservation(caller.key_id, key, await run_in_threadpool(asked), token=new_id("res"))
+    wanted = Reservation(caller.key_id, key, await parts.reading(caller.name, size, asked), token=new_id("res"))
     held = await run_in_threadpool(parts.records.reserve, wanted)
     if held.request != wanted.request:
         raise IdempotencyKeyReused("another request was sent with this key", field=HEADER)

@@ -15,12 +15,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 import structlog
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
-from starlette.concurrency import run_in_threadpool
 
 from api_schemas.errors import TooManyStreams
 from core.events import stream_key
 from core.jobs import JobRecords
 from core.settings import Events
+from service.threads import Threads
 
 _log = structlog.get_logger(__name__)
 _LOOK_AGAIN_S = 10.0
@@ -31,8 +31,8 @@ _RECONNECT_S = 0.5
 class Listeners:
     """The callers of one process that wait for jobs."""
 
-    def __init__(self, connection: AsyncRedis, records: JobRecords, limits: Events) -> None:
-        self._connection, self._records, self._limits = connection, records, limits
+    def __init__(self, connection: AsyncRedis, records: JobRecords, limits: Events, telling: Threads) -> None:
+        self._connection, self._records, self._limits, self._telling = connection, records, limits, telling
         self._pubsub = connection.pubsub()
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._streams: Counter[str] = Counter()
@@ -68,10 +68,11 @@ class Listeners:
 
     @asynccontextmanager
     async def _place(self, taken: Counter[str], tenant: str) -> AsyncIterator[None]:
-        if taken.total() >= self._limits.streams:
-            raise TooManyStreams("too many event streams are open")
         if taken[tenant] >= self._limits.streams_per_tenant:
-            raise TooManyStreams(f"{self._limits.streams_per_tenant} event streams may be open")
+            raise TooManyStreams(f"{self._limits.streams_per_tenant} of your event streams may be open at once, and are")
+        spare = self._limits.streams // 10 if taken[tenant] else 0  # for tenants that have none
+        if taken.total() >= self._limits.streams - spare:
+            raise TooManyStreams("as many event streams of all callers are open as may be")
         taken[tenant] += 1
         try:
             yield
@@ -86,7 +87,7 @@ class Listeners:
             async with asyncio.timeout(timeout_s), self._place(self._waits, tenant), self.listen(job_id) as news:
                 while not self.closing:
                     news.clear()
-                    status = await run_in_threadpool(self._records.status, job_id)
+                    status = await self._telling.run(tenant, self._records.status, job_id)
                     if status is None or status.terminal:
                         return
                     await self.news_or(news, _LOOK_AGAIN_S)

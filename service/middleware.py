@@ -1,23 +1,35 @@
-"""Around every request: an id, a count, a line in the audit log, and limits on the body."""
+"""Around every request: an id, a count, a line in the audit log, a head that can be read in one way, and limits on the body."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+from collections.abc import MutableMapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
-from api_schemas.errors import BodyTooSlow, PayloadTooLarge
+from api_schemas.errors import BodyTooSlow, Invalid, OutfillError, PayloadTooLarge
+from service.forms import is_utf8
 from service.metrics import ApiMetrics
 from service.problems import problem
+from service.threads import OURSELVES, BodyBytes
 
 _log = structlog.get_logger(__name__)
 
 
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 """Of others callers can make up as many as they like, and each would be series of its own."""
+_ONCE = frozenset(
+    {b"authorization", b"content-length", b"content-type", b"host", b"idempotency-key", b"last-event-id", b"prefer", b"transfer-encoding"}
+)
+"""Headers of which one would be ignored if there were two."""
+_SLASHES = re.compile(rb"%2f|%5c|\\", re.IGNORECASE)
+"""What a proxy may take for one part of a path and the next reader for two."""
 
 
 class RequestContext:
@@ -60,23 +72,70 @@ class RequestContext:
                     _log.info("key_used", **used, method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4))
 
 
-class BodyLimit:
-    """Refuses bodies beyond a number of bytes, by their declared length or while they arrive, and those that arrive too slowly."""
+class PlainHead:
+    """Refuses by name what two readers may read differently: text that is not UTF-8, slashes that are written as letters, headers that come twice."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (error := _fault(scope)) is not None:
+            await problem(error, scope["state"]["request_id"])(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _fault(scope: Scope) -> Invalid | None:
+    """What is wrong with the head of a request."""
+    path = scope.get("raw_path") or scope["path"].encode()
+    if _SLASHES.search(path):
+        return Invalid("no part of the path may hold a slash or a backslash", field="path")
+    if not is_utf8(unquote_to_bytes(path)):
+        return Invalid("the path is not UTF-8", field="path")
+    for pair in scope["query_string"].split(b"&") if b"%" in scope["query_string"] or not scope["query_string"].isascii() else ():
+        name, value = (unquote_to_bytes(part) for part in pair.partition(b"=")[::2])
+        if not is_utf8(name):
+            return Invalid("the name of a parameter is not UTF-8", field="query")
+        if not is_utf8(value):
+            return Invalid("the parameter is not UTF-8", field=name.decode())
+    seen: set[bytes] = set()
+    for name, value in scope["headers"]:
+        if name in seen and name in _ONCE:
+            return Invalid("send it once", field=_title(name))
+        if not is_utf8(value):
+            return Invalid("the header is not UTF-8", field=_title(name))
+        seen.add(name)
+    if {b"content-length", b"transfer-encoding"} <= seen:
+        return Invalid("a body has either a length or an encoding for its transfer", field="Content-Length")
+    return None
+
+
+def _title(name: bytes) -> str:
+    return name.decode("latin-1").title().replace("-Id", "-ID")
+
+
+class BodyLimit:
+    """Refuses bodies beyond a number of bytes, by their declared length or while they arrive, those that arrive too slowly, and those for which there is
+    no room beside the others of their tenant.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float, room: BodyBytes) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
+        self._room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        written = dict(scope["headers"]).get(b"content-length", b"0")
+        declared = int(written) if written.isdigit() else 0
         error = PayloadTooLarge(f"the body may have {self._max_bytes} bytes")
-        if declared.isdigit() and int(declared) > self._max_bytes:
+        if declared > self._max_bytes:
             await problem(error, scope["state"]["request_id"])(scope, receive, send)
             return
+        place = _Place(self._room, scope["state"])
         received, arriving = 0, True
         clock = asyncio.get_running_loop().time
         deadline: float | None = None
@@ -85,7 +144,9 @@ class BodyLimit:
             nonlocal received, arriving, deadline
             if not arriving:  # who listens after the body waits for the caller to leave
                 return await receive()
-            deadline = deadline or clock() + self._timeout_s  # from the first look at the body: looking the key up is not the caller's time
+            if deadline is None:  # from the first look at the body: looking the key up is not the caller's time
+                deadline = clock() + self._timeout_s
+                place.hold(declared)
             try:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
@@ -95,6 +156,43 @@ class BodyLimit:
             received += len(message.get("body", b""))
             if received > self._max_bytes:
                 raise error
+            place.hold(received)  # of a body that declares no length
             return message
 
-        await self._app(scope, counted, send)
+        async def closing(message: Message) -> None:
+            if place.refused and message["type"] == "http.response.start":  # else the rest of the body would be read, to no end
+                message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
+            await send(message)
+
+        scope["state"]["release_body"] = place.release
+        try:
+            await self._app(scope, counted, closing)
+        finally:
+            place.release()
+
+
+class _Place:
+    """What one body holds of the room, in the name of its tenant: whose it is, is known by the time that it is read."""
+
+    def __init__(self, room: BodyBytes, state: MutableMapping[str, Any]) -> None:
+        self._room, self._state = room, state
+        self._tenant, self._held = "", 0
+        self._released = False
+        self.refused = False
+
+    def hold(self, count: int) -> None:
+        """Hold so many bytes in all. Raises ``TooManyAtOnce`` and ``Unavailable``."""
+        if count <= self._held or self._released:
+            return
+        self._tenant = self._tenant or self._state.get("tenant", OURSELVES)
+        try:
+            self._room.take(self._tenant, count - self._held)
+        except OutfillError:
+            self.refused = True
+            raise
+        self._held = count
+
+    def release(self) -> None:
+        """Give all of it back."""
+        self._room.give_back(self._tenant, self._held)
+        self._held, self._released = 0, True

@@ -21,11 +21,11 @@ from api_schemas.errors import (
     MissingField,
     MissingScope,
     NotAnImage,
-    NotFound,
     OutfillError,
     PayloadTooLarge,
     RateLimited,
     TooMany,
+    TooManyAtOnce,
     Unauthenticated,
     Unavailable,
     UnknownField,
@@ -42,7 +42,7 @@ JSON_BODY: Errors = (*BODY, InvalidJson)
 FORM_BODY: Errors = (*BODY, MalformedForm)
 IMAGE: Errors = (NotAnImage, UnsupportedFormat, AnimatedImage, ImageTooLarge, ImageTooCostly, ImageCorrupt)
 """and one that reads the header of an image."""
-_EVERY_ROUTE: Errors = (Unauthenticated, MissingScope, Invalid, UnknownField, RateLimited, Unavailable)
+_EVERY_ROUTE: Errors = (Unauthenticated, MissingScope, Invalid, UnknownField, RateLimited, TooManyAtOnce, Unavailable)
 
 _HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {
@@ -97,8 +97,6 @@ def refusals(*errors: type[OutfillError]) -> Responses:
     by_status: defaultdict[int, list[type[OutfillError]]] = defaultdict(list)
     for error in (*_EVERY_ROUTE, *errors):
         by_status[error.status].append(error)
-    if NotFound.status in by_status:  # an id with a slash in it leads to no route
-        by_status[NotFound.status].append(NotFound)
     return {status: refusal(*raised) for status, raised in sorted(by_status.items())}
 
 
@@ -119,6 +117,10 @@ def _headers_of(status: int, errors: Errors) -> dict[str, Any]:
     if any(come_back):
         told |= headers("Retry-After") if all(come_back) else optional("Retry-After")
     return told
+
+
+ODD_HEAD: Responses = {Invalid.status: refusal(Invalid)}
+"""How every route refuses a head that is not plain (service/middleware.py)."""
 
 
 def operation_id(route: APIRoute) -> str:

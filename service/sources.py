@@ -6,8 +6,6 @@ import base64
 import re
 from collections.abc import Mapping
 
-from starlette.concurrency import run_in_threadpool
-
 from api_schemas.errors import Invalid, InvalidSource, OutfillError, PayloadTooLarge, UploadNotFound
 from api_schemas.requests import JobRequest, PictureBackground, ReplaceBackgroundRequest
 from core import outbound
@@ -66,7 +64,7 @@ async def _bytes_of(parts: Services, tenant: str, source: str, files: Mapping[st
         async with parts.calls.of(tenant):
             return await outbound.fetch(parts.http, source, parts.settings.outbound, max_bytes=limit)
     if scheme.lower() == "data":
-        return await run_in_threadpool(_decode_data_url, source)
+        return await parts.reading(tenant, len(source), _decode_data_url, source)
     if scheme == "upload":
         return await _read_upload(parts, tenant, rest, limit)
     if scheme == "file":
@@ -88,6 +86,6 @@ async def _read_upload(parts: Services, tenant: str, upload_id: str, limit: int)
     if not _UPLOAD_ID.fullmatch(upload_id):
         raise UploadNotFound("no such upload")
     try:
-        return await parts.storing.run(parts.storage.get, upload_key(tenant, upload_id), max_bytes=limit)
+        return await parts.storing.run(tenant, parts.storage.get, upload_key(tenant, upload_id), max_bytes=limit)
     except ObjectNotFound:
         raise UploadNotFound("no such upload, or its bytes have not arrived") from None

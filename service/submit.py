@@ -46,7 +46,7 @@ async def prepare(parts: Services, caller: Tenant, request: JobRequest, files: M
     blobs = await sources.collect(parts, caller.name, request, files)
     limit = parts.settings.limits.max_image_pixels
     options, growth = getattr(resolved, "mask_options", None), default_growth(request, resolved)
-    checked = await parts.checking.run(intake.check_apart, parts.decoding, parts.settings.limits, blobs, options, growth)
+    checked = await parts.checking.run(caller.name, intake.check_apart, parts.decoding, parts.settings.limits, blobs, options, growth)
     if not checked.has_room:
         resolved = ungrown(request, resolved)
     check_output_size(resolved, checked.headers["image"], limit)
@@ -66,7 +66,8 @@ async def submit(
             parts.storage.put(spec.inputs[name].key, data, f"image/{spec.inputs[name].format}")
 
     job_id = new_id("job")
-    inputs = await run_in_threadpool(_references, caller.name, job_id, prepared.headers, blobs)
+    size = sum(map(len, blobs.values()))
+    inputs = await parts.reading(caller.name, size, _references, caller.name, job_id, prepared.headers, blobs)
     spec = new_spec(caller, job_id, prepared.model.card, prepared.request, inputs)
     await accept(parts, spec, store, reservation)
     return spec
@@ -90,7 +91,7 @@ def new_spec(caller: Tenant, job_id: str, card: ModelCard, request: JobRequest, 
 
 async def accept(parts: Services, spec: JobSpec, store: Callable[[JobSpec], None], reservation: Reservation | None) -> None:
     """Record a job, ``store`` its inputs and queue it. Where that fails nothing of it is kept."""
-    await parts.storing.run(_keep, parts, spec, store, reservation)
+    await parts.storing.run(spec.tenant, _keep, parts, spec, store, reservation)
     parts.metrics.accepted.labels(spec.request.operation, spec.model, spec.request.priority).inc()
     _log.info("job_accepted", job=spec.id, tenant=spec.tenant, operation=spec.request.operation, model=spec.model)
 

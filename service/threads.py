@@ -1,68 +1,199 @@
-"""Room for what is slow: threads apart from those that everybody needs, so that who looks up his key waits neither for a store that hangs nor for
-masks; and a share of each tenant in calls to hosts that callers name.
+"""Room for what is slow, with a share of it for each tenant: threads apart from those that everybody needs, so that who looks up his key waits neither
+for a store that hangs nor for masks; calls to hosts that callers name; bytes of bodies.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import ParamSpec, TypeVar
-from weakref import WeakValueDictionary
+from typing import Any, ParamSpec, TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from api_schemas.errors import Unavailable
+from api_schemas.errors import TooManyAtOnce, Unavailable
+from core import outbound
 
 P = ParamSpec("P")
 R = TypeVar("R")
-STORING, MAY_STORE = 40, 40
-CALLING = 16
-CHECKING, MAY_CHECK = 2, 100
+STORING, MAY_STORE = 40, 100
+CALLING, MAY_CALL = 16, 100
+CHECKING, MAY_CHECK = 3, 200
 """A mask of the largest size takes hundreds of megabytes while it is decoded."""
+TELLING, MAY_TELL = 8, 100_000
+"""Of those who wait or follow each has one call at a time, and how many they are is limited where they come in."""
+OURSELVES = ""
+"""Whose calls those are that no tenant makes. No tenant has this name."""
 
 
 class Threads:
-    """As many calls at once as there are ``threads``; ``may_wait`` more wait for one."""
+    """As many calls at once as there are ``threads``, in turns of their tenants; ``may_wait`` more wait for one.
 
-    def __init__(self, threads: int, may_wait: int, refusal: str) -> None:
-        self._limiter, self._refusal = CapacityLimiter(threads), refusal
-        self._places, self._taken = threads + may_wait, 0
+    Who has the fewest calls running goes first, and of those with as many who has waited longest. A fourth of the threads and of the places
+    to wait is for tenants that have none, and no tenant waits in more than half of them.
+    """
 
-    async def run(self, call: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
-        """What ``call`` returns. Raises ``Unavailable`` at once where too many wait already: each holds the files of its request in memory."""
-        # Counted here and not asked of the limiter, which knows of a call only some turns of the loop later: of many that come at once, too many would pass.
-        if self._taken >= self._places:
-            raise Unavailable(self._refusal)
-        self._taken += 1
+    def __init__(self, threads: int, may_wait: int, what: str) -> None:
+        self._limiter, self._what = CapacityLimiter(threads), what
+        self._threads, self._spare_threads = threads, -(-threads // 4) if threads > 1 else 0
+        self._places, self._spare_places, self._share = may_wait, may_wait // 4, -(-may_wait // 2)
+        self._running: Counter[str] = Counter()
+        self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+
+    async def run(self, tenant: str, call: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
+        """What ``call`` returns. Raises at once where too many wait already, for each holds the files of its request in memory: ``TooManyAtOnce`` where
+        they are the tenant's own, ``Unavailable`` where they are everybody's.
+        """
+        await self._turn(tenant)
         try:
             return await anyio.to_thread.run_sync(partial(call, *args, **named), limiter=self._limiter)
         finally:
-            self._taken -= 1
+            self._end(tenant)
+
+    async def _turn(self, tenant: str) -> None:
+        """Wait for it."""
+        if tenant not in self._lines and self._may_begin(tenant):
+            self._running[tenant] += 1
+            return
+        turn = self._line_up(tenant)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it was given a thread, and is gone
+                self._end(tenant)
+            else:
+                self._leave(tenant, turn)
+            raise
+
+    def _may_begin(self, tenant: str) -> bool:
+        free = self._threads - self._running.total()
+        return free > (self._spare_threads if self._running[tenant] else 0)
+
+    def _line_up(self, tenant: str) -> asyncio.Future[None]:
+        own, waiting = len(self._lines.get(tenant, ())), sum(map(len, self._lines.values()))
+        if own >= self._share:
+            raise TooManyAtOnce(f"{own} of your requests wait already {self._what}")
+        if waiting >= self._places - (self._spare_places if own or self._running[tenant] else 0):
+            raise Unavailable(f"too many requests wait {self._what}")
+        turn = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(tenant, deque()).append(turn)
+        return turn
+
+    def _leave(self, tenant: str, turn: asyncio.Future[None]) -> None:
+        line = self._lines[tenant]
+        line.remove(turn)
+        if not line:
+            del self._lines[tenant]
+
+    def _end(self, tenant: str) -> None:
+        """Give a thread back, and let in who may have one now."""
+        self._running[tenant] -= 1
+        if not self._running[tenant]:
+            del self._running[tenant]
+        while self._lines:
+            first = min(self._lines, key=lambda waiting: self._running[waiting])  # of equals the one that was first in the order
+            if not self._may_begin(first):
+                return
+            turn = self._lines[first].popleft()
+            if self._lines[first]:
+                self._lines.move_to_end(first)
+            else:
+                del self._lines[first]
+            if not turn.done():
+                self._running[first] += 1
+                turn.set_result(None)
 
 
 class Shares:
-    """So many calls of a tenant at once; the rest of its calls wait."""
+    """So many calls of a tenant at once; ``may_wait`` more of its calls wait."""
 
-    def __init__(self, share: int = CALLING) -> None:
-        self._share = share
-        self._doors: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+    def __init__(self, share: int = CALLING, may_wait: int = MAY_CALL) -> None:
+        self._share, self._may_wait = share, may_wait
+        self._doors: dict[str, asyncio.Semaphore] = {}
+        self._at: Counter[str] = Counter()
 
     @asynccontextmanager
     async def of(self, tenant: str) -> AsyncIterator[None]:
-        """One of them."""
-        door = self._doors.setdefault(tenant, asyncio.Semaphore(self._share))  # it lives as long as somebody stands at it
-        async with door:
-            yield
+        """One of them. Raises ``TooManyAtOnce``. It ends with the lookups of names that it began, which cannot be broken off."""
+        if self._at[tenant] >= self._share + self._may_wait:
+            raise TooManyAtOnce(f"{self._at[tenant]} of your requests fetch images already, or wait for it")
+        door = self._doors.setdefault(tenant, asyncio.Semaphore(self._share))
+        self._at[tenant] += 1
+        try:
+            await door.acquire()
+        except BaseException:
+            self._leave(tenant)
+            raise
+        lookups: set[Future[Any]] = set()
+        try:
+            with outbound.noting_lookups(lookups):
+                yield
+        finally:
+            self._end(tenant, [lookup for lookup in lookups if not lookup.done()])
+
+    def _end(self, tenant: str, lookups: Sequence[Future[Any]]) -> None:
+        """Give one back, after the last of ``lookups``."""
+        if not lookups:
+            self._doors[tenant].release()
+            self._leave(tenant)
+            return
+        loop = asyncio.get_running_loop()
+
+        def ended(_: Future[Any]) -> None:
+            with suppress(RuntimeError):  # the loop has ended too
+                loop.call_soon_threadsafe(self._end, tenant, lookups[1:])
+
+        lookups[0].add_done_callback(ended)
+
+    def _leave(self, tenant: str) -> None:
+        self._at[tenant] -= 1
+        if not self._at[tenant]:
+            del self._at[tenant], self._doors[tenant]
+
+
+class BodyBytes:
+    """Bytes of request bodies that may be in memory at once: of all tenants, and of each. A fourth is for tenants that have none."""
+
+    def __init__(self, total: int, share: int) -> None:
+        self._total, self._share = max(total, share), share
+        self._taken: Counter[str] = Counter()
+
+    def take(self, tenant: str, count: int) -> None:
+        """Take so many more. Raises ``TooManyAtOnce`` beyond the tenant's share, ``Unavailable`` where others have taken too many."""
+        own = self._taken[tenant]
+        if own + count > self._share:
+            raise TooManyAtOnce(
+                f"{own} bytes of your requests are held already, and {self._share} may be: send fewer or smaller ones at once"
+            )
+        if self._taken.total() + count > self._total - (self._total // 4 if own else 0):
+            raise Unavailable("too many requests are arriving at once")
+        self._taken[tenant] += count
+
+    def give_back(self, tenant: str, count: int) -> None:
+        """What was taken."""
+        self._taken[tenant] -= count
+        if self._taken[tenant] <= 0:
+            del self._taken[tenant]
+
+    def taken(self, tenant: str) -> int:
+        """How many bytes of a tenant are held."""
+        return self._taken.get(tenant, 0)
 
 
 def for_storage() -> Threads:
     """For calls to S3."""
-    return Threads(STORING, MAY_STORE, "the object store is slow, and too many requests wait for it")
+    return Threads(STORING, MAY_STORE, "for the object store")
 
 
 def for_checks() -> Threads:
-    """For looking into the images of a request."""
-    return Threads(CHECKING, MAY_CHECK, "too many requests wait for their images to be checked")
+    """For looking into what a request holds: JSON, forms, images."""
+    return Threads(CHECKING, MAY_CHECK, "for their images to be checked")
+
+
+def for_news() -> Threads:
+    """For telling those who follow or wait for jobs."""
+    return Threads(TELLING, MAY_TELL, "for news of their jobs")

@@ -163,10 +163,17 @@ async def create(
     if query.dry_run:
         if key is not None or wait_s:
             raise Invalid("a dry run makes no job", field="Prefer" if wait_s else IDEMPOTENCY_KEY)
-        found = await dry_run(parts, caller, *body)
+        found = await dry_run(parts, caller, *body.take())
         return JSONResponse(found.model_dump(mode="json"))
-    spec = await _made(parts, once(parts, caller, key, partial(job_digest, *body), partial(submit, parts, caller, *body)))
+    spec = await _made(parts, _submitted(parts, caller, key, body))
+    request.state.release_body()
     return await _answer(request, response, parts, spec, wait_s)
+
+
+async def _submitted(parts: Services, caller: Tenant, key: str | None, body: JobBody) -> JobSpec:
+    """The job of a body, which nobody holds afterwards."""
+    asked, files = body.take()
+    return await once(parts, caller, key, partial(job_digest, asked, files), partial(submit, parts, caller, asked, files), size=body.size)
 
 
 @router.post(
@@ -195,6 +202,7 @@ async def repeat_job(
     wait_s = _wait_seconds(prefer)
     make = partial(repeat, parts, caller, job_id, changes)
     spec = await _made(parts, once(parts, caller, key, partial(repeat_digest, job_id, changes), make))
+    request.state.release_body()
     return await _answer(request, response, parts, spec, wait_s)
 
 
@@ -278,7 +286,7 @@ def cancel(job_id: str, caller: JobsWriter, parts: Parts, _: NoQuery) -> Job | J
 @router.delete("/{job_id}", status_code=204, responses=refusals(JobNotFound, JobNotFinished))
 async def delete(job_id: str, caller: JobsWriter, parts: Parts, _: NoQuery) -> None:
     """Delete a job that has ended: its record, its inputs and outputs, the webhooks that it is owed, and its idempotency key."""
-    await parts.storing.run(_delete, parts, caller.name, job_id)
+    await parts.storing.run(caller.name, _delete, parts, caller.name, job_id)
 
 
 def _delete(parts: Services, tenant: str, job_id: str) -> None:

@@ -6,15 +6,16 @@ from datetime import timedelta
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 
 from api_schemas.errors import MissingField, PayloadTooLarge, UnknownField
 from api_schemas.jobs import Upload, new_id, utc_now
+from core.settings import Limits
 from core.storage import upload_key
 from service import intake
 from service.auth import Tenant, UploadsWriter
-from service.bodies import NoQuery
+from service.bodies import NoQuery, gather
 from service.deps import Parts, Services
+from service.forms import media_type, read_form
 from service.openapi import FORM_BODY, IMAGE, refusals
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
@@ -43,21 +44,31 @@ _BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}
 )
 async def create(request: Request, caller: UploadsWriter, parts: Parts, _: NoQuery) -> Upload:
     """Keep one file. Its header is checked now, and again when a job names it."""
-    limit = parts.settings.limits.max_image_bytes
+    kind, options = media_type(request.headers.get("content-type", ""))
+    if kind != "multipart/form-data":
+        raise MissingField("the file part is missing; send multipart/form-data", field="file")
     # Read here and not by FastAPI, which would take the body in before it asks for the key.
-    async with request.form(max_files=1, max_fields=1) as form:
-        if unknown := [name for name in form if name != "file"]:
-            raise UnknownField("there is no such part", field=unknown[0])
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise MissingField("the file part is missing", field="file")
-        data = await file.read(limit + 1)
-    if len(data) > limit:
-        raise PayloadTooLarge(f"the file has more than {limit} bytes", field="file")
-    checked = await parts.checking.run(intake.check_apart, parts.decoding, parts.settings.limits, {"file": data})
+    body = await gather(request)
+    data = await parts.reading(caller.name, len(body), _read_file, body, options, parts.settings.limits)
+    del body  # a copy of it is in data
+    checked = await parts.checking.run(caller.name, intake.check_apart, parts.decoding, parts.settings.limits, {"file": data})
     upload = await run_in_threadpool(_register, parts, caller)
-    await parts.storing.run(parts.storage.put, upload_key(caller.name, upload.id), data, f"image/{checked.headers['file'].format}")
+    key = upload_key(caller.name, upload.id)
+    await parts.storing.run(caller.name, parts.storage.put, key, data, f"image/{checked.headers['file'].format}")
     return upload
+
+
+def _read_file(body: bytearray, options: dict[bytes, bytes], limits: Limits) -> bytes:
+    """The file of a form."""
+    found = read_form(body, options, max_files=1, max_texts=1, texts=())
+    if unknown := [part.name for part in found if part.name != "file"]:
+        raise UnknownField("there is no such part", field=unknown[0])
+    files = [part.content for part in found if part.is_file]
+    if len(found) != 1 or not files:
+        raise MissingField("send one part, a file", field="file")
+    if len(files[0]) > limits.max_image_bytes:
+        raise PayloadTooLarge(f"the file has more than {limits.max_image_bytes} bytes", field="file")
+    return files[0]
 
 
 @router.post("/presigned", status_code=201, responses=refusals())

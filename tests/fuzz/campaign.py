@@ -67,6 +67,7 @@ _IN_WORDS = {
     "output.format": "WebP holds 16383 pixels on a side",
     "metadata": "its size as JSON",
     "profile": "which there are, and for which operations, is told by docs/profiles.md",
+    "path": "no id holds a slash, which its schema does not say",
     "subject_model": "for remove_background it may be named as model too, and then both must agree",
 }
 """Fields about which the document says in words what it cannot say by schema."""

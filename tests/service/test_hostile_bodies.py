@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
-from conftest import Api
+from conftest import NEIGHBOUR_KEY, Api, png
 from fastapi.testclient import TestClient
 
-from core.settings import Settings
+from core.settings import ApiKey, Settings
 from service.app import create_app
+from service.keys import new_webhook_secret, settings_entry
 from service.local import LocalStack
 
 ERASE = {"operation": "erase", "image": "file:photo", "mask": "file:mask"}
@@ -141,3 +144,137 @@ async def trickle(app: Any, headers: list[tuple[bytes, bytes]]) -> list[dict[str
     more = {"query_string": b"", "root_path": "", "headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80)}
     await app({**scope, **more}, receive, send)
     return answer
+
+
+@pytest.fixture
+def room(settings: Settings) -> Iterator[tuple[Any, Any]]:
+    """An application of this process, where a tenant may hold one body of the largest size and a quarter, and a caller of it."""
+    share = {"max_body_bytes": 8000, "body_bytes_in_flight_per_tenant": 10_000, "body_bytes_in_flight": 40_000}
+    neighbour = ApiKey.model_validate(settings_entry("neighbour", NEIGHBOUR_KEY, new_webhook_secret()))
+    auth = settings.auth.model_copy(update={"keys": (*settings.auth.keys, neighbour)})
+    narrow = settings.model_copy(update={"limits": settings.limits.model_copy(update=share), "auth": auth})
+    app = create_app(narrow)
+    with TestClient(app):  # for its lifespan
+        yield app, app.state.services.bodies
+
+
+class Arriving:
+    """A request whose body comes when the test says so."""
+
+    def __init__(self, app: Any, key: str, *, declared: int | None = None, path: str = "/v1/jobs", prefer: bytes = b"") -> None:
+        headers = [(b"content-type", b"application/json"), (b"authorization", f"Bearer {key}".encode())]
+        headers += [(b"content-length", str(declared).encode())] if declared is not None else []
+        headers += [(b"prefer", prefer)] if prefer else []
+        scope = {"type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "path": path, "raw_path": path.encode()}
+        more = {"query_string": b"", "root_path": "", "headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80)}
+        self.answer: list[Any] = []
+        self.asked = 0
+        self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.task = asyncio.create_task(app({**scope, **more}, self._receive, self._send))
+
+    async def _receive(self) -> dict[str, Any]:
+        self.asked += 1
+        return await self._messages.get()
+
+    async def _send(self, message: Any) -> None:
+        self.answer.append(message)
+
+    async def send(self, body: bytes, *, more: bool = True) -> None:
+        """Let some of it arrive."""
+        self._messages.put_nowait({"type": "http.request", "body": body, "more_body": more})
+
+    def leave(self) -> None:
+        """Hang up."""
+        self._messages.put_nowait({"type": "http.disconnect"})
+
+    async def code(self) -> tuple[int, str, bool]:
+        """What was answered, and whether the connection is closed with it."""
+        await asyncio.wait_for(self.task, 60)
+        closes = (b"connection", b"close") in self.answer[0]["headers"]
+        return self.answer[0]["status"], json.loads(self.answer[1]["body"])["code"], closes
+
+
+async def until(look: Any) -> None:
+    """Until it is so."""
+    async with asyncio.timeout(60):
+        while not look():  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.001)
+
+
+def test_bodies_of_a_tenant_share_their_room(room: tuple[Any, Any], stack: LocalStack) -> None:
+    """A declared length is reserved at once: the next body that has no room beside it is 429 and its connection is closed, another tenant's is taken in, and what
+    has ended, by an answer or by hanging up, has given its bytes back.
+    """
+    app, held = room
+
+    async def run() -> None:
+        first = Arriving(app, stack.api_key, declared=8000)
+        await until(lambda: held.taken("local") == 8000)
+        assert await Arriving(app, stack.api_key, declared=4000).code() == (429, "too_many_at_once", True)
+        other = Arriving(app, NEIGHBOUR_KEY, declared=4000)
+        await until(lambda: held.taken("neighbour") == 4000)
+        await other.send(b"{", more=False)
+        assert (await other.code())[:2] == (422, "invalid_json")
+        assert (held.taken("neighbour"), held.taken("local")) == (0, 8000)
+        first.leave()
+        await asyncio.wait([first.task])
+        assert held.taken("local") == 0
+
+    asyncio.run(run())
+
+
+def test_a_body_without_a_length_is_counted_as_it_grows(room: tuple[Any, Any], stack: LocalStack) -> None:
+    """Two chunked bodies take what has come of them; the one that finds no more room is 429, and the other one goes on."""
+    app, held = room
+
+    async def run() -> None:
+        first, second = Arriving(app, stack.api_key), Arriving(app, stack.api_key)
+        for each in (first, second):
+            await each.send(b" " * 4000)
+        await until(lambda: held.taken("local") == 8000)
+        await second.send(b" " * 3000)
+        assert await second.code() == (429, "too_many_at_once", True)
+        assert held.taken("local") == 4000
+        await first.send(b" " * 3000, more=False)
+        assert (await first.code())[:2] == (422, "invalid_json")
+        assert held.taken("local") == 0
+
+    asyncio.run(run())
+
+
+def test_nothing_is_gathered_without_a_good_key(room: tuple[Any, Any]) -> None:
+    """Not a byte of the body is asked for."""
+    app, held = room
+
+    async def run() -> None:
+        for path in ("/v1/jobs", "/v1/uploads", "/v1/webhooks"):
+            request = Arriving(app, "of_nobody", declared=8000, path=path)
+            assert await request.code() == (401, "unauthenticated", False)
+            assert request.asked == 0
+        assert held.taken("") == 0
+
+    asyncio.run(run())
+
+
+def test_who_waits_for_a_job_holds_no_body(room: tuple[Any, Any], stack: LocalStack) -> None:
+    """Once a job is accepted the bytes of its request are free for the next, while its caller still waits for the end."""
+    app, held = room
+    services = app.state.services
+    picture = "data:image/png;base64," + base64.b64encode(png(np.zeros((8, 8, 3), np.uint8))).decode()
+    body = json.dumps({"operation": "remove_background", "image": picture}).encode()
+
+    async def run() -> None:
+        waiting: list[int] = []
+
+        async def until_terminal(*_: Any) -> None:
+            waiting.append(held.taken("local"))
+
+        services.listeners.until_terminal = until_terminal
+        request = Arriving(app, stack.api_key, declared=len(body), prefer=b"wait=60")
+        await until(lambda: held.taken("local") == len(body))
+        await request.send(body, more=False)
+        await asyncio.wait_for(request.task, 60)
+        assert request.answer[0]["status"] == 202
+        assert waiting == [0]
+
+    asyncio.run(run())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -84,10 +87,58 @@ def test_a_method_that_a_path_lacks_is_told_those_that_it_has(api: Api) -> None:
         assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
 
 
-def test_an_id_with_a_slash_leads_nowhere(api: Api) -> None:
-    """It is a path that no route has, and a problem as any other."""
-    answer = api.http.get("/v1/jobs/a%2Fb")
-    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+@pytest.mark.parametrize("path", ["a%2Fb", "a%2fcancel", "a%5Cb", "a\\b", "%ff", "%c3%28"])
+def test_an_id_with_a_slash_is_refused_by_name(stack: LocalStack, path: str) -> None:
+    """It would be two parts of the path to one reader and one to another; and what is not UTF-8 is no id either."""
+    answer = raw(stack, f"POST /v1/jobs/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n".encode())
+    assert (answer["status"], answer["code"], answer["field"]) == (422, "invalid_request", "path")
+
+
+@pytest.mark.parametrize(
+    ("query", "field"), [("limit=%ff", "limit"), ("metadata=a%3D%c3%28&limit=1", "metadata"), ("%fe=1", "query"), ("a=1&b=%ed%a0%80", "b")]
+)
+def test_a_query_is_utf8(stack: LocalStack, query: str, field: str) -> None:
+    """What is not is refused by the name of its parameter, and not read as something else."""
+    answer = raw(stack, f"GET /v1/jobs?{query} HTTP/1.1\r\nHost: x\r\n".encode())
+    assert (answer["status"], answer["code"], answer["field"]) == (422, "invalid_request", field)
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Content-Type", "Idempotency-Key", "Prefer", "Last-Event-ID"])
+def test_a_header_that_comes_twice_is_refused_by_name(stack: LocalStack, name: str) -> None:
+    """One of them would be ignored, and another reader may ignore the other."""
+    answer = raw(stack, f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{name}: a\r\n{name.lower()}: a\r\n".encode())
+    assert (answer["status"], answer["code"], answer["field"]) == (422, "invalid_request", name)
+
+
+def test_a_body_has_one_length(stack: LocalStack) -> None:
+    """A length beside a transfer encoding is refused by name: two readers may see two ends."""
+    answer = raw(stack, b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\n")
+    assert (answer["status"], answer["field"]) == (422, "Content-Length")
+
+
+@pytest.mark.parametrize("twice", [b"Host: x\r\nHost: x\r\n", b"Host: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n"])
+def test_a_host_or_a_length_that_comes_twice_is_no_http(stack: LocalStack, twice: bytes) -> None:
+    """The server itself refuses it, before anything of ours sees it."""
+    with socket.create_connection(("127.0.0.1", stack.api_port), timeout=20) as connection:
+        connection.sendall(b"POST /v1/jobs HTTP/1.1\r\n" + twice + b"\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 400")
+
+
+def test_a_header_is_utf8(stack: LocalStack) -> None:
+    """What is not is refused by the name of its header."""
+    answer = raw(stack, b"GET /v1/jobs HTTP/1.1\r\nHost: x\r\nIdempotency-Key: \xff\r\n")
+    assert (answer["status"], answer["field"]) == (422, "Idempotency-Key")
+
+
+def raw(stack: LocalStack, head: bytes, body: bytes = b"") -> dict[str, Any]:
+    """The problem that is answered to bytes that no client library would send."""
+    with socket.create_connection(("127.0.0.1", stack.api_port), timeout=20) as connection:
+        connection.sendall(head + b"Connection: close\r\n\r\n" + body)
+        answer = b"".join(iter(partial(connection.recv, 2**16), b""))
+    problem: dict[str, Any] = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert answer.startswith(f"HTTP/1.1 {problem['status']} ".encode())
+    assert "request_id" in problem
+    return problem
 
 
 @pytest.mark.parametrize("moment", ["0", "1767225600", "2026-01-01", "2026-01-01T00:00:00"])
