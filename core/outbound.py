@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -225,8 +225,10 @@ def check_destination(url: str, settings: Outbound) -> None:
         raise UrlNotAllowed("the URL leads to an address that is not allowed")
 
 
-async def fetch(http: httpx.AsyncClient, url: str, settings: Outbound, *, max_bytes: int) -> bytes:
-    """Download at most ``max_bytes``, following a few redirects, each checked like the first URL.
+async def fetch(
+    http: httpx.AsyncClient, url: str, settings: Outbound, *, max_bytes: int, on_bytes: Callable[[int], None] = lambda _: None
+) -> bytes:
+    """Download at most ``max_bytes``, following a few redirects, each checked like the first URL. ``on_bytes`` is told how many have come, as they come.
 
     Raises ``UrlNotAllowed``, ``FetchFailed`` and ``PayloadTooLarge``.
     """
@@ -239,7 +241,7 @@ async def fetch(http: httpx.AsyncClient, url: str, settings: Outbound, *, max_by
                         continue
                     if not answer.is_success:
                         raise FetchFailed(f"the URL answered {answer.status_code}")
-                    return await _read(answer, max_bytes)
+                    return await _read(answer, max_bytes, on_bytes)
             raise FetchFailed("too many redirects")
     except httpx.HTTPError as error:
         if is_denied(error):
@@ -253,12 +255,13 @@ async def fetch(http: httpx.AsyncClient, url: str, settings: Outbound, *, max_by
         raise FetchFailed(f"the URL took longer than {settings.timeout_s:g} s") from error
 
 
-async def _read(answer: httpx.Response, max_bytes: int) -> bytes:
+async def _read(answer: httpx.Response, max_bytes: int, on_bytes: Callable[[int], None]) -> bytes:
     """The body as it came. Decoding it would be to trust its sender with our memory: a few kilobytes can stand for gigabytes."""
     if (encoding := answer.headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
         raise FetchFailed(f"the URL answered in the content encoding {encoding[:40]}, which was not asked for")
     body = bytearray()
     async for chunk in answer.aiter_raw():
+        on_bytes(len(chunk))
         body += chunk
         if len(body) > max_bytes:
             raise PayloadTooLarge(f"the file has more than {max_bytes} bytes")

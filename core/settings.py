@@ -101,7 +101,7 @@ class Limits(_Section):
     body_bytes_in_flight: int = Field(
         default=768 * 2**20,
         ge=1024,
-        description="Of all request bodies that one API process holds at once; then 503. A fourth is for tenants that have none.",
+        description="Of all request bodies, and of images that they name, that one API process holds at once; then 503. A fourth is for tenants that have none.",
     )
     body_bytes_in_flight_per_tenant: int = Field(
         default=192 * 2**20, ge=1024, description="Of one tenant, and at least one body of `OUTFILL_LIMITS__MAX_BODY_BYTES`; then 429."

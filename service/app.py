@@ -63,6 +63,7 @@ def build_services(settings: Settings) -> Services:
         catalogue=Catalogue(connection),
         http=outbound.client(settings.outbound),
         calls=threads.Shares(),
+        reads=threads.Shares(threads.READING),
         metrics=metrics,
     )
 

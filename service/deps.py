@@ -56,6 +56,8 @@ class Services:
     """Guarded: for URLs that callers name."""
     calls: Shares
     """In looking those up and fetching them: name servers and hosts may be slow."""
+    reads: Shares
+    """In reading uploads."""
     metrics: ApiMetrics
 
     async def reading(self, tenant: str, size: int, call: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:

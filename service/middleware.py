@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import MutableMapping
-from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
-from api_schemas.errors import BodyTooSlow, Invalid, OutfillError, PayloadTooLarge
+from api_schemas.errors import BodyTooSlow, Invalid, PayloadTooLarge
 from service.forms import is_utf8
 from service.metrics import ApiMetrics
 from service.problems import problem
-from service.threads import OURSELVES, BodyBytes
+from service.threads import OURSELVES, BodyBytes, Place
 
 _log = structlog.get_logger(__name__)
 
@@ -131,68 +129,58 @@ class BodyLimit:
             return
         written = dict(scope["headers"]).get(b"content-length", b"0")
         declared = int(written) if written.isdigit() else 0
-        error = PayloadTooLarge(f"the body may have {self._max_bytes} bytes")
+        too_large = PayloadTooLarge(f"the body may have {self._max_bytes} bytes")
         if declared > self._max_bytes:
-            await problem(error, scope["state"]["request_id"])(scope, receive, send)
+            await problem(too_large, scope["state"]["request_id"])(scope, receive, send)
             return
-        place = _Place(self._room, scope["state"])
-        received, arriving = 0, True
-        clock = asyncio.get_running_loop().time
-        deadline: float | None = None
+        body = _Body(receive, send, declared, self._timeout_s)
+        with Place(self._room, lambda: scope["state"].get("tenant", OURSELVES)) as place:
+            scope["state"]["release_body"] = place.release
 
-        async def counted() -> Message:
-            nonlocal received, arriving, deadline
-            if not arriving:  # who listens after the body waits for the caller to leave
-                return await receive()
-            if deadline is None:  # from the first look at the body: looking the key up is not the caller's time
-                deadline = clock() + self._timeout_s
-                place.hold(declared)
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise BodyTooSlow(f"the body did not arrive in {self._timeout_s:g} s") from None
-            arriving = message.get("more_body", False)
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise error
-            place.hold(received)  # of a body that declares no length
-            return message
+            async def counted() -> Message:
+                message = await body.receive(place)
+                if body.received > self._max_bytes:
+                    raise too_large
+                return message
 
-        async def closing(message: Message) -> None:
-            if place.refused and message["type"] == "http.response.start":  # else the rest of the body would be read, to no end
-                message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
-            await send(message)
+            await self._app(scope, counted, body.send)
 
-        scope["state"]["release_body"] = place.release
+
+class _Body:
+    """A body, while it arrives."""
+
+    def __init__(self, receive: Receive, send: Send, declared: int, timeout_s: float) -> None:
+        self._receive, self._send, self._declared, self._timeout_s = receive, send, declared, timeout_s
+        self._deadline: float | None = None
+        """Set at the first look at the body: looking the key up is not the caller's time."""
+        self._arriving = True
+        self._held = self.received = 0
+
+    async def receive(self, place: Place) -> Message:
+        """What comes next, which holds its place. Raises ``BodyTooSlow``, ``TooManyAtOnce`` and ``Unavailable``."""
+        if not self._arriving:  # who listens after the body waits for the caller to leave
+            return await self._receive()
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().time() + self._timeout_s
+            self._hold(place, self._declared)
         try:
-            await self._app(scope, counted, closing)
-        finally:
-            place.release()
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise BodyTooSlow(f"the body did not arrive in {self._timeout_s:g} s") from None
+        self._arriving = message.get("more_body", False)
+        self.received += len(message.get("body", b""))
+        self._hold(place, self.received)  # more than it has declared, if it declares no length
+        return message
 
+    def _hold(self, place: Place, count: int) -> None:
+        if count > self._held:
+            place.hold(count - self._held)
+            self._held = count
 
-class _Place:
-    """What one body holds of the room, in the name of its tenant: whose it is, is known by the time that it is read."""
-
-    def __init__(self, room: BodyBytes, state: MutableMapping[str, Any]) -> None:
-        self._room, self._state = room, state
-        self._tenant, self._held = "", 0
-        self._released = False
-        self.refused = False
-
-    def hold(self, count: int) -> None:
-        """Hold so many bytes in all. Raises ``TooManyAtOnce`` and ``Unavailable``."""
-        if count <= self._held or self._released:
-            return
-        self._tenant = self._tenant or self._state.get("tenant", OURSELVES)
-        try:
-            self._room.take(self._tenant, count - self._held)
-        except OutfillError:
-            self.refused = True
-            raise
-        self._held = count
-
-    def release(self) -> None:
-        """Give all of it back."""
-        self._room.give_back(self._tenant, self._held)
-        self._held, self._released = 0, True
+    async def send(self, message: Message) -> None:
+        """Send some of the answer, and close the connection with it where the rest of the body would be read to no end."""
+        if self._arriving and self._deadline is not None and message["type"] == "http.response.start":
+            kept = [(name, value) for name, value in message.get("headers", []) if name.lower() != b"connection"]
+            message["headers"] = [*kept, (b"connection", b"close")]
+        await self._send(message)

@@ -9,10 +9,11 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match, Route
 
 from api_schemas.errors import (
@@ -39,6 +40,8 @@ _FAULTS: dict[str, type[Invalid]] = {"extra_forbidden": UnknownField, "missing":
 """Faults that pydantic tells apart and callers may want to; all others are ``Invalid``."""
 _MESSAGES = {"extra_forbidden": "there is no such field", "missing": "this field is required"}
 _LONGEST = 1000
+_CLIENT_CLOSED = 499
+"""For the log alone, as proxies write it: nobody is there to be answered, and it is no fault of ours."""
 _PARAMETERS = {"query", "header"}
 _HEADS = {*_PARAMETERS, *Operation}
 """What pydantic and FastAPI put before the field."""
@@ -134,6 +137,10 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     async def _redis_down(request: Request, error: RedisError) -> JSONResponse:
         _log.error("redis_failed", error=repr(error))
         return problem(Unavailable("the queue does not answer"), request_id(request))
+
+    @app.exception_handler(ClientDisconnect)
+    async def _gone(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=_CLIENT_CLOSED)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:

@@ -11,6 +11,7 @@ from api_schemas.requests import JobRequest, PictureBackground, ReplaceBackgroun
 from core import outbound
 from core.storage import ObjectNotFound, upload_key
 from service.deps import Services
+from service.threads import hold
 
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 _UPLOAD_ID = re.compile(r"upl_[0-9A-Z]{26}")
@@ -62,7 +63,7 @@ async def _bytes_of(parts: Services, tenant: str, source: str, files: Mapping[st
     scheme, _, rest = source.partition(":")
     if scheme.lower() in ("http", "https"):
         async with parts.calls.of(tenant):
-            return await outbound.fetch(parts.http, source, parts.settings.outbound, max_bytes=limit)
+            return await outbound.fetch(parts.http, source, parts.settings.outbound, max_bytes=limit, on_bytes=hold)
     if scheme.lower() == "data":
         return await parts.reading(tenant, len(source), _decode_data_url, source)
     if scheme == "upload":
@@ -86,6 +87,9 @@ async def _read_upload(parts: Services, tenant: str, upload_id: str, limit: int)
     if not _UPLOAD_ID.fullmatch(upload_id):
         raise UploadNotFound("no such upload")
     try:
-        return await parts.storing.run(tenant, parts.storage.get, upload_key(tenant, upload_id), max_bytes=limit)
+        async with parts.reads.of(tenant):
+            data = await parts.storing.run(tenant, parts.storage.get, upload_key(tenant, upload_id), max_bytes=limit)
+            hold(len(data))
+            return data
     except ObjectNotFound:
         raise UploadNotFound("no such upload, or its bytes have not arrived") from None

@@ -9,8 +9,9 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -22,6 +23,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 STORING, MAY_STORE = 40, 100
 CALLING, MAY_CALL = 16, 100
+READING = 4
+"""Uploads that a tenant's requests read at once: only what has come is counted."""
 CHECKING, MAY_CHECK = 3, 200
 """A mask of the largest size takes hundreds of megabytes while it is decoded."""
 TELLING, MAY_TELL = 8, 100_000
@@ -120,7 +123,7 @@ class Shares:
     async def of(self, tenant: str) -> AsyncIterator[None]:
         """One of them. Raises ``TooManyAtOnce``. It ends with the lookups of names that it began, which cannot be broken off."""
         if self._at[tenant] >= self._share + self._may_wait:
-            raise TooManyAtOnce(f"{self._at[tenant]} of your requests fetch images already, or wait for it")
+            raise TooManyAtOnce(f"{self._at[tenant]} of your requests bring in images already, or wait for it")
         door = self._doors.setdefault(tenant, asyncio.Semaphore(self._share))
         self._at[tenant] += 1
         try:
@@ -156,7 +159,7 @@ class Shares:
 
 
 class BodyBytes:
-    """Bytes of request bodies that may be in memory at once: of all tenants, and of each. A fourth is for tenants that have none."""
+    """Bytes of request bodies, and of images that they name, that may be in memory at once: of all tenants, and of each. A fourth is for tenants that have none."""
 
     def __init__(self, total: int, share: int) -> None:
         self._total, self._share = max(total, share), share
@@ -182,6 +185,45 @@ class BodyBytes:
     def taken(self, tenant: str) -> int:
         """How many bytes of a tenant are held."""
         return self._taken.get(tenant, 0)
+
+
+class Place:
+    """What one request holds of that room, in the name of its tenant, who is known by the time that it holds anything. It is given back at the end of the request."""
+
+    def __init__(self, room: BodyBytes, tenant: Callable[[], str]) -> None:
+        self._room, self._whose = room, tenant
+        self._tenant, self._held = OURSELVES, 0
+        self._released = False
+
+    def hold(self, count: int) -> None:
+        """Hold so many bytes more. Raises ``TooManyAtOnce`` and ``Unavailable``."""
+        if self._released:
+            return
+        self._tenant = self._whose()
+        self._room.take(self._tenant, count)
+        self._held += count
+
+    def release(self) -> None:
+        """Give all of it back, for good."""
+        self._room.give_back(self._tenant, self._held)
+        self._held, self._released = 0, True
+
+    def __enter__(self) -> Self:
+        self._token = _PLACE.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _PLACE.reset(self._token)
+        self.release()
+
+
+_PLACE: ContextVar[Place | None] = ContextVar("place", default=None)
+
+
+def hold(count: int) -> None:
+    """Count so many bytes that were brought in for the request that is being answered, beside those of its body. Raises ``TooManyAtOnce`` and ``Unavailable``."""
+    if (place := _PLACE.get()) is not None:
+        place.hold(count)
 
 
 def for_storage() -> Threads:

@@ -6,7 +6,9 @@ import asyncio
 import base64
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -219,8 +221,50 @@ def test_bodies_of_a_tenant_share_their_room(room: tuple[Any, Any], stack: Local
         first.leave()
         await asyncio.wait([first.task])
         assert held.taken("local") == 0
+        assert first.answer[0]["status"] == 499  # in the log: it is no fault of ours
 
     asyncio.run(run())
+
+
+def test_images_that_a_request_names_count_as_its_body_does(room: tuple[Any, Any], stack: LocalStack, api: Api) -> None:
+    """What is fetched and what is read of an upload has a place beside the tenant's bodies, or is 429."""
+    app, held = room
+    noise = png(np.random.default_rng(0).integers(0, 255, (30, 30, 3), dtype=np.uint8))
+    upload = api.http.post("/v1/uploads", files={"file": noise}).raise_for_status().json()["source"]
+
+    async def run(url: str) -> None:
+        for source in (url, upload):
+            body = json.dumps({"operation": "remove_background", "image": source, "model": "u2netp"}).encode()
+            first = Arriving(app, stack.api_key, declared=8000)
+            await until(lambda: held.taken("local") == 8000)
+            second = Arriving(app, stack.api_key, declared=len(body))
+            await second.send(body, more=False)
+            assert await second.code() == (429, "too_many_at_once", False)
+            first.leave()
+            await asyncio.wait([first.task])
+            third = Arriving(app, stack.api_key, declared=len(body))
+            await third.send(body, more=False)
+            await asyncio.wait_for(third.task, 60)
+            assert third.answer[0]["status"] == 202
+            assert held.taken("local") == 0
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(len(noise)))
+            self.end_headers()
+            self.wfile.write(noise)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            asyncio.run(run(f"http://127.0.0.1:{server.server_port}/photo"))
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_body_without_a_length_is_counted_as_it_grows(room: tuple[Any, Any], stack: LocalStack) -> None:
