@@ -54,6 +54,7 @@ def build_services(settings: Settings) -> Services:
         storing=threads.for_storage(),
         checking=threads.for_checks(),
         decoding=Sandbox("service.intake", threads.CHECKING, memory=settings.limits.decoding_bytes),
+        parsing=threads.for_parsing(),
         telling=telling,
         bodies=_room_for_bodies(settings.limits),
         records=records,

@@ -33,6 +33,7 @@ _MAX_FILES = 8
 _MAX_IMAGES = 64
 """That are looked for in JSON. No request names as many."""
 _MAX_TEXT = 2 * 2**20
+_CHUNK = 2**20
 _MAX_MARKS = 20_000
 """Commas and colons of a request: two prompts of nothing else, its metadata, and more fields than there are."""
 _MODELS: dict[str | None, type[BaseModel]] = {
@@ -144,7 +145,7 @@ def _job_request(text: bytes | bytearray) -> JobRequest:
 def _parsed(validate: Callable[[bytes | bytearray], M], text: bytes | bytearray) -> M:
     rest = _without_images(text)
     check_utf8(rest, "the JSON", error=InvalidJson)
-    _check_size(rest)
+    _check_count(rest)
     parsed = validate(text)
     _refuse_repeated_names(rest)
     return parsed
@@ -152,19 +153,27 @@ def _parsed(validate: Callable[[bytes | bytearray], M], text: bytes | bytearray)
 
 def _without_images(text: bytes | bytearray) -> bytes:
     """JSON whose data URLs are empty strings: plain letters all of them, so that no more of it than a request's few texts has to be looked at, nor becomes four
-    bytes a letter because of one letter elsewhere.
+    bytes a letter because of one letter elsewhere. Raises ``InvalidJson`` for more of it than that.
     """
-    pieces, at = [], 0
+    kept, at = [], 0
     for _ in range(_MAX_IMAGES):
         begin = text.find(b'"data:', at)
         end = text.find(b'"', begin + 1)
         if begin < 0 or end < 0:
             break
-        url = text[begin + 1 : end]
-        is_plain = url.isascii() and url.count(b"\\") == url.count(b"\\/") and text[begin - 1 : begin] != b"\\"
-        pieces.append(text[at : begin + 1 if is_plain else end])
+        is_plain = (
+            text[begin - 1 : begin] != b"\\"
+            and (text.find(b"\\", begin, end) < 0 or text.count(b"\\", begin, end) == text.count(b"\\/", begin, end))
+            and all(
+                text[part : min(part + _CHUNK, end)].isascii() for part in range(begin, end, _CHUNK)
+            )  # not all at once: it would be copied
+        )
+        kept.append(slice(at, begin + 1 if is_plain else end))
         at = end
-    return b"".join([*pieces, text[at:]])
+    kept.append(slice(at, len(text)))
+    if sum(each.stop - each.start for each in kept) > _MAX_TEXT:
+        raise InvalidJson(f"the JSON holds more than {_MAX_TEXT} bytes beside the images that are data URLs")
+    return b"".join(text[each] for each in kept)
 
 
 def _refuse_repeated_names(text: bytes) -> None:
@@ -180,12 +189,10 @@ def _refuse_repeated_names(text: bytes) -> None:
     json.loads(text, object_pairs_hook=once, parse_int=str, parse_float=str)
 
 
-def _check_size(text: bytes) -> None:
-    """Raises ``InvalidJson`` for JSON that has more text or more values than a request can have, its images aside. Each value too many would cost an error of
-    its own: a body of 64 MB minutes, and gigabytes.
+def _check_count(text: bytes) -> None:
+    """Raises ``InvalidJson`` for JSON that has more values than a request can have. Each one too many would cost an error of its own: a body of 64 MB minutes,
+    and gigabytes.
     """
-    if len(text) > _MAX_TEXT:
-        raise InvalidJson(f"the JSON holds more than {_MAX_TEXT} bytes beside the images that are data URLs")
     if text.count(b",") + text.count(b":") > _MAX_MARKS:
         raise InvalidJson("the JSON holds more values than any request has")
 
@@ -229,10 +236,10 @@ Rotation = Annotated[RotateRequest, Depends(json_body(RotateRequest, required=Fa
 NoQuery = Annotated[_NoQuery, Query()]
 
 
-def query_once(*but: str) -> Callable[[Request], None]:
+def query_once(*but: str) -> Callable[[Request], Awaitable[None]]:
     """Refuses a query parameter that comes twice, as one of them would be ignored; ``but`` those that may."""
 
-    def once(request: Request) -> None:
+    async def once(request: Request) -> None:
         names = [name for name, _ in request.query_params.multi_items() if name not in but]
         if repeated := next((name for name in names if names.count(name) > 1), None):
             raise Invalid("there are two of this parameter", field=repeated)

@@ -42,8 +42,10 @@ class Services:
     """From a coroutine its calls go through ``storing``."""
     storing: Threads
     checking: Threads
-    """For looking into what a request holds: its cost is the caller's. Images are looked into by ``decoding``."""
+    """For looking into images, which is done by ``decoding``."""
     decoding: Sandbox
+    parsing: Threads
+    """For what else a request holds: its cost is the caller's."""
     telling: Threads
     """For those who follow a job or wait for it."""
     bodies: BodyBytes
@@ -61,13 +63,13 @@ class Services:
     metrics: ApiMetrics
 
     async def reading(self, tenant: str, size: int, call: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
-        """What ``call`` makes of ``size`` bytes that a caller sent: of many in the threads for checks, where tenants take turns."""
+        """What ``call`` makes of ``size`` bytes that a caller sent: of many in threads in which tenants take turns."""
         if size > _FEW:
-            return await self.checking.run(tenant, call, *args, **named)
+            return await self.parsing.run(tenant, call, *args, **named)
         return await run_in_threadpool(call, *args, **named)
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:  # no thread is needed for it
     return cast("Services", request.app.state.services)
 
 

@@ -29,7 +29,7 @@ _DESCRIPTION = (
 )
 
 
-def _key(
+async def _key(
     idempotency_key: Annotated[
         str | None, Header(alias=HEADER, description=_DESCRIPTION, json_schema_extra={"pattern": f"^{_KEY.pattern}$"})
     ] = None,

@@ -14,6 +14,8 @@ from service.deps import Services
 from service.threads import hold
 
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
+_CHUNK = 2**20
+"""Letters, a multiple of four."""
 _UPLOAD_ID = re.compile(r"upl_[0-9A-Z]{26}")
 
 
@@ -77,10 +79,16 @@ def _decode_data_url(source: str) -> bytes:
     match = _DATA_URL.match(source)
     if match is None:
         raise InvalidSource("a data URL must begin with data:image/TYPE;base64,")
+    data = bytearray()
     try:
-        return base64.b64decode(source[match.end() :], validate=True)
+        for begin in range(match.end(), len(source), _CHUNK):  # in pieces, so that others are let in between
+            piece = source[begin : begin + _CHUNK]
+            if begin + _CHUNK < len(source) and "=" in piece:
+                raise InvalidSource("the data URL goes on after its end")
+            data += base64.b64decode(piece, validate=True)
     except ValueError as error:  # binascii.Error is one; letters outside ASCII raise another
         raise InvalidSource("the data URL is not valid base64") from error
+    return bytes(data)
 
 
 async def _read_upload(parts: Services, tenant: str, upload_id: str, limit: int) -> bytes:

@@ -25,6 +25,8 @@ STORING, MAY_STORE = 40, 100
 CALLING, MAY_CALL = 16, 100
 READING = 4
 """Uploads that a tenant's requests read at once: only what has come is counted."""
+PARSING, MAY_PARSE = 2, 200
+"""Most of it holds the lock of the interpreter, so that a second thread of one tenant would gain nothing but memory."""
 CHECKING, MAY_CHECK = 3, 200
 """A mask of the largest size takes hundreds of megabytes while it is decoded."""
 TELLING, MAY_TELL = 8, 100_000
@@ -231,8 +233,13 @@ def for_storage() -> Threads:
     return Threads(STORING, MAY_STORE, "for the object store")
 
 
+def for_parsing() -> Threads:
+    """For large JSON, forms and data URLs."""
+    return Threads(PARSING, MAY_PARSE, "for their bodies to be read")
+
+
 def for_checks() -> Threads:
-    """For looking into what a request holds: JSON, forms, images."""
+    """For looking into the images of a request."""
     return Threads(CHECKING, MAY_CHECK, "for their images to be checked")
 
 
