@@ -56,7 +56,10 @@ class Caller:
 
     async def ask(self, name: str, method: str, path: str, **more: Any) -> httpx.Response:
         """One request, counted."""
-        answer = await self.http.request(method, path, **more)
+        try:
+            answer = await self.http.request(method, path, **more)
+        except httpx.TransportError:  # the server closes connections that were idle for some seconds, as on a busy machine
+            return await self.ask(name, method, path, **more)
         if answer.is_server_error and answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
             raise RuntimeError(answer.text)
         self.answers[name, answer.status_code] += 1
