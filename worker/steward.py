@@ -41,8 +41,8 @@ OWED_LIMIT = timedelta(minutes=10)
 """From the end of a job that its tenant has no room for until it goes with the webhooks that it owes still."""
 OVERSIZED_PAUSE_S = 60.0
 """Between two looks for uploads that are larger than any job may use."""
-_BATCHES = 20
-"""Of ``DUE`` jobs that are deleted in one round."""
+DELETING_S = 10.0
+"""Within which a round goes on to delete jobs, where more are due than are read at once."""
 LEFTOVERS_PAUSE = timedelta(seconds=20)
 """Until it is looked at again whether a job has ended that may have left objects."""
 
@@ -310,7 +310,8 @@ class Steward:
 
     def delete_old_jobs(self) -> None:
         """Delete objects, then records, of jobs past their retention, or that their tenants have no room for."""
-        for _ in range(_BATCHES):
+        until = time.monotonic() + DELETING_S
+        while time.monotonic() < until:
             due = self._records.past_retention(self._now())
             if not self._delete_jobs(due) or len(due) < DUE:
                 return
