@@ -151,7 +151,7 @@ class JobRecord:
             error=ErrorInfo.model_validate_json(text["error"]) if "error" in text else None,
             cancel_requested="cancel" in text,
             outputs_deleted="outputs_deleted" in text,
-            leaving=text.get("ledger") == "leaving",
+            leaving=text.get("kept", "").startswith("leaving "),
             preview=text.get("preview"),
             preview_number=int(text.get("preview_number", 0)),
         )
@@ -243,7 +243,7 @@ class JobRecords:
         self._release = connection.register_script(lua("release"))
         self._expect = connection.register_script(lua("clock", "quota", "expect"))
         self._forget_upload = connection.register_script(lua("forget_upload"))
-        self._forget_objects = connection.register_script(lua("forget_objects"))
+        self._forget_objects = connection.register_script(lua("quota", "forget_objects"))
 
     @classmethod
     def of(cls, connection: redis.Redis, settings: Settings) -> JobRecords:
@@ -528,11 +528,11 @@ class JobRecords:
 
     def forget_inputs(self, spec: JobSpec) -> None:
         """They are gone."""
-        self._forget_objects(keys=[job_key(spec.id), INPUTS_EXPIRY, tenant_counts_key(spec.tenant)], args=[spec.id, "input_bytes"])
+        self._forget_objects(keys=[job_key(spec.id), INPUTS_EXPIRY, tenant_counts_key(spec.tenant)], args=[spec.id, "inputs"])
 
     def forget_outputs(self, spec: JobSpec) -> None:
         """They are gone."""
-        self._forget_objects(keys=[job_key(spec.id), OUTPUTS_EXPIRY, tenant_counts_key(spec.tenant)], args=[spec.id, "output_bytes"])
+        self._forget_objects(keys=[job_key(spec.id), OUTPUTS_EXPIRY, tenant_counts_key(spec.tenant)], args=[spec.id, "outputs"])
 
     def _due(self, key: str, now: datetime, limit: int = DUE) -> list[str]:
         return [job_id.decode() for job_id in cast("Iterable[bytes]", self._redis.zrangebyscore(key, 0, milliseconds(now), 0, limit))]

@@ -19,11 +19,11 @@ if ARGV[2] == 'ended' then
 end
 if status then redis.call('HINCRBY', KEYS[3], status, -1) end
 if status == 'queued' then count_waiting(KEYS[16], KEYS[1], -1) end
-local kept = redis.call('HMGET', KEYS[1], 'ledger', 'size', 'input_bytes', 'output_bytes')
-if kept[1] then
-  redis.call('ZREM', 'outfill:' .. kept[1] .. ':' .. ARGV[3], ARGV[1])
-  redis.call('HINCRBY', KEYS[16], kept[1] .. '_bytes', -kept[2])
-  redis.call('HINCRBY', KEYS[16], 'stored_bytes', -((kept[3] or 0) + (kept[4] or 0)))
+local kept = kept_of(KEYS[1])
+if kept then
+  redis.call('ZREM', 'outfill:' .. kept.ledger .. ':' .. ARGV[3], ARGV[1])
+  redis.call('HINCRBY', KEYS[16], kept.ledger .. '_bytes', -kept.size)
+  redis.call('HINCRBY', KEYS[16], 'stored_bytes', 0 - (kept.inputs + kept.outputs))
 end
 redis.call('SREM', KEYS[17], ARGV[1])
 local reservation = redis.call('HGET', KEYS[1], 'reservation')

@@ -7,6 +7,6 @@ for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], due, due)) do
   local id, bytes = string.match(entry, '^(.*)/(%d+)$')
   if id == ARGV[2] then
     redis.call('ZREM', KEYS[2], entry)
-    redis.call('HINCRBY', KEYS[3], 'upload_bytes', -bytes)
+    redis.call('HINCRBY', KEYS[3], 'upload_bytes', 0 - bytes)
   end
 end

@@ -20,28 +20,25 @@ local function weight(job, stream)
   return bytes
 end
 
--- input_bytes, output_bytes: of its objects, as long as they are there
-local function keep(expiry, policy, counts, tenant, id, job, stream, ledger, bounds, input_bytes, output_bytes)
+local function keep(expiry, policy, counts, tenant, id, job, stream, ledger, bounds, inputs, outputs)
   local index, now_ms, size = 'outfill:' .. ledger .. ':' .. tenant, clock_ms(), weight(job, stream)
-  redis.call('HSET', job, 'ledger', ledger, 'size', size, 'input_bytes', input_bytes, 'output_bytes', output_bytes)
+  write_kept(job, {ledger = ledger, size = size, inputs = inputs, outputs = outputs})
   redis.call('ZADD', index, now_ms, id)
   local bytes = redis.call('HINCRBY', counts, ledger .. '_bytes', size)
-  local stored = redis.call('HINCRBY', counts, 'stored_bytes', input_bytes + output_bytes)
+  local stored = redis.call('HINCRBY', counts, 'stored_bytes', inputs + outputs)
   local jobs, most = redis.call('ZCARD', index), bound(policy, ledger .. '_jobs', bounds[1])
   local most_bytes, most_stored = bound(policy, ledger .. '_bytes', bounds[2]), bound(policy, 'stored_bytes', bounds[3])
   for _ = 1, AT_ONCE do
     if jobs == 0 or not (exceeds(jobs, most) or exceeds(bytes, most_bytes) or exceeds(stored, most_stored)) then return end
     local oldest = redis.call('ZPOPMIN', index)[1]
-    local its_job = 'outfill:job:' .. oldest
-    local found = redis.call('HMGET', its_job, 'size', 'input_bytes', 'output_bytes')
-    local its_bytes, its_stored = tonumber(found[1] or 0), (found[2] or 0) + (found[3] or 0)
-    jobs, bytes = jobs - 1, redis.call('HINCRBY', counts, ledger .. '_bytes', -its_bytes)
-    stored = redis.call('HINCRBY', counts, 'stored_bytes', -its_stored)
-    if found[1] then
-      redis.call('HSET', its_job, 'ledger', 'leaving')
-      redis.call('HDEL', its_job, 'input_bytes', 'output_bytes')
+    local kept = kept_of('outfill:job:' .. oldest)
+    jobs = jobs - 1
+    if kept then
+      bytes = redis.call('HINCRBY', counts, ledger .. '_bytes', -kept.size)
+      stored = redis.call('HINCRBY', counts, 'stored_bytes', 0 - (kept.inputs + kept.outputs))
+      write_kept('outfill:job:' .. oldest, {ledger = 'leaving', size = kept.size, inputs = 0, outputs = 0})
       redis.call('ZADD', 'outfill:leaving:' .. tenant, now_ms, oldest)
-      redis.call('HINCRBY', counts, 'leaving_bytes', its_bytes)
+      redis.call('HINCRBY', counts, 'leaving_bytes', kept.size)
       redis.call('ZADD', expiry, 'XX', now_ms, oldest)
     end
   end
