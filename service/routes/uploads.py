@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from api_schemas.errors import MissingField, PayloadTooLarge, TooManyUploads, UnknownField
+from api_schemas.errors import Invalid, MissingField, PayloadTooLarge, TooManyUploads, UnknownField
 from api_schemas.jobs import Upload, new_id, utc_now
 from api_schemas.requests import PresignRequest
 from core.storage import upload_key
@@ -73,7 +73,7 @@ def presign(caller: UploadsWriter, parts: Parts, wanted: Presigned, _: NoQuery) 
     """Get a URL to PUT a large file to. What it is and its size are checked when a job names it; with `bytes` the store takes that size alone."""
     most = parts.settings.limits.max_image_bytes
     if wanted.bytes is not None and wanted.bytes > most:
-        raise PayloadTooLarge(f"a file may have {most} bytes", field="bytes")
+        raise Invalid(f"a file may have {most} bytes", field="bytes")
     upload = _register(parts, caller, most if wanted.bytes is None else wanted.bytes)
     key, at_most_s = upload_key(caller.name, upload.id), parts.settings.retention.uploads_s
     return upload.model_copy(update={"put_url": parts.storage.presign_put(key, at_most_s=at_most_s, size=wanted.bytes)})
