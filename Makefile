@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TEST_PROCESSES ?= 2
 
-.PHONY: setup demo up check format test test-gpu chaos fuzz bench bench-path bench-queue bench-burst bench-accept bench-engine bench-quality bench-composing bench-outpaint bench-product bench-studio bench-codecs bench-gpu load studio clean
+.PHONY: setup demo up check format test test-gpu chaos fuzz bench bench-path bench-queue bench-burst bench-accept bench-growth bench-engine bench-quality bench-composing bench-outpaint bench-product bench-studio bench-codecs bench-gpu load studio clean
 
 setup: $(VENV)/.installed
 
@@ -72,6 +72,10 @@ bench-burst: setup
 # What a caller waits for a 202, with fifty at once, against a bare route.
 bench-accept: setup
 	$(BIN)/python -m scripts.bench_accept
+
+# What 100,000 requests of one tenant leave in Redis: about twenty-five minutes on two busy cores.
+bench-growth: setup
+	$(BIN)/python -m scripts.bench_growth
 
 # What continuous batching and the CPU profile are worth, against the stock diffusers pipeline: about ten minutes on two cores.
 bench-engine: setup

@@ -56,7 +56,11 @@
       ├─ TooMany                    429
       │    ├─ RateLimited                rate_limited
       │    ├─ TooManyAtOnce              too_many_at_once
-      │    └─ TooManyQueued              too_many_queued
+      │    ├─ TooManyQueued              too_many_queued
+      │    ├─ TooManyLeaving             too_many_leaving          (jobs that have ended and are not deleted yet)
+      │    ├─ TooManyReservations        too_many_reservations     (idempotency keys without a job)
+      │    ├─ TooManyUploads             too_many_uploads
+      │    └─ TooManyPings               too_many_pings
       └─ Unavailable                503  unavailable
 
 ``status`` is the HTTP status, ``code`` is stable, ``field`` names the part of the request to blame (dotted path); ``retry_after_s``
@@ -427,6 +431,30 @@ class TooManyQueued(TooMany):
     def __init__(self, detail: str, *, limit: int) -> None:
         super().__init__(detail, retry_after_s=5)
         self.limit = limit
+
+
+class TooManyLeaving(TooMany):
+    """Jobs of the tenant that have ended, more than are kept, are not deleted yet; delete some, or come again."""
+
+    code, title = "too_many_leaving", "Too many ended jobs"
+
+
+class TooManyReservations(TooMany):
+    """As many requests of the tenant with idempotency keys are being accepted as may."""
+
+    code, title = "too_many_reservations", "Too many idempotency keys"
+
+
+class TooManyUploads(TooMany):
+    """The tenant has all uploads, or bytes of uploads, that it may; some have to expire first."""
+
+    code, title = "too_many_uploads", "Too many uploads"
+
+
+class TooManyPings(TooMany):
+    """As many test events wait for the endpoint as may; it has to answer them first."""
+
+    code, title = "too_many_pings", "Too many test events"
 
 
 class Unavailable(OutfillError):

@@ -100,7 +100,7 @@ class JobEvent(StrEnum):
 
 _INTEGERS = (
     *("grow_px", "feather_px", "quality", "left", "right", "top", "bottom", "width", "height"),
-    *("max_bytes", "dpi", "seed", "num_images", "steps", "max_attempts", "overlap_s"),
+    *("max_bytes", "dpi", "seed", "num_images", "steps", "max_attempts", "overlap_s", "bytes"),
 )
 """Fields of any body below that are integers (tests/service/test_openapi.py holds them against the schemas)."""
 
@@ -839,3 +839,13 @@ class RepeatRequest(Body):
     deadline_s: float | None = Field(default=None, ge=1, le=86400, description="Counted from the acceptance of the repetition.")
     webhook: WebhookTarget | None = Field(default=None, description="`null`: nobody is told.")
     metadata: dict[str, str | int | float | bool] | None = None
+
+
+class PresignRequest(Body):
+    """What is to be put to a presigned URL."""
+
+    bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Size of the file. The URL then takes that size alone, and it counts as so much; else as the largest file that is accepted.",
+    )

@@ -14,6 +14,8 @@ from api_schemas.requests import Body, JobEvent, JobEvents, WebhookTarget, field
 ENDPOINT_ID = r"^whk_[0-7][0-9A-HJKMNP-TV-Z]{25}$"
 DELIVERY_ID = r"^evt_[0-7][0-9A-HJKMNP-TV-Z]{25}(?:_[0-7][0-9A-HJKMNP-TV-Z]{25})?$"
 MAX_OVERLAP_S = 7 * 86400
+MAX_OLD_SECRETS = 4
+"""Secrets that sign beside the newest: each is kept, and a signature in every webhook."""
 Description = Annotated[str, StringConstraints(max_length=256)]
 
 
@@ -94,10 +96,10 @@ class StoredEndpoint(BaseModel):
         return tuple(secret.value for secret in self.secrets if secret.expires_at is None or secret.expires_at > now)
 
     def rotated(self, value: SecretStr, now: datetime, until: datetime) -> StoredEndpoint:
-        """With a new secret; older ones sign no longer than ``until``."""
+        """With a new secret; older ones sign no longer than ``until``, and only the newest of them sign at all."""
         old = (secret.model_copy(update={"expires_at": min(secret.expires_at or until, until)}) for secret in self.secrets)
-        kept = (secret for secret in old if secret.value != value and secret.expires_at is not None and secret.expires_at > now)
-        return self.model_copy(update={"secrets": (StoredSecret(value=value), *kept)})
+        kept = [secret for secret in old if secret.value != value and secret.expires_at is not None and secret.expires_at > now]
+        return self.model_copy(update={"secrets": (StoredSecret(value=value), *kept[:MAX_OLD_SECRETS])})
 
 
 class Endpoint(BaseModel):

@@ -8,6 +8,7 @@ attempts. That is what the steward sends from, and how one receiver's backlog ke
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -16,15 +17,16 @@ from urllib.parse import urlsplit
 
 import redis
 
-from api_schemas.errors import DeliveryNotFound, TooManyWebhooks, WebhookNotFound
+from api_schemas.errors import DeliveryNotFound, TooManyPings, TooManyWebhooks, WebhookNotFound
 from api_schemas.events import Event, WebhookRow
 from api_schemas.requests import WebhookTarget
 from api_schemas.webhooks import Attempt, Delivery, DeliveryState, StoredEndpoint
 from core.queue import lua
+from core.settings import Webhooks
 
 OUTBOX, DEAD_LETTERS = "outfill:outbox", "outfill:dead"
-KEPT_S = 7 * 86400
-"""How long a row is kept after its end, unless the settings say otherwise."""
+PINGS_KEPT = 32
+"""Test events of a tenant that have ended and are still listed."""
 _URL_LANES = 8
 """Lanes of a tenant for the URLs that its jobs name, chosen by host: a lane for each host would be as many as it likes."""
 _CHUNK, _CHUNKS = 200, 10
@@ -56,6 +58,21 @@ def deliveries_key(tenant: str) -> str:
 def dead_key(tenant: str) -> str:
     """The ids of a tenant's dead letters. ``DEAD_LETTERS`` has those of all, by when they were given up."""
     return f"outfill:dead:{tenant}"
+
+
+def told_key(tenant: str) -> str:
+    """The ids of a tenant's webhooks that were delivered or given up, by when."""
+    return f"outfill:told:{tenant}"
+
+
+def pings_key(tenant: str) -> str:
+    """The ids of a tenant's test events, by when they were asked for."""
+    return f"outfill:pings:{tenant}"
+
+
+def policy_key(tenant: str) -> str:
+    """What a tenant has of its own: limits, times to live, a webhook secret."""
+    return f"outfill:tenant:{tenant}"
 
 
 def lane_key(lane: str) -> str:
@@ -139,10 +156,10 @@ class Endpoints:
 class Outbox:
     """Webhooks that are owed, and the log of those that were. A row is owed until it was delivered, or given up as a dead letter."""
 
-    def __init__(self, connection: redis.Redis, *, kept_s: int = KEPT_S) -> None:
-        self._redis, self._kept_s = connection, kept_s
+    def __init__(self, connection: redis.Redis, settings: Webhooks | None = None) -> None:
+        self._redis, self._limits = connection, settings or Webhooks()
         self._lease, self._settle, self._redeliver, self._ping = (
-            connection.register_script(lua("clock", "outbox", name)) for name in ("lease", "settle", "redeliver", "ping")
+            connection.register_script(lua("clock", "quota", "outbox", name)) for name in ("lease", "settle", "redeliver", "ping")
         )
 
     # -- sending ------------------------------------------------------------------------------------------------------------------
@@ -187,9 +204,9 @@ class Outbox:
     def _end(self, row: WebhookRow, verdict: Verdict, attempt: Attempt | None, delay_s: float = 0.0) -> None:
         tenant = row.event.tenant
         keys = [OUTBOX, lane_key(row.lane), webhook_key(row.id), deliveries_key(tenant), DEAD_LETTERS, dead_key(tenant)]
-        self._settle(
-            keys=keys, args=[row.id, row.lane, verdict, int(delay_s * 1000), attempt.model_dump_json() if attempt else "", self._kept_s]
-        )
+        args: list[str | int] = [row.id, row.lane, verdict, int(delay_s * 1000), attempt.model_dump_json() if attempt else ""]
+        args += [self._limits.kept_s, self._limits.deliveries]
+        self._settle(keys=[*keys, told_key(tenant), policy_key(tenant)], args=args)
 
     def size(self) -> int:
         """Webhooks owed."""
@@ -215,15 +232,23 @@ class Outbox:
     # -- for their owner ----------------------------------------------------------------------------------------------------------
 
     def ping(self, event: Event, endpoint_id: str) -> Delivery:
-        """Owe a test event to an endpoint."""
-        lane, webhook_id = f"{event.tenant}/{endpoint_id}", f"{event.id}_{endpoint_id.partition('_')[2]}"
-        args: list[str | int] = [webhook_id, lane, event.model_dump_json(), endpoint_id]
-        self._ping(keys=[OUTBOX, deliveries_key(event.tenant), webhook_key(webhook_id)], args=args)
-        return self.delivery(event.tenant, webhook_id)
+        """Owe a test event to an endpoint. Raises ``TooManyPings`` where as many wait for it as may."""
+        tenant = event.tenant
+        lane, webhook_id = f"{tenant}/{endpoint_id}", f"{event.id}_{endpoint_id.partition('_')[2]}"
+        keys = [OUTBOX, deliveries_key(tenant), webhook_key(webhook_id), endpoints_key(tenant), policy_key(tenant), pings_key(tenant)]
+        args: list[str | int] = [webhook_id, lane, event.model_dump_json(), endpoint_id, self._limits.pings, PINGS_KEPT - 1]
+        refused = cast("tuple[int, int] | None", self._ping(keys=[*keys, DEAD_LETTERS, dead_key(tenant), told_key(tenant)], args=args))
+        if refused is not None:
+            waiting, wait_ms = refused
+            raise TooManyPings(
+                f"{waiting} test events wait for this endpoint, which has not accepted them",
+                retry_after_s=max(math.ceil(wait_ms / 1000), 1),
+            )
+        return self.delivery(tenant, webhook_id)
 
     def redeliver(self, tenant: str, row: WebhookRow) -> Delivery:
         """Owe a webhook anew, under its own id. Raises ``DeliveryNotFound``."""
-        keys = [OUTBOX, lane_key(row.lane), webhook_key(row.id), DEAD_LETTERS, dead_key(tenant)]
+        keys = [OUTBOX, lane_key(row.lane), webhook_key(row.id), DEAD_LETTERS, dead_key(tenant), told_key(tenant)]
         if not self._redeliver(keys=keys, args=[row.id, row.lane]):
             raise DeliveryNotFound(f"nothing is kept of {row.id}")
         return self.delivery(tenant, row.id)

@@ -2,12 +2,14 @@
 
 Keys: ``outfill:job:{id}`` (hash), ``outfill:jobs:{tenant}`` (ids, oldest first), ``outfill:accepting``, ``outfill:deadlines`` and
 ``outfill:expiry`` (ids by time), ``outfill:leftovers`` (jobs that may have left objects), ``outfill:counts`` (jobs by state),
-``outfill:reservation:{key_id}:{key}`` (idempotency keys). Every change of state is one Lua script in core/lua.
+``outfill:reservation:{key_id}:{key}`` (idempotency keys). What a tenant has of them is counted in ``outfill:counts:{tenant}`` and bounded.
+Every change of state is one Lua script in core/lua.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -16,13 +18,21 @@ from typing import Any, Literal, cast
 import redis
 
 from api_schemas.downloads import download_name
-from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound, TooManyQueued
+from api_schemas.errors import (
+    ErrorInfo,
+    JobAlreadyFinished,
+    JobNotFound,
+    TooManyLeaving,
+    TooManyQueued,
+    TooManyReservations,
+    TooManyUploads,
+)
 from api_schemas.events import TERMINAL_EVENTS, Event
 from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, JobWarning, Progress, StoredOutput, WarningCode
 from api_schemas.requests import JobEvent, JobRequest, ReplaceBackgroundRequest
-from core.events import DEAD_LETTERS, OUTBOX, dead_key, deliveries_key, lane_key, stream_key, telling
+from core.events import DEAD_LETTERS, OUTBOX, dead_key, deliveries_key, lane_key, policy_key, stream_key, telling, told_key
 from core.queue import execution_key, intermediate_key, leases_key, line_key, lua, message_keys, queue_key, running_key, turns_key
-from core.settings import Retention
+from core.settings import Limits, Settings
 from core.storage import Storage
 
 ACCEPTING, DEADLINES, EXPIRY, COUNTS = "outfill:accepting", "outfill:deadlines", "outfill:expiry", "outfill:counts"
@@ -31,6 +41,11 @@ UPLOADS, LEFTOVERS = "outfill:uploads", "outfill:leftovers"
 USAGE_TTL_S = 400 * 86400
 RESERVATION_LEASE_MS, RESERVATION_TTL_MS = 60_000, 86_400_000
 """How long an idempotency key is held by a request that has made no job yet, and by its job."""
+
+LEAVING_PAUSE_S = 5
+"""When a tenant may come again that has jobs to be deleted first."""
+DUE = 500
+"""Ids that are due which are read at once."""
 
 _CHUNK, _CHUNKS = 100, 10
 """Records that a listing reads at once, and how often."""
@@ -64,14 +79,24 @@ def reservation_key(key_id: str, key: str) -> str:
     return f"outfill:reservation:{key_id}:{key}"
 
 
+def reserving_key(tenant: str) -> str:
+    """A tenant's reservations that have no job yet, by when they lapse."""
+    return f"outfill:reserving:{tenant}"
+
+
 def tenant_counts_key(tenant: str) -> str:
-    """How many jobs of a tenant wait."""
+    """How many jobs of a tenant wait, and the bytes of what it has."""
     return f"outfill:counts:{tenant}"
 
 
-def policy_key(tenant: str) -> str:
-    """What a tenant has of its own: limits, times to live, a webhook secret."""
-    return f"outfill:tenant:{tenant}"
+def leaving_key(tenant: str) -> str:
+    """A tenant's jobs that have ended and have no place any more: to be deleted now."""
+    return f"outfill:leaving:{tenant}"
+
+
+def uploads_key(tenant: str) -> str:
+    """A tenant's uploads by when they expire, each with its bytes."""
+    return f"{UPLOADS}:{tenant}"
 
 
 def usage_key(key_id: str | None, day: date) -> str:
@@ -102,6 +127,8 @@ class JobRecord:
     cancel_requested: bool = False
     outputs_deleted: bool = False
     """Their time to live is over; what was measured on them is still told."""
+    leaving: bool = False
+    """It has ended, and its tenant has no room for it."""
     preview: str | None = None
     """Object key of what the picture looked like a few steps ago; while it runs."""
     preview_number: int = 0
@@ -124,6 +151,7 @@ class JobRecord:
             error=ErrorInfo.model_validate_json(text["error"]) if "error" in text else None,
             cancel_requested="cancel" in text,
             outputs_deleted="outputs_deleted" in text,
+            leaving=text.get("kept", "").startswith("leaving "),
             preview=text.get("preview"),
             preview_number=int(text.get("preview_number", 0)),
         )
@@ -152,6 +180,7 @@ class Glance:
 class Reservation:
     """An idempotency key, held for one request."""
 
+    tenant: str
     key_id: str
     """The API key that it came with: what one was answered is not another's to hear."""
     key: str
@@ -190,25 +219,37 @@ class Outcome:
 class JobRecords:
     """Reads and changes job records. Thread-safe."""
 
-    def __init__(self, connection: redis.Redis, *, retention_s: int, inputs_s: int | None = None, outputs_s: int | None = None) -> None:
-        self._redis = connection
+    def __init__(
+        self,
+        connection: redis.Redis,
+        *,
+        retention_s: int,
+        inputs_s: int | None = None,
+        outputs_s: int | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._redis, self._limits = connection, limits or Limits()
         self._keep_ms = [retention_s * 1000, *("" if seconds is None else seconds * 1000 for seconds in (inputs_s, outputs_s))]
         self._strip = connection.register_script(lua("strip"))
-        self._create = connection.register_script(lua("clock", "create"))
-        self._begin = connection.register_script(lua("clock", "outbox", "tell", "begin"))
-        self._finish = connection.register_script(lua("clock", "outbox", "tell", "finish"))
-        self._requeue = connection.register_script(lua("requeue"))
+        self._create = connection.register_script(lua("clock", "quota", "create"))
+        self._begin = connection.register_script(lua("clock", "quota", "outbox", "tell", "begin"))
+        self._finish = connection.register_script(lua("clock", "quota", "outbox", "tell", "keep", "finish"))
+        self._requeue = connection.register_script(lua("quota", "requeue"))
         self._beat = connection.register_script(lua("beat"))
         self._cancel = connection.register_script(lua("cancel"))
-        self._delete = connection.register_script(lua("clock", "outbox", "delete"))
-        self._reserve = connection.register_script(lua("reserve"))
+        self._delete = connection.register_script(lua("clock", "quota", "outbox", "delete"))
+        self._reserve = connection.register_script(lua("clock", "quota", "reserve"))
         self._bind = connection.register_script(lua("bind"))
         self._release = connection.register_script(lua("release"))
+        self._expect = connection.register_script(lua("clock", "quota", "expect"))
+        self._forget_upload = connection.register_script(lua("forget_upload"))
+        self._forget_objects = connection.register_script(lua("quota", "forget_objects"))
 
     @classmethod
-    def of(cls, connection: redis.Redis, retention: Retention) -> JobRecords:
+    def of(cls, connection: redis.Redis, settings: Settings) -> JobRecords:
         """The records of a process, kept as the settings say."""
-        return cls(connection, retention_s=retention.jobs_s, inputs_s=retention.inputs_s, outputs_s=retention.outputs_s)
+        kept = settings.retention
+        return cls(connection, retention_s=kept.jobs_s, inputs_s=kept.inputs_s, outputs_s=kept.outputs_s, limits=settings.limits)
 
     # -- reading ------------------------------------------------------------------------------------------------------------------
 
@@ -295,39 +336,56 @@ class JobRecords:
 
     # -- changing state -----------------------------------------------------------------------------------------------------------
 
-    def create(self, spec: JobSpec, *, queued_jobs: int = 0) -> None:
+    def create(self, spec: JobSpec) -> None:
         """Record a job as queued. It counts as being accepted until ``accepted`` is called.
 
-        Raises ``TooManyQueued`` where the tenant has as many jobs waiting as its policy allows, or ``queued_jobs`` (0: any number).
+        Raises ``TooManyQueued`` where the tenant has as many jobs waiting as its policy or the settings allow, or bytes of them, and
+        ``TooManyLeaving`` where what has ended is not deleted as fast as it ends.
         """
+        limits = self._limits
         deadline = milliseconds(spec.deadline_at) if spec.deadline_at else ""
         keys = [job_key(spec.id), tenant_key(spec.tenant), ACCEPTING, DEADLINES, COUNTS, usage_key(spec.key_id, spec.created_at.date())]
-        keys += [tenant_counts_key(spec.tenant), policy_key(spec.tenant)]
-        args: list[str | int] = [spec.id, spec.model_dump_json(exclude_none=True), deadline]
-        found = cast("int", self._create(keys=keys, args=[*args, USAGE_TTL_S, queued_jobs]))
-        if found < 0:
-            raise TooManyQueued(f"{-found} jobs wait, which is all that may", limit=-found)
+        keys += [tenant_counts_key(spec.tenant), policy_key(spec.tenant), leaving_key(spec.tenant)]
+        args: list[str | int] = [spec.id, spec.model_dump_json(exclude_none=True), deadline, USAGE_TTL_S]
+        args += [limits.queued_jobs, limits.queued_bytes, limits.leaving_bytes]
+        verdict, number = cast("tuple[bytes, int]", self._create(keys=keys, args=args))
+        match verdict:
+            case b"jobs":
+                raise TooManyQueued(f"{number} jobs wait, which is all that may", limit=number)
+            case b"bytes":
+                raise TooManyQueued(f"{number} jobs wait, whose requests take all bytes that they may", limit=number)
+            case b"leaving":
+                raise TooManyLeaving(
+                    f"{number} jobs that have ended, more than are kept, are not deleted yet: their webhooks are told first",
+                    retry_after_s=LEAVING_PAUSE_S,
+                )
 
     def reserve(self, wanted: Reservation) -> Reservation:
-        """Hold an idempotency key for a short while: the reservation that has it now, ``wanted`` or an earlier one."""
-        token, request, job_id = cast(
-            "list[bytes]",
-            self._reserve(keys=[reservation_key(wanted.key_id, wanted.key)], args=[wanted.token, wanted.request, RESERVATION_LEASE_MS]),
-        )
+        """Hold an idempotency key for a short while: the reservation that has it now, ``wanted`` or an earlier one.
+
+        Raises ``TooManyReservations`` where the tenant holds as many keys without a job as it may.
+        """
+        keys = [reservation_key(wanted.key_id, wanted.key), reserving_key(wanted.tenant), policy_key(wanted.tenant)]
+        args: list[str | int] = [wanted.token, wanted.request, RESERVATION_LEASE_MS, self._limits.reservations]
+        found = cast("list[bytes] | None", self._reserve(keys=keys, args=args))
+        if found is None:
+            raise TooManyReservations("as many requests with idempotency keys are being accepted as may", retry_after_s=1)
+        token, request, job_id = found
         return replace(wanted, token=token.decode(), request=request.decode(), job_id=job_id.decode() or None)
 
     def bind(self, reservation: Reservation, job_id: str) -> bool:
         """Keep the key for a job that is recorded and stored, and about to be queued. False: another request has it, or the job is gone."""
         return bool(
             self._bind(
-                keys=[reservation_key(reservation.key_id, reservation.key), job_key(job_id)],
+                keys=[reservation_key(reservation.key_id, reservation.key), job_key(job_id), reserving_key(reservation.tenant)],
                 args=[reservation.token, reservation.request, job_id, RESERVATION_TTL_MS],
             )
         )
 
     def release(self, reservation: Reservation) -> None:
         """Free a key under which no job was made."""
-        self._release(keys=[reservation_key(reservation.key_id, reservation.key)], args=[reservation.token])
+        keys = [reservation_key(reservation.key_id, reservation.key), reserving_key(reservation.tenant)]
+        self._release(keys=keys, args=[reservation.token])
 
     def accepting(self, job_id: str) -> bool:
         """Whether the job's acceptance has not ended: nobody was told of it yet, or the API died on the way."""
@@ -368,8 +426,16 @@ class JobRecords:
         keys += [policy_key(spec.tenant), INPUTS_EXPIRY, OUTPUTS_EXPIRY, *told_keys]
         pixels = sum(output.width * output.height for output in outcome.outputs)
         args: list[str | int] = [spec.id, source, outcome.status, self._keep_ms[0], lease, lapsed_before]
-        args += [len(outcome.outputs), pixels, USAGE_TTL_S, spec.tenant, *self._keep_ms[1:], *told, *outcome.fields()]
+        args += [len(outcome.outputs), pixels, USAGE_TTL_S, spec.tenant, *self._keep_ms[1:], *self._ledger(outcome.status)]
+        args += [sum(each.bytes for each in spec.inputs.values()), sum(each.bytes for each in outcome.outputs), *told, *outcome.fields()]
         return cast("int", self._finish(keys=keys, args=args))
+
+    def _ledger(self, status: JobStatus) -> tuple[str, int, int, int]:
+        """Among which of its tenant's jobs one that ends so is kept (core/lua/keep.lua), and their bounds by the settings."""
+        limits = self._limits
+        if status in (JobStatus.CANCELED, JobStatus.EXPIRED):  # a tenant can make these as fast as it can ask
+            return "canceled", limits.canceled_jobs, limits.canceled_bytes, limits.stored_bytes
+        return "ended", limits.ended_jobs, limits.ended_bytes, limits.stored_bytes
 
     def requeue(self, spec: JobSpec, lease: str, *, lapsed_before_s: float | None = None) -> bool:
         """Give a job back to the front of its queue, after its lease lapsed.
@@ -460,20 +526,28 @@ class JobRecords:
         """Give out no more URLs of a job's outputs: they are about to be deleted."""
         self._strip(keys=[job_key(job_id)])
 
-    def forget_inputs(self, job_id: str) -> None:
+    def forget_inputs(self, spec: JobSpec) -> None:
         """They are gone."""
-        self._redis.zrem(INPUTS_EXPIRY, job_id)
+        self._forget_objects(keys=[job_key(spec.id), INPUTS_EXPIRY, tenant_counts_key(spec.tenant)], args=[spec.id, "inputs"])
 
-    def forget_outputs(self, job_id: str) -> None:
+    def forget_outputs(self, spec: JobSpec) -> None:
         """They are gone."""
-        self._redis.zrem(OUTPUTS_EXPIRY, job_id)
+        self._forget_objects(keys=[job_key(spec.id), OUTPUTS_EXPIRY, tenant_counts_key(spec.tenant)], args=[spec.id, "outputs"])
 
-    def _due(self, key: str, now: datetime, limit: int = 500) -> list[str]:
+    def _due(self, key: str, now: datetime, limit: int = DUE) -> list[str]:
         return [job_id.decode() for job_id in cast("Iterable[bytes]", self._redis.zrangebyscore(key, 0, milliseconds(now), 0, limit))]
 
-    def expect_upload(self, tenant: str, upload_id: str, expires_at: datetime) -> None:
-        """An upload is about to be stored; its bytes are deleted when it expires."""
-        self._redis.zadd(UPLOADS, {f"{tenant}/{upload_id}": milliseconds(expires_at)})
+    def expect_upload(self, tenant: str, upload_id: str, expires_at: datetime, size: int) -> None:
+        """An upload of so many bytes is about to be stored; they are deleted when it expires. Raises ``TooManyUploads``."""
+        keys = [UPLOADS, uploads_key(tenant), tenant_counts_key(tenant), policy_key(tenant)]
+        args: list[str | int] = [f"{tenant}/{upload_id}", upload_id, milliseconds(expires_at), size]
+        refused = cast(
+            "tuple[bytes, int, int] | None", self._expect(keys=keys, args=[*args, self._limits.uploads, self._limits.upload_bytes])
+        )
+        if refused is not None:
+            of, most, wait_ms = refused
+            bound = f"{most} uploads" if of == b"uploads" else f"{most} bytes of uploads"
+            raise TooManyUploads(f"there may be {bound} that have not expired", retry_after_s=max(math.ceil(wait_ms / 1000), 1))
 
     def expired_uploads(self, now: datetime) -> list[tuple[str, str]]:
         """Tenant and id of uploads to delete."""
@@ -481,7 +555,7 @@ class JobRecords:
 
     def forget_upload(self, tenant: str, upload_id: str) -> None:
         """The bytes are gone."""
-        self._redis.zrem(UPLOADS, f"{tenant}/{upload_id}")
+        self._forget_upload(keys=[UPLOADS, uploads_key(tenant), tenant_counts_key(tenant)], args=[f"{tenant}/{upload_id}", upload_id])
 
     def expect_leftovers(self, spec: JobSpec) -> None:
         """There may be objects of this job that no record names: what an execution stored that did not come to its commit."""
@@ -507,7 +581,7 @@ class JobRecords:
         keys = [job_key(spec.id), tenant_key(spec.tenant), COUNTS, queue_key(spec.queue), intermediate_key(spec.queue), stream_key(spec.id)]
         keys += [*message_keys(spec.id), ACCEPTING, DEADLINES, EXPIRY, OUTBOX, DEAD_LETTERS, leases_key(spec.queue)]
         keys += [usage_key(spec.key_id, spec.created_at.date()), *_tenant_keys(spec), INPUTS_EXPIRY, OUTPUTS_EXPIRY]
-        keys += [deliveries_key(spec.tenant), dead_key(spec.tenant)]
+        keys += [deliveries_key(spec.tenant), dead_key(spec.tenant), told_key(spec.tenant)]
         return bool(self._delete(keys=keys, args=[spec.id, only_if or "", spec.tenant]))
 
     def forget(self, job_id: str) -> None:

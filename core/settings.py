@@ -82,7 +82,7 @@ class Auth(_Section):
 
 
 class Limits(_Section):
-    """What is accepted."""
+    """What is accepted, and how much of it is kept. Those of a tenant hold unless `outfill tenants set` says otherwise."""
 
     requests_per_minute: int = Field(
         default=6000, ge=0, description="Requests that one key may make, unless it has a number of its own; 0: any number."
@@ -90,10 +90,54 @@ class Limits(_Section):
     queued_jobs: int = Field(
         default=10_000, ge=0, description="Jobs of one tenant that may wait, unless `outfill tenants set` says otherwise; 0: any number."
     )
+    queued_bytes: int = Field(
+        default=64 * 2**20, ge=0, description="Bytes that the requests of a tenant's waiting jobs may take in Redis; 0: any number."
+    )
     running_jobs: int = Field(
         default=0,
         ge=0,
         description="Jobs of one tenant that workers may hold at once, unless `outfill tenants set` says otherwise; 0: any number.",
+    )
+    ended_jobs: int = Field(
+        default=1_000_000,
+        ge=0,
+        description="Jobs of one tenant that succeeded or failed and are kept; beyond it the oldest go. 0: any number.",
+    )
+    ended_bytes: int = Field(
+        default=4 * 2**30,
+        ge=0,
+        description="Bytes that they may take in Redis, with their events and webhooks; beyond it the oldest go. 0: any.",
+    )
+    canceled_jobs: int = Field(
+        default=1000,
+        ge=0,
+        description="Jobs of one tenant that were canceled or expired and are kept; beyond it the oldest go. 0: any number.",
+    )
+    canceled_bytes: int = Field(
+        default=8 * 2**20,
+        ge=0,
+        description="Bytes that they may take in Redis, with their events and webhooks; beyond it the oldest go. 0: any.",
+    )
+    leaving_bytes: int = Field(
+        default=4 * 2**20,
+        ge=0,
+        description="Bytes of a tenant's jobs beyond these four that are not deleted yet; above it new jobs are 429. 0: any number.",
+    )
+    stored_bytes: int = Field(
+        default=4 * 2**40,
+        ge=0,
+        description="Bytes of the inputs and outputs (without layers) of a tenant's jobs that have ended; beyond it the oldest jobs go. 0: any.",
+    )
+    reservations: int = Field(
+        default=1000, ge=0, description="Idempotency keys of one tenant that wait for their job's acceptance; then 429. 0: any number."
+    )
+    uploads: int = Field(
+        default=20_000, ge=0, description="Uploads of one tenant, stored or expected, that have not expired; then 429. 0: any number."
+    )
+    upload_bytes: int = Field(
+        default=256 * 2**30,
+        ge=0,
+        description="Bytes of them; one whose size was not told counts as `OUTFILL_LIMITS__MAX_IMAGE_BYTES`. Then 429. 0: any number.",
     )
 
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="Of a request body.")
@@ -149,6 +193,12 @@ class Webhooks(_Section):
     poll_s: float = Field(default=0.25, gt=0, description="How often the outbox is looked at.")
     max_endpoints: int = Field(default=16, ge=0, description="Endpoints that a tenant may register.")
     kept_s: int = Field(default=7 * 86400, ge=60, description="How long deliveries and dead letters are kept after their end.")
+    deliveries: int = Field(
+        default=100_000,
+        ge=0,
+        description="Deliveries and dead letters of one tenant that are kept; beyond it the oldest go. 0: any number.",
+    )
+    pings: int = Field(default=8, ge=0, description="Test events that may wait for one endpoint; then 429. 0: any number.")
 
 
 class Events(_Section):

@@ -23,6 +23,7 @@ from core.settings import S3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectTypeDef
 
 
 class ObjectNotFound(OutfillError):
@@ -46,9 +47,12 @@ def job_prefixes(tenant: str, job_id: str) -> tuple[str, str]:
     return f"inputs/{tenant}/{job_id}/", f"outputs/{tenant}/{job_id}/"
 
 
+UPLOADS_PREFIX = "uploads/"
+
+
 def upload_key(tenant: str, upload_id: str) -> str:
     """Where an upload is kept."""
-    return f"uploads/{tenant}/{upload_id}"
+    return f"{UPLOADS_PREFIX}{tenant}/{upload_id}"
 
 
 class Storage:
@@ -127,11 +131,18 @@ class Storage:
 
     def keys(self, prefix: str) -> list[str]:
         """The keys under ``prefix``."""
+        return [entry["Key"] for entry in self._entries(prefix)]
+
+    def _entries(self, prefix: str) -> list[ObjectTypeDef]:
         try:
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._settings.bucket, Prefix=prefix)
-            return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+            return [entry for page in pages for entry in page.get("Contents", [])]
         except (BotoCoreError, ClientError) as error:
             raise Unavailable("the object store does not list") from error
+
+    def larger_than(self, size: int, prefix: str) -> list[str]:
+        """The keys under ``prefix`` of objects that have more bytes."""
+        return [entry["Key"] for entry in self._entries(prefix) if entry["Size"] > size]
 
     def delete_job(self, tenant: str, job_id: str) -> None:
         """Delete all objects of a job."""
@@ -149,11 +160,12 @@ class Storage:
         named = {"ResponseContentDisposition": disposition(filename)} if filename is not None else {}
         return self._presign("get_object", key, self._settings.presign_ttl_s, **named)
 
-    def presign_put(self, key: str, *, at_most_s: int) -> str:
-        """A URL to which anyone can write the object for a while."""
-        return self._presign("put_object", key, min(at_most_s, self._settings.presign_ttl_s))
+    def presign_put(self, key: str, *, at_most_s: int, size: int | None = None) -> str:
+        """A URL to which anyone can write the object for a while; with a ``size`` the store refuses a body of any other."""
+        signed = {"ContentLength": size} if size is not None else {}
+        return self._presign("put_object", key, min(at_most_s, self._settings.presign_ttl_s), **signed)
 
-    def _presign(self, method: str, key: str, seconds: int, **more: str) -> str:
+    def _presign(self, method: str, key: str, seconds: int, **more: str | int) -> str:
         return self._signer.generate_presigned_url(method, Params={"Bucket": self._settings.bucket, "Key": key, **more}, ExpiresIn=seconds)
 
     def ping(self) -> None:

@@ -27,7 +27,7 @@ from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
 from api_schemas.requests import job_request
 from core.jobs import JobRecords
 from core.queue import JobQueue, connect
-from core.settings import Redis
+from core.settings import Limits, Redis
 from scripts.figures import exit_status, figure, write_figures
 from service.local import VALKEY_OPTIONS, free_ports
 
@@ -111,7 +111,7 @@ def _answers(connection: redis.Redis) -> bool:
 
 def _side(port: int, database: int, jobs: int) -> Side:
     connection = connect(Redis.model_validate({"url": f"redis://127.0.0.1:{port}/{database}"}))
-    return Side(JobRecords(connection, retention_s=3600), JobQueue(connection), jobs)
+    return Side(JobRecords(connection, retention_s=3600, limits=Limits(queued_jobs=0, queued_bytes=0)), JobQueue(connection), jobs)
 
 
 def _memory(port: int) -> int:
@@ -143,7 +143,7 @@ def _fill(side: Side) -> None:
 
 
 def _queue(side: Side, spec: JobSpec) -> None:
-    side.records.create(spec, queued_jobs=side.jobs * 2)
+    side.records.create(spec)
     side.queue.push(spec)
     side.records.accepted(spec.id)
 

@@ -37,7 +37,7 @@ LISTENING = "outfill-listening"
 def build_services(settings: Settings) -> Services:
     """Connect the parts of one process."""
     connection = queue.connect(settings.redis)
-    records = JobRecords.of(connection, settings.retention)
+    records = JobRecords.of(connection, settings)
     # Without a limit on reading: it waits for messages.
     listening = AsyncRedis.from_url(
         settings.redis.url.get_secret_value(), socket_timeout=None, socket_keepalive=True, client_name=LISTENING
@@ -59,7 +59,7 @@ def build_services(settings: Settings) -> Services:
         bodies=_room_for_bodies(settings.limits),
         records=records,
         endpoints=Endpoints(connection),
-        outbox=Outbox(connection, kept_s=settings.webhooks.kept_s),
+        outbox=Outbox(connection, settings.webhooks),
         queue=JobQueue(connection, fsync_timeout_ms=settings.redis.fsync_timeout_ms),
         catalogue=Catalogue(connection),
         http=outbound.client(settings.outbound),

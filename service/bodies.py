@@ -18,6 +18,7 @@ from api_schemas.requests import (
     JobRequest,
     Operation,
     OutpaintRequest,
+    PresignRequest,
     RemoveBackgroundRequest,
     RepeatRequest,
     ReplaceBackgroundRequest,
@@ -274,7 +275,15 @@ def request_body() -> dict[str, Any]:
 
 def schemas() -> Mapping[str, Any]:
     """The component schemas that routes refer to by name: those of request bodies and of errors."""
-    models: tuple[type[BaseModel], ...] = (*_MODELS.values(), RepeatRequest, EndpointRequest, EndpointChanges, RotateRequest, Problem)
+    models: tuple[type[BaseModel], ...] = (
+        *_MODELS.values(),
+        RepeatRequest,
+        PresignRequest,
+        EndpointRequest,
+        EndpointChanges,
+        RotateRequest,
+        Problem,
+    )
     _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     found: dict[str, Any] = definitions["$defs"]
     return found

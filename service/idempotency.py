@@ -66,12 +66,12 @@ async def once(
 ) -> JobSpec:
     """The job that ``make`` makes, or the one that was made under ``key`` before.
 
-    ``asked`` is the digest of the request, which had ``size`` bytes. Raises ``IdempotencyKeyReused``, ``IdempotencyKeyInUse``, and what ``make`` raises; the key is
-    free again then. Where this process dies on the way, the key's lease lapses.
+    ``asked`` is the digest of the request, which had ``size`` bytes. Raises ``IdempotencyKeyReused``, ``IdempotencyKeyInUse``,
+    ``TooManyReservations``, and what ``make`` raises; the key is free again then. Where this process dies on the way, the key's lease lapses.
     """
     if key is None:
         return await make(None)
-    wanted = Reservation(caller.key_id, key, await parts.reading(caller.name, size, asked), token=new_id("res"))
+    wanted = Reservation(caller.name, caller.key_id, key, await parts.reading(caller.name, size, asked), token=new_id("res"))
     held = await run_in_threadpool(parts.records.reserve, wanted)
     if held.request != wanted.request:
         raise IdempotencyKeyReused("another request was sent with this key", field=HEADER)

@@ -52,7 +52,7 @@ def create(
     connection = queue.connect(settings.redis)
     key, record = KeyRing(connection, settings).create(NewKey(tenant_name(tenant), name, scopes, expires_at, requests_per_minute))
     typer.echo(f"id   {record.id}\nkey  {key}")
-    if secret := _first_webhook_secret(JobRecords.of(connection, settings.retention), settings, tenant):
+    if secret := _first_webhook_secret(JobRecords.of(connection, settings), settings, tenant):
         typer.echo(f"webhook secret  {secret}  (of the tenant; this is its first key)")
 
 

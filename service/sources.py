@@ -94,10 +94,14 @@ def _decode_data_url(source: str) -> bytes:
 async def _read_upload(parts: Services, tenant: str, upload_id: str, limit: int) -> bytes:
     if not _UPLOAD_ID.fullmatch(upload_id):
         raise UploadNotFound("no such upload")
+    key = upload_key(tenant, upload_id)
     try:
         async with parts.reads.of(tenant):
-            data = await parts.storing.run(tenant, parts.storage.get, upload_key(tenant, upload_id), max_bytes=limit)
+            data = await parts.storing.run(tenant, parts.storage.get, key, max_bytes=limit)
             hold(len(data))
             return data
+    except PayloadTooLarge:  # what no job can use only takes room
+        await parts.storing.run(tenant, parts.storage.delete, [key])
+        raise
     except ObjectNotFound:
         raise UploadNotFound("no such upload, or its bytes have not arrived") from None

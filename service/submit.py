@@ -113,7 +113,7 @@ def _keep(parts: Services, spec: JobSpec, store: Callable[[JobSpec], None], rese
     this process dies half-way, the steward does.
     """
     try:
-        parts.records.create(spec, queued_jobs=parts.settings.limits.queued_jobs)
+        parts.records.create(spec)
         store(spec)
         if reservation is not None:
             _bind(parts, reservation, spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Annotated
 
 import typer
@@ -16,33 +17,48 @@ app = typer.Typer(
 )
 
 
-_NAMES = ("queued_jobs", "running_jobs", "records_s", "inputs_s", "outputs_s")
-
-
 def _records() -> JobRecords:
     settings = Settings()
-    return JobRecords.of(queue.connect(settings.redis), settings.retention)
+    return JobRecords.of(queue.connect(settings.redis), settings)
 
 
 @app.command("set")
 def set_(
     tenant: Tenant,
     queued_jobs: Annotated[int | None, typer.Option(min=0, help="Jobs that may wait; 0: any number.")] = None,
+    queued_bytes: Annotated[int | None, typer.Option(min=0, help="Bytes of their requests in Redis; 0: any number.")] = None,
     running_jobs: Annotated[int | None, typer.Option(min=0, help="Jobs that workers may hold at once; 0: any number.")] = None,
+    ended_jobs: Annotated[int | None, typer.Option(min=0, help="Jobs that succeeded or failed and are kept; 0: any number.")] = None,
+    ended_bytes: Annotated[int | None, typer.Option(min=0, help="Bytes that they may take in Redis; 0: any number.")] = None,
+    canceled_jobs: Annotated[
+        int | None, typer.Option(min=0, help="Jobs that were canceled or expired and are kept; 0: any number.")
+    ] = None,
+    canceled_bytes: Annotated[int | None, typer.Option(min=0, help="Bytes that they may take in Redis; 0: any number.")] = None,
+    leaving_bytes: Annotated[
+        int | None,
+        typer.Option(min=0, help="Bytes of jobs beyond these that are not deleted yet, above which new ones are refused; 0: any number."),
+    ] = None,
+    stored_bytes: Annotated[
+        int | None, typer.Option(min=0, help="Bytes of inputs and outputs of jobs that have ended; 0: any number.")
+    ] = None,
+    reservations: Annotated[int | None, typer.Option(min=0, help="Idempotency keys that wait for their job; 0: any number.")] = None,
+    uploads: Annotated[int | None, typer.Option(min=0, help="Uploads that have not expired; 0: any number.")] = None,
+    upload_bytes: Annotated[int | None, typer.Option(min=0, help="Bytes of them; 0: any number.")] = None,
+    deliveries: Annotated[
+        int | None, typer.Option(min=0, help="Deliveries of webhooks that are kept after their end; 0: any number.")
+    ] = None,
+    pings: Annotated[int | None, typer.Option(min=0, help="Test events that may wait for one endpoint; 0: any number.")] = None,
     records_s: Annotated[int | None, typer.Option(min=0, help="How long jobs that have ended are kept.")] = None,
     inputs_s: Annotated[int | None, typer.Option(min=0, help="How long their inputs are.")] = None,
     outputs_s: Annotated[int | None, typer.Option(min=0, help="How long their outputs are.")] = None,
 ) -> None:
     """Set what is named; the rest stays."""
-    wished = {
-        "queued_jobs": queued_jobs,
-        "running_jobs": running_jobs,
-        "records_s": records_s,
-        "inputs_s": inputs_s,
-        "outputs_s": outputs_s,
-    }
+    wished = {name: value for name, value in locals().items() if name != "tenant"}
     _records().set_policy(tenant_name(tenant), {name: value for name, value in wished.items() if value is not None})
     show(tenant)
+
+
+_NAMES = tuple(name for name in signature(set_).parameters if name != "tenant")
 
 
 @app.command()

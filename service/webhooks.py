@@ -58,7 +58,7 @@ def rotate(parts: Services, caller: Tenant, endpoint_id: str, request: RotateReq
 
 
 def ping(parts: Services, caller: Tenant, endpoint_id: str) -> Delivery:
-    """Owe an endpoint a test event. Raises ``WebhookNotFound`` and ``WebhookDisabled``."""
+    """Owe an endpoint a test event. Raises ``WebhookNotFound``, ``WebhookDisabled`` and ``TooManyPings``."""
     _check_enabled(parts, caller, endpoint_id)
     return parts.outbox.ping(Event.now(PING, tenant=caller.name), endpoint_id)
 

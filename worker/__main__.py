@@ -107,7 +107,7 @@ def _paint(settings: Settings) -> int:
 
             place(edge, device)  # after the trials of the device: some GPUs take the context of one process alone
     connection = queue.connect(settings.redis)
-    records = JobRecords.of(connection, settings.retention)
+    records = JobRecords.of(connection, settings)
     claims = Claims(
         connection,
         records,
@@ -148,7 +148,7 @@ def steward(settings: Settings) -> int:
         keeper = Steward(
             settings,
             connection=connection,
-            records=JobRecords.of(connection, settings.retention),
+            records=JobRecords.of(connection, settings),
             queue=JobQueue(connection),
             storage=Storage(settings.s3),
             catalogue=Catalogue(connection),

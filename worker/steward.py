@@ -23,10 +23,10 @@ from api_schemas.errors import AttemptsExhausted, DeadlineExceeded, ErrorInfo, O
 from api_schemas.jobs import JobStatus
 from core.catalogue import Catalogue
 from core.events import Endpoints, Outbox
-from core.jobs import JobRecord, JobRecords, Outcome
+from core.jobs import DUE, LEAVING_PAUSE_S, JobRecord, JobRecords, Outcome
 from core.queue import NO_QUEUE, JobQueue, message_keys
 from core.settings import Settings
-from core.storage import Storage, job_prefixes, upload_key
+from core.storage import UPLOADS_PREFIX, Storage, job_prefixes, upload_key
 from worker.steward_metrics import StewardMetrics
 from worker.webhooks import Dispatcher
 
@@ -35,8 +35,14 @@ LOCK = "outfill:steward"
 SPARE_POLL_S = 1.0
 """How often a spare looks whether the lock is free."""
 ACCEPTANCE_LIMIT = timedelta(minutes=10)
-OWED_PAUSE = timedelta(minutes=1)
-"""Until it is looked at again whether a job that is to be deleted owes webhooks still."""
+OWED_PAUSE, LEAVING_PAUSE = timedelta(minutes=1), timedelta(seconds=LEAVING_PAUSE_S)
+"""Until it is looked at again whether a job that is to be deleted owes webhooks still; one for which there is no room keeps its tenant waiting."""
+OWED_LIMIT = timedelta(minutes=10)
+"""From the end of a job that its tenant has no room for until it goes with the webhooks that it owes still."""
+OVERSIZED_PAUSE_S = 60.0
+"""Between two looks for uploads that are larger than any job may use."""
+DELETING_S = 10.0
+"""Within which a round goes on to delete jobs, where more are due than are read at once."""
 LEFTOVERS_PAUSE = timedelta(seconds=20)
 """Until it is looked at again whether a job has ended that may have left objects."""
 
@@ -58,8 +64,9 @@ class Steward:
         self._settings = settings
         self._redis, self._records, self._queue, self._storage = connection, records, queue, storage
         self._catalogue, self._metrics = catalogue, metrics
-        self._outbox = Outbox(connection, kept_s=settings.webhooks.kept_s)
+        self._outbox = Outbox(connection, settings.webhooks)
         self._dispatcher = Dispatcher(settings, self._outbox, Endpoints(connection), records, storage, metrics)
+        self._look_for_oversized_at = 0.0
         self._active, self._stopping = asyncio.Event(), asyncio.Event()
         self._token = f"{socket.gethostname()}-{ULID()}"
         self._lock = Lock(connection, LOCK, timeout=settings.steward.lock_s, blocking=False, thread_local=False)
@@ -142,6 +149,7 @@ class Steward:
             self.delete_old_outputs,
             self.delete_old_jobs,
             self.delete_old_uploads,
+            self.delete_oversized_uploads,
             self.delete_leftovers,
         )
 
@@ -279,9 +287,11 @@ class Steward:
 
     def _delete_inputs(self, job_id: str) -> None:
         record = self._records.find(job_id)
-        if record is not None:
+        if record is None:
+            self._records.forget(job_id)
+        else:
             self._storage.delete(self._storage.keys(job_prefixes(record.spec.tenant, job_id)[0]))
-        self._records.forget_inputs(job_id)
+            self._records.forget_inputs(record.spec)
 
     def delete_old_outputs(self) -> None:
         """Delete outputs that are to go before their job's record, which then gives out no more URLs of them."""
@@ -291,26 +301,57 @@ class Steward:
 
     def _delete_outputs(self, job_id: str) -> None:
         record = self._records.find(job_id)
-        if record is not None:
+        if record is None:
+            self._records.forget(job_id)
+        else:
             self._records.mark_outputs_deleted(job_id)
             self._storage.delete(self._storage.keys(job_prefixes(record.spec.tenant, job_id)[1]))
-        self._records.forget_outputs(job_id)
+            self._records.forget_outputs(record.spec)
 
     def delete_old_jobs(self) -> None:
-        """Delete objects, then records, of jobs past their retention."""
-        for job_id in self._records.past_retention(self._now()):
-            if not self._try(self._delete_job, job_id):
+        """Delete objects, then records, of jobs past their retention, or that their tenants have no room for."""
+        until = time.monotonic() + DELETING_S
+        while time.monotonic() < until:
+            due = self._records.past_retention(self._now())
+            if not self._delete_jobs(due) or len(due) < DUE:
                 return
 
-    def _delete_job(self, job_id: str) -> None:
+    def _delete_jobs(self, job_ids: Sequence[str]) -> bool:
+        """Objects first: the record is what leads to them. False: Redis or S3 are away."""
+        never_begun: list[JobRecord] = []
+
+        def delete_job(job_id: str) -> None:
+            record = self._to_be_deleted(job_id)
+            if record is None:
+                return
+            if record.started_at is None:
+                never_begun.append(record)
+            else:
+                self._storage.delete_job(record.spec.tenant, job_id)
+                self._delete_record(record)
+
+        def delete_never_begun() -> None:  # all at once: their inputs are all that they have, and thousands may be canceled in a minute
+            self._storage.delete(ref.key for record in never_begun for ref in record.spec.inputs.values())
+            for record in never_begun:
+                self._delete_record(record)
+
+        return all(self._try(delete_job, job_id) for job_id in job_ids) and self._try(delete_never_begun)
+
+    def _to_be_deleted(self, job_id: str) -> JobRecord | None:
+        """The job, if it is to go now."""
         record = self._records.find(job_id)
         if record is None:
             self._records.forget(job_id)
-        elif self._records.owes_webhooks(job_id):  # what they tell is read from the record
-            self._records.put_off_deletion(job_id, self._now() + OWED_PAUSE)
-        else:  # objects first: the record is what leads to them
-            self._storage.delete_job(record.spec.tenant, job_id)
-            self._records.delete(record.spec)
+            return None
+        may_owe = not record.leaving or record.finished_at is None or self._now() - record.finished_at < OWED_LIMIT
+        if may_owe and self._records.owes_webhooks(job_id):  # what they tell is read from the record
+            self._records.put_off_deletion(job_id, self._now() + (LEAVING_PAUSE if record.leaving else OWED_PAUSE))
+            return None
+        return record
+
+    def _delete_record(self, record: JobRecord) -> None:
+        """With what is known of its webhooks, where its tenant has no room for it; else they are kept as long as any."""
+        self._records.delete(record.spec, only_if="ended" if record.leaving else None)
 
     def delete_old_uploads(self) -> None:
         """Delete expired uploads."""
@@ -321,6 +362,13 @@ class Steward:
     def _delete_upload(self, tenant: str, upload_id: str) -> None:
         self._storage.delete([upload_key(tenant, upload_id)])
         self._records.forget_upload(tenant, upload_id)
+
+    def delete_oversized_uploads(self) -> None:
+        """Delete what was put to a presigned URL and is larger than any job may use, without waiting for it to expire."""
+        if time.monotonic() < self._look_for_oversized_at:
+            return
+        self._look_for_oversized_at = time.monotonic() + OVERSIZED_PAUSE_S
+        self._storage.delete(self._storage.larger_than(self._settings.limits.max_image_bytes, UPLOADS_PREFIX))
 
     def forget_dead_workers(self) -> None:
         """Take workers that were killed off RQ's lists."""

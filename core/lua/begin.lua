@@ -24,7 +24,7 @@ redis.call('HSETNX', KEYS[1], 'started_at', ARGV[4])
 if status ~= 'running' then
   redis.call('HINCRBY', KEYS[3], status, -1)
   redis.call('HINCRBY', KEYS[3], 'running', 1)
-  redis.call('HINCRBY', KEYS[4], 'queued', -1)
+  count_waiting(KEYS[4], KEYS[1], -1)
 end
 tell({KEYS[1], unpack(KEYS, 6)}, {unpack(ARGV, 3)})
 return {'begun', attempts}

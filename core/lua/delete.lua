@@ -2,7 +2,7 @@
 -- KEYS: job, tenant index, counts, queue, intermediate list, events, RQ job, RQ executions, accepting, deadlines, expiry, outbox,
 --       dead letters, started registry, usage of the key on the day that the job was recorded ('' for none),
 --       counts of the tenant, its running jobs, line, turns, inputs and outputs by when they are to be deleted,
---       deliveries of the tenant, its dead letters
+--       deliveries of the tenant, its dead letters, those that have ended
 -- ARGV: id, what it has to be: 'unaccepted' (it waits, and its acceptance has not ended), 'ended' (then its webhooks go too: its owner
 --       wants nothing more of it), '' for anything; tenant
 local status = redis.call('HGET', KEYS[1], 'status')
@@ -13,16 +13,18 @@ if ARGV[2] == 'ended' then
   local fields = redis.call('HGETALL', KEYS[1])
   for i = 1, #fields, 2 do
     if string.sub(fields[i], 1, 8) == 'webhook:' then
-      local webhook, lane = string.sub(fields[i], 9), fields[i + 1]
-      redis.call('ZREM', 'outfill:lane:' .. lane, webhook)
-      refresh(KEYS[12], lane)
-      for _, list in ipairs({KEYS[13], KEYS[22], KEYS[23]}) do redis.call('ZREM', list, webhook) end
-      redis.call('DEL', 'outfill:webhook:' .. webhook)
+      forget(KEYS[12], {KEYS[13], KEYS[22], KEYS[23], KEYS[24]}, fields[i + 1], string.sub(fields[i], 9))
     end
   end
 end
 if status then redis.call('HINCRBY', KEYS[3], status, -1) end
-if status == 'queued' then redis.call('HINCRBY', KEYS[16], 'queued', -1) end
+if status == 'queued' then count_waiting(KEYS[16], KEYS[1], -1) end
+local kept = kept_of(KEYS[1])
+if kept then
+  redis.call('ZREM', 'outfill:' .. kept.ledger .. ':' .. ARGV[3], ARGV[1])
+  redis.call('HINCRBY', KEYS[16], kept.ledger .. '_bytes', -kept.size)
+  redis.call('HINCRBY', KEYS[16], 'stored_bytes', 0 - (kept.inputs + kept.outputs))
+end
 redis.call('SREM', KEYS[17], ARGV[1])
 local reservation = redis.call('HGET', KEYS[1], 'reservation')
 if reservation and redis.call('HGET', reservation, 'job') == ARGV[1] then redis.call('DEL', reservation) end

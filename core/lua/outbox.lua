@@ -7,6 +7,13 @@ local function refresh(outbox, lane)
   if first[1] then redis.call('ZADD', outbox, first[2], lane) else redis.call('ZREM', outbox, lane) end
 end
 
+local function forget(outbox, lists, lane, id)
+  redis.call('ZREM', 'outfill:lane:' .. lane, id)
+  refresh(outbox, lane)
+  for _, list in ipairs(lists) do redis.call('ZREM', list, id) end
+  redis.call('DEL', 'outfill:webhook:' .. id)
+end
+
 local function owe(outbox, index, lane, id, event, seq, field, target)
   local now_ms = clock_ms()
   redis.call('HSET', 'outfill:webhook:' .. id, 'event', event, 'lane', lane, field, target, 'seq', seq, 'attempts', 0, 'tried', 0, 'state', 'pending')

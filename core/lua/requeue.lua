@@ -16,7 +16,7 @@ if status == 'running' then
   if ARGV[4] == '1' then redis.call('HINCRBY', KEYS[1], 'attempts', -1) end
   redis.call('HINCRBY', KEYS[5], 'running', -1)
   redis.call('HINCRBY', KEYS[5], 'queued', 1)
-  redis.call('HINCRBY', KEYS[9], 'queued', 1)
+  count_waiting(KEYS[9], KEYS[1], 1)
 elseif status ~= 'queued' then
   return 0
 end

@@ -36,7 +36,9 @@ from api_schemas.errors import (
     ModelNotFound,
     OutfillError,
     ParameterNotSupported,
+    TooManyLeaving,
     TooManyQueued,
+    TooManyReservations,
     UploadNotFound,
     UrlNotAllowed,
     WebhookNotAllowed,
@@ -59,7 +61,8 @@ _SECONDS = re.compile(r'"?([0-9]{1,4})"?')
 MAX_WAIT_S = 60
 _JOB_ID = r"^job_[0-7][0-9A-HJKMNP-TV-Z]{25}$"
 _Entry = Annotated[str, StringConstraints(pattern=r"^[^=]+=")]
-_ACCEPTING = (ModelNotFound, ParameterNotSupported, WebhookNotAllowed, IdempotencyKeyReused, IdempotencyKeyInUse, TooManyQueued)
+_OVER_BOUNDS = (TooManyQueued, TooManyLeaving, TooManyReservations)
+_ACCEPTING = (ModelNotFound, ParameterNotSupported, WebhookNotAllowed, IdempotencyKeyReused, IdempotencyKeyInUse, *_OVER_BOUNDS)
 """How a job is refused, whether it is new or a repetition."""
 _SOURCES = (*IMAGE, InvalidSource, UrlNotAllowed, FetchFailed, UploadNotFound)
 _MASKS = (MaskSizeMismatch, MaskEmpty, MaskFull, MaskFaint, MaskHasNoAlpha)

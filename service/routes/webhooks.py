@@ -7,7 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from api_schemas.errors import DeliveryNotFound, PayloadGone, TooManyWebhooks, WebhookDisabled, WebhookNotAllowed, WebhookNotFound
+from api_schemas.errors import (
+    DeliveryNotFound,
+    PayloadGone,
+    TooManyPings,
+    TooManyWebhooks,
+    WebhookDisabled,
+    WebhookNotAllowed,
+    WebhookNotFound,
+)
 from api_schemas.jobs import utc_now
 from api_schemas.webhooks import (
     DELIVERY_ID,
@@ -125,9 +133,9 @@ def rotate(endpoint_id: str, caller: WebhooksChanger, parts: Parts, body: Rotati
     status_code=202,
     responses={
         202: {"links": links("delivery_id", "$response.body#/id", "webhooks_redeliver")},
-        **refusals(WebhookNotFound, WebhookDisabled),
+        **refusals(WebhookNotFound, WebhookDisabled, TooManyPings),
     },
 )
 def ping(endpoint_id: str, caller: WebhooksChanger, parts: Parts, _: NoQuery) -> Delivery:
-    """Send a test event, `webhook.ping`."""
+    """Send a test event, `webhook.ping`. A few may wait for one endpoint, and of those that have ended the last are listed."""
     return webhooks.ping(parts, caller, endpoint_id)

@@ -19,6 +19,7 @@ from api_schemas.webhooks import Attempt, DeliveryState, StoredEndpoint, StoredS
 from core.events import Endpoints, Outbox, webhook_key
 from core.jobs import JobRecords, Outcome
 from core.queue import JobQueue
+from core.settings import Webhooks
 from worker.claims import Claims
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -232,18 +233,18 @@ def test_pages_of_deliveries_follow_one_another(records: JobRecords, queue: JobQ
 def test_the_log_forgets(records: JobRecords, queue: JobQueue, endpoints: Endpoints, own_redis: redis.Redis) -> None:
     """What has ended lapses after the set time, and its id leaves the lists with the next webhook that ends."""
     register(endpoints)
-    outbox = Outbox(own_redis, kept_s=60)
+    outbox = Outbox(own_redis, Webhooks(kept_s=60))
     cancel(records, queue)
     (row,) = outbox.lease(1, 60)
     outbox.bury(row)
     assert 0 < own_redis.ttl(webhook_key(row.id)) <= 60
     cancel(records, queue)
     (late,) = outbox.lease(1, 60)
-    Outbox(own_redis, kept_s=-60).put_off(late, 60)
+    Outbox(own_redis, Webhooks().model_copy(update={"kept_s": -60})).put_off(late, 60)
     ids = [each.id for each in outbox.page("shop", state=None, endpoint=None, before=None, limit=9)[0]]
     assert ids == [late.id, row.id]  # old by its id, and yet it ended just now; the other one is owed
     own_redis.delete(webhook_key(row.id))  # it lapses
-    Outbox(own_redis, kept_s=-60).bury(late)
+    Outbox(own_redis, Webhooks().model_copy(update={"kept_s": -60})).bury(late)
     for state in (None, DeliveryState.DEAD):
         assert outbox.page("shop", state=state, endpoint=None, before=None, limit=9) == ([], None)
 

@@ -10,7 +10,7 @@ from queueing import accept, spec_of
 from core.jobs import JobRecords, Reservation, job_key, reservation_key
 from core.queue import JobQueue
 
-FIRST = Reservation("shop", "k", request="digest", token="res_1")
+FIRST = Reservation("shop", "shop", "k", request="digest", token="res_1")
 SECOND = replace(FIRST, token="res_2")
 ROW = reservation_key("shop", "k")
 MINUTE_MS, DAY_MS = 60_000, 86_400_000

@@ -11,8 +11,10 @@ from queueing import accept, let_lapse, spec_of, take
 
 from api_schemas.errors import TooManyQueued
 from api_schemas.jobs import JobSpec, JobStatus
-from core.jobs import JobRecords, Outcome, job_key, policy_key, tenant_counts_key
+from core.events import policy_key
+from core.jobs import JobRecords, Outcome, job_key, tenant_counts_key
 from core.queue import JobQueue, intermediate_key, line_key, queue_key, running_key, turns_key
+from core.settings import Limits
 from worker.claims import Claims
 
 
@@ -129,13 +131,14 @@ def test_a_record_that_cannot_be_read_holds_no_place(records: JobRecords, queue:
     assert own_redis.scard(running_key("t")) == 0
 
 
-def test_concurrent_acceptances_never_exceed_the_queue_limit(records: JobRecords, own_redis: redis.Redis) -> None:
+def test_concurrent_acceptances_never_exceed_the_queue_limit(own_redis: redis.Redis) -> None:
     """Of forty that come at once ten are recorded and thirty refused with the limit; a job that leaves makes room for one."""
+    records = JobRecords(own_redis, retention_s=60, limits=Limits(queued_jobs=10))
     specs = [spec_of(tenant="t") for _ in range(40)]
 
     def try_one(spec: JobSpec) -> bool:
         try:
-            records.create(spec, queued_jobs=10)
+            records.create(spec)
         except TooManyQueued:
             return False
         return True
@@ -144,9 +147,9 @@ def test_concurrent_acceptances_never_exceed_the_queue_limit(records: JobRecords
         recorded = [spec for spec, kept in zip(specs, pool.map(try_one, specs), strict=True) if kept]
     assert len(recorded) == 10
     with pytest.raises(TooManyQueued) as refused:
-        records.create(spec_of(tenant="t"), queued_jobs=10)
+        records.create(spec_of(tenant="t"))
     assert (refused.value.limit, refused.value.status) == (10, 429)
-    records.create(recorded[0], queued_jobs=10)  # a retried call takes no second place
+    records.create(recorded[0])  # a retried call takes no second place
     records.end_queued(recorded[0], Outcome(JobStatus.CANCELED))
     assert try_one(spec_of(tenant="t"))
     assert not try_one(spec_of(tenant="t"))

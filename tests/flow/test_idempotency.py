@@ -122,7 +122,7 @@ def test_an_api_that_died_before_the_job_holds_the_key_for_a_lease(api: Api, key
     row = reservation_key(key_id, key)
     digest = connection.hget(row, "request").decode()
     connection.delete(row)
-    JobRecords(connection, retention_s=60).reserve(Reservation(key_id, key, digest, token=new_id("res")))
+    JobRecords(connection, retention_s=60).reserve(Reservation("local", key_id, key, digest, token=new_id("res")))
     answer = api.post(REPLACE, key=key, photo=coffee)
     assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (409, "idempotency_key_in_use", "Idempotency-Key")
     assert int(answer.headers["retry-after"]) > 0
@@ -149,7 +149,7 @@ def test_an_api_that_died_before_its_answer_is_finished_by_the_retry(
     died = done.model_copy(update={"id": job_id, "inputs": {"image": image}, "created_at": utc_now()})
     records.create(died)
     Storage(Settings().s3).put(image.key, coffee, "image/png")
-    assert records.bind(Reservation(key_id, key, digest, token=new_id("res")), job_id)
+    assert records.bind(Reservation("local", key_id, key, digest, token=new_id("res")), job_id)
     assert records.accepting(job_id)
     answer = api.post(REPLACE, key=key, wait_s=60, photo=coffee)
     assert (answer.status_code, answer.json()["id"], answer.json()["status"]) == (200, job_id, "succeeded")

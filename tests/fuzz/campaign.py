@@ -66,6 +66,7 @@ _IN_WORDS = {
     "output.height": "no picture is enlarged more than four times",
     "output.format": "WebP holds 16383 pixels on a side",
     "metadata": "its size as JSON",
+    "bytes": "how large a file may be is a setting",
     "profile": "which there are, and for which operations, is told by docs/profiles.md",
     "path": "no id holds a slash, which its schema does not say",
     "subject_model": "for remove_background it may be named as model too, and then both must agree",

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,13 +19,15 @@ import redis
 from conftest import Api, box_mask, eventually
 from typer.testing import CliRunner
 
+import core
 from api_schemas.access import Scope
 from api_schemas.jobs import utc_now
-from core.settings import Settings
+from core.settings import Limits, Settings, Webhooks
 from service.app import create_app
 from service.cli import app as outfill
 from service.keys import KeyRecord, KeyRing, NewKey, hash_key, record_key
 from service.local import LocalStack
+from service.tenant_commands import set_
 
 REPLACE: dict[str, Any] = {"operation": "replace_background", "image": "file:photo", "background": {"color": "#ffffff"}}
 Called = Callable[..., tuple[httpx.Client, KeyRecord]]
@@ -298,3 +302,13 @@ def test_errors_tell_nothing_of_the_inside(api: Api, settings: Settings) -> None
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert answer.headers["x-request-id"] == answer.json()["request_id"]
     assert not re.search(r"hunter2|Traceback|RuntimeError|\.py", answer.text)
+
+
+def test_every_bound_of_a_tenant_can_be_set() -> None:
+    """What a script reads of a tenant's own numbers is an option of `outfill tenants set`, and has its default in the settings."""
+    scripts = "".join(path.read_text() for path in (Path(core.__file__).parent / "lua").glob("*.lua"))
+    named = set(re.findall(r"bound\([^,()]+, '(\w+)'", scripts))
+    assert named >= {"queued_jobs", "uploads", "pings", "deliveries", "reservations", "leaving_bytes", "stored_bytes"}
+    bounds = named | {f"{ledger}_{of}" for ledger in ("ended", "canceled") for of in ("jobs", "bytes")}
+    assert bounds <= set(signature(set_).parameters)
+    assert bounds <= {*Limits.model_fields, *Webhooks.model_fields}

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import redis
@@ -18,7 +18,7 @@ from core.catalogue import Catalogue
 from core.events import OUTBOX, Outbox
 from core.jobs import INPUTS_EXPIRY, OUTPUTS_EXPIRY, JobRecords, Outcome, job_key, public
 from core.queue import JobQueue, leases_key, queue_key
-from core.settings import Settings
+from core.settings import Limits, Settings
 from core.storage import Storage, input_key
 from worker.claims import Claims
 from worker.steward import LOCK, Steward
@@ -135,10 +135,12 @@ def test_old_jobs_and_uploads_are_deleted_with_their_objects(
     """Past retention neither record nor object is left."""
     records = JobRecords(own_redis, retention_s=-1)
     request = spec_of().request.model_copy(update={"webhook": None})
-    spec = accept(records, queue, spec_of().model_copy(update={"request": request}))
-    storage.put(input_key("shop", spec.id, "image"), b"x", "image/png")
+    spec = spec_of().model_copy(update={"request": request})
+    ref = spec.inputs["image"].model_copy(update={"key": input_key("shop", spec.id, "image")})
+    spec = accept(records, queue, spec.model_copy(update={"inputs": {"image": ref}}))
+    storage.put(ref.key, b"x", "image/png")
     records.end_queued(spec, Outcome(JobStatus.CANCELED))
-    records.expect_upload("shop", "upl_1", utc_now() - timedelta(seconds=1))
+    records.expect_upload("shop", "upl_1", utc_now() - timedelta(seconds=1), 1)
     storage.put("uploads/shop/upl_1", b"x", "image/png")
     steward.delete_old_jobs()
     steward.delete_old_uploads()
@@ -164,12 +166,69 @@ def test_a_job_that_owes_webhooks_is_deleted_when_they_were_sent(
     assert records.find(spec.id) is None
 
 
+def test_jobs_without_room_go_with_their_objects_and_webhooks(
+    steward: Steward, queue: JobQueue, own_redis: redis.Redis, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond what a tenant may keep they are deleted once their webhooks were sent, or after ten minutes with those that they owe; the newest
+    stays with all that is its own.
+    """
+    records, outbox = JobRecords(own_redis, retention_s=3600, limits=Limits(canceled_jobs=1)), Outbox(own_redis)
+    specs = []
+    for _ in range(3):
+        spec = spec_of()
+        ref = spec.inputs["image"].model_copy(update={"key": input_key("shop", spec.id, "image")})
+        specs.append(accept(records, queue, spec.model_copy(update={"inputs": {"image": ref}})))
+        storage.put(ref.key, b"x", "image/png")
+        records.cancel(spec.id, "shop")
+    told, owing, newest = specs
+    (row,) = [row for row in outbox.lease(9, 60) if row.event.job_id == told.id]
+    outbox.delivered(row)
+    steward.delete_old_jobs()
+    assert [records.find(spec.id) is None for spec in specs] == [True, False, False]
+    monkeypatch.setattr(worker.steward, "OWED_LIMIT", timedelta(0))
+    own_redis.zadd("outfill:expiry", {owing.id: 0})
+    steward.delete_old_jobs()
+    assert [records.find(spec.id) is None for spec in specs] == [True, True, False]
+    assert storage.keys("inputs/shop/") == [newest.inputs["image"].key]
+    storage.delete([newest.inputs["image"].key])
+    assert len(cast("list[bytes]", own_redis.keys("outfill:webhook:*"))) == outbox.size() == 1
+    assert not own_redis.exists("outfill:leaving:shop")
+
+
+def test_thousands_that_never_began_go_in_one_round(
+    steward: Steward, queue: JobQueue, own_redis: redis.Redis, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than are read at once are deleted in one round, and the store is asked once for each reading and lists nothing."""
+    records = JobRecords(own_redis, retention_s=-1)
+    request, calls = spec_of().request.model_copy(update={"webhook": None}), []
+    monkeypatch.setattr(worker.steward, "DUE", 20)
+    monkeypatch.setattr(steward._records, "past_retention", lambda now: records._due("outfill:expiry", now, 20))
+    monkeypatch.setattr(steward._storage, "delete", lambda keys: calls.append(len(list(keys))))
+    monkeypatch.setattr(steward._storage, "keys", lambda _: pytest.fail("listed"))
+    for _ in range(50):
+        spec = accept(records, queue, spec_of().model_copy(update={"request": request}))
+        records.cancel(spec.id, "shop")
+    steward.delete_old_jobs()
+    assert calls == [20, 20, 10]
+    assert not own_redis.keys("outfill:job:*")
+
+
+def test_an_upload_that_no_job_may_use_is_deleted(steward: Steward, storage: Storage, settings: Settings) -> None:
+    """What is larger than an image may be goes before it expires; what may be used stays."""
+    large, small = "uploads/shop/upl_large", "uploads/shop/upl_small"
+    storage.put(large, bytes(settings.limits.max_image_bytes + 1), "image/png")
+    storage.put(small, b"x", "image/png")
+    steward.delete_oversized_uploads()
+    assert storage.keys("uploads/shop/") == [small]
+    storage.delete([small])
+
+
 @pytest.mark.parametrize("by", ["settings", "tenant"])
 def test_inputs_and_outputs_may_go_before_their_record(
     steward: Steward, queue: JobQueue, storage: Storage, own_redis: redis.Redis, claims: Claims, by: str
 ) -> None:
     """Inputs and outputs are deleted at their own time, by the settings or the tenant's policy; the record stays and says so."""
-    times = {"inputs_s": 0, "outputs_s": 0}
+    times: dict[str, Any] = {"inputs_s": 0, "outputs_s": 0}
     records = JobRecords(own_redis, retention_s=60, **(times if by == "settings" else {}))
     if by == "tenant":
         records.set_policy("shop", times)
