@@ -13,8 +13,12 @@ MAX_WEIGHT = 2.0
 """At 2 Studio's colours and grain begin to drift from what was asked; the other programs advise against more."""
 MAX_WEIGHTED = 16
 """Parts of one prompt with a weight of their own: below 1 each costs a run of the text encoder."""
+_MOST_WRITTEN = 4 * MAX_WEIGHTED
+"""Weights of 1 and nested ones among them: each goes through all that is in its parentheses."""
 _ESCAPED = "()\\"
 _SHOWN = 40
+_LONGEST = 64
+"""Letters of a weight, with what space is around it."""
 _VALID = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
 _NUMBER = re.compile(r"(\s*)[-+]?([0-9]{0,2})(?:[.,][.,0-9]*)?\s*")
 """A number as people write weights, right or wrong; one of three digits before the dot is a year, a room or a port."""
@@ -43,11 +47,17 @@ def weighed(prompt: str) -> tuple[Span, ...]:
     weights: list[float] = []
     places: list[int] = []
     opened: list[int] = []
+    written = 0
     for letter, is_sign, place in _letters(prompt):
         if is_sign and letter == ")" and opened:
             start = opened.pop()
-            text, colon, number = "".join(letters[start + 1 :]).rpartition(":")
-            if colon and _is_weight(text, number):
+            # A glance first, as the whole is joined for each parenthesis.
+            near = ":" in letters[max(start + 1, len(letters) - _LONGEST) :]
+            text, _, number = "".join(letters[start + 1 :] if near else "").rpartition(":")
+            if near and _is_weight(text, number):
+                written += 1
+                if written > _MOST_WRITTEN:
+                    raise Invalid(f"more than {_MOST_WRITTEN} weights are written")
                 _weigh(letters, weights, start, text, number.strip())
                 places[start:] = places[start + 1 : start + 1 + len(text)]
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -39,8 +39,7 @@ class Prepared:
 
 async def prepare(parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes]) -> Prepared:
     """Resolve ``request``, bring its inputs in and check everything, or raise what is wrong with it. Nothing is stored."""
-    models = await run_in_threadpool(parts.catalogue.models)
-    resolved, card = resolve(request, models, subject_model=parts.settings.models.subject_model)
+    models, resolved, card = await run_in_threadpool(_resolved, parts, request)
     if request.webhook is not None:
         check_webhook(parts, request.webhook.url, "webhook.url")
     blobs = await sources.collect(parts, caller.name, request, files)
@@ -52,6 +51,12 @@ async def prepare(parts: Services, caller: Tenant, request: JobRequest, files: M
     check_output_size(resolved, checked.headers["image"], limit)
     model = next(model for model in models if model.card.id == card.id)
     return Prepared(sources.with_stored_sources(resolved), model, checked.headers, blobs)
+
+
+def _resolved(parts: Services, request: JobRequest) -> tuple[Sequence[ModelInfo], JobRequest, ModelCard]:
+    """Beside the loop: prompts are taken apart letter by letter."""
+    models = parts.catalogue.models()
+    return models, *resolve(request, models, subject_model=parts.settings.models.subject_model)
 
 
 async def submit(

@@ -85,6 +85,7 @@ def test_a_repeated_job_keeps_its_prompt(prompt: str) -> None:
         ("wall, (teal:1.2, table", "not closed"),
         ("((teal:1.5):1.5)", "multiply"),
         ("(a:1.1) " * (MAX_WEIGHTED + 1), f"{MAX_WEIGHTED} may"),
+        ("(" * 70 + "a" + ":1)" * 70, "more than 64 weights"),
     ],
 )
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
