@@ -51,7 +51,7 @@ LIMIT = 3.0
 SLACK_MIB = 256.0
 MEMORY_MIB = Settings.model_fields["limits"].default.decoding_bytes / 2**20 + SLACK_MIB
 """Of a process and its children above idle: what all decoding of one process may take at once, and what it does beside it."""
-SIZE = (300, 200)
+SIZE = (1500, 1000)
 """Of B's picture: its job takes about 0.4 s on two idle cores."""
 B_REQUEST = {"operation": "replace_background", "image": "file:photo", "product_mask": "file:mask", "background": {"color": "#ffffff"}}
 _MIB = 2**20
