@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TEST_PROCESSES ?= 2
 
-.PHONY: setup demo up check format test test-gpu chaos fuzz bench bench-path bench-queue bench-burst bench-accept bench-growth bench-engine bench-quality bench-composing bench-outpaint bench-product bench-studio bench-codecs bench-gpu load studio clean
+.PHONY: setup demo up check format test test-gpu chaos fuzz fuzz-files bench bench-path bench-queue bench-burst bench-accept bench-growth bench-engine bench-quality bench-composing bench-intake bench-tenants bench-outpaint bench-product bench-studio bench-codecs bench-gpu load studio clean
 
 setup: $(VENV)/.installed
 
@@ -55,6 +55,11 @@ fuzz: setup
 	$(BIN)/python -W ignore -m tests.fuzz $(ARGS)
 	$(BIN)/python -m pytest tests/flow/test_properties.py --hypothesis-profile long --timeout 3600
 
+# 200,000 files at random (tests/fuzz/files.py; `make test` has a short form) against the readers of the API and of the worker, each with a bound on CPU
+# and memory, and 2,000 of them through a running service. Half an hour on two cores, and build/bench/fuzz-files.json.
+fuzz-files: setup
+	$(BIN)/python -W ignore -m tests.fuzz.file_campaign $(ARGS)
+
 bench: bench-path bench-engine bench-studio
 
 # What the path costs around the model: one table of ratios, and build/bench/path.json.
@@ -99,6 +104,14 @@ bench-quality: setup
 # How much longer than another commit this one composes: AGAINST is a worktree of the other.
 bench-composing: setup
 	$(BIN)/python -W ignore -m scripts.bench_composing --against $(AGAINST)
+
+# How much longer than another commit this one takes to check and decode the odd-files corpus: AGAINST is a worktree of the other.
+bench-intake: setup
+	$(BIN)/python -W ignore -m scripts.bench_intake --against $(AGAINST) $(ARGS)
+
+# What one tenant can do to another with the worst files, eight at a time for a minute: B's waiting and the memory of the API and the worker.
+bench-tenants: setup
+	$(BIN)/python -m scripts.bench_tenants $(ARGS)
 
 # Photos extended to 4:5 and 16:9 without a prompt, and copies of their products planted there to be found. PHOTOS is a folder of photos; without
 # one, scikit-image's samples.
