@@ -110,6 +110,8 @@ class Room:
 
     jobs: int = sys.maxsize
     by_model: Mapping[str, int] = field(default_factory=dict)
+    but: frozenset[str] = frozenset()
+    """Tenants whose jobs it may not take: it is full, and has a place left for those that have none. Other workers are not asked to wait for it then."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Claimant:
         rooms = [self.room.by_model.get(model, self.room.jobs) for model in models]
         asks_again_ms = int(1000 * self.asks_again_s)
         told = {"name": self.worker, "held": self.held, "asks_again_ms": asks_again_ms, "room": self.room.jobs, "rooms": rooms}
-        return json.dumps(told)
+        return json.dumps(told | {"but": dict.fromkeys(self.room.but, True)})
 
 
 class JobQueue:

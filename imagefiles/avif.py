@@ -1,11 +1,15 @@
-"""AVIF: boxes (ISO/IEC 14496-12 and 23008-12). libavif bounds what it reads; EXIF it hands on whole, and Pillow takes that apart."""
+"""AVIF: boxes (ISO/IEC 14496-12 and 23008-12). libavif bounds what it reads; EXIF it hands on whole, and Pillow takes that apart; and what the
+boxes say of a picture's size binds nobody who decodes it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from struct import unpack_from
 
-from api_schemas.errors import UnsupportedFormat
+from api_schemas.errors import AnimatedImage, UnsupportedFormat
+from imagefiles import av1
 from imagefiles.jpeg import MAX_EXIF
 from imagefiles.sizes import pixels_of
 
@@ -19,19 +23,25 @@ Box = tuple[bytes, int, int]
 
 
 def check(data: bytes, max_pixels: int) -> int:
-    """Pixels of an AVIF that costs no more than its picture. Raises ``UnsupportedFormat`` and ``ImageTooLarge``."""
+    """Pixels of an AVIF that costs no more than its picture. Raises ``AnimatedImage``, ``UnsupportedFormat`` and ``ImageTooLarge``."""
     budget, pixels = [MAX_BOXES], 0
     exif: set[int] = set()
     for kind, begin, end in _boxes(data, 0, len(data), budget):
+        if kind == b"moov":  # tracks; a picture alone has none
+            raise AnimatedImage("the file holds more than one frame or page")
         if kind != b"meta":
             continue
-        for inner, at, stop in sorted(_boxes(data, begin + _FULL, end, budget)):  # iinf, iloc, iprp
-            if inner == b"iinf":
-                exif = _exif_items(data, at, stop, budget)
-            elif inner == b"iloc" and exif and (found := _bytes_of(data[at:stop], exif)) > MAX_EXIF:
+        inside = {inner: (at, stop) for inner, at, stop in _boxes(data, begin + _FULL, end, budget)}
+        if b"iinf" in inside:
+            exif = _exif_items(data, *inside[b"iinf"], budget)
+        if b"iloc" in inside:
+            items = _locations(data[slice(*inside[b"iloc"])], base=inside.get(b"idat", (0, 0))[0])
+            if (found := sum(length for item, _, length in items if item in exif)) > MAX_EXIF:
                 raise UnsupportedFormat(f"the AVIF has {found} bytes of exif, more than {MAX_EXIF}; save it anew")
-            elif inner == b"iprp":
-                pixels = max(pixels, _declared(data, at, stop, budget, max_pixels))
+            for width, height in chain.from_iterable(av1.sizes(data, at, at + length) for item, at, length in items if item not in exif):
+                pixels = max(pixels, pixels_of(width, height, max_pixels))
+        if b"iprp" in inside:
+            pixels = max(pixels, _declared(data, *inside[b"iprp"], budget, max_pixels))
     return pixels
 
 
@@ -66,28 +76,33 @@ def _exif_items(data: bytes, at: int, stop: int, budget: list[int]) -> set[int]:
     return found
 
 
-def _bytes_of(iloc: bytes, items: set[int]) -> int:
-    """Bytes of ``items`` by the location box; as far as that can be read."""
+def _locations(iloc: bytes, *, base: int) -> list[tuple[int, int, int]]:
+    """Item, place and length of each extent in the location box, as far as that can be read. ``base`` is where the item data box begins."""
     if len(iloc) < 8:
-        return 0
-    version, sizes = iloc[0], (iloc[4] >> 4, iloc[4] & 15, iloc[5] >> 4, iloc[5] & 15 if iloc[0] else 0)
-    offset, length, base, index = sizes
-    wide, at, total = version == 2, 6, 0
+        return []
+    found: list[tuple[int, int, int]] = []
+    version, at = iloc[0], 6
+    offset_size, length_size, base_size, index_size = iloc[4] >> 4, iloc[4] & 15, iloc[5] >> 4, iloc[5] & 15 if iloc[0] else 0
+    wide = 4 if version == 2 else 2
 
     def number(size: int) -> int:
         nonlocal at
         at += size
         return int.from_bytes(iloc[at - size : at], "big")
 
-    for _ in range(min(number(4 if wide else 2), MAX_BOXES)):
-        item_id = number(4 if wide else 2)
-        at += (2 if version else 0) + 2 + base
-        extents, each = number(2), index + offset + length
-        if item_id in items:
-            lengths = range(at + index + offset, min(at + extents * each, len(iloc)), each) if each else ()
-            total += sum(int.from_bytes(iloc[place : place + length], "big") for place in lengths)
-        at += extents * each
-    return total
+    for _ in range(number(wide)):
+        item, is_inside = number(wide), bool(version) and number(2) & 15 == 1
+        number(2)  # the data reference
+        start = number(base_size) + (base if is_inside else 0)
+        for _ in range(number(2)):
+            if at >= len(iloc) or len(found) >= MAX_BOXES:
+                return found
+            number(index_size)
+            place = start + number(offset_size)
+            found.append((item, place, number(length_size)))
+        if at >= len(iloc):
+            break
+    return found
 
 
 def _declared(data: bytes, at: int, stop: int, budget: list[int], max_pixels: int) -> int:

@@ -30,6 +30,8 @@ from service.metrics import ApiMetrics
 from service.middleware import BodyLimit, PlainHead, RequestContext
 from service.routes import events, health, jobs, models, uploads, usage, webhooks
 
+_POLITE = 5
+"""Priority of the processes that look into images: answering goes first."""
 LISTENING = "outfill-listening"
 """What the connection of those who wait is called in Redis' list of clients."""
 
@@ -53,7 +55,7 @@ def build_services(settings: Settings) -> Services:
         storage=Storage(settings.s3, patient=False),
         storing=threads.for_storage(),
         checking=threads.for_checks(),
-        decoding=Sandbox("service.intake", threads.CHECKING, memory=settings.limits.decoding_bytes),
+        decoding=Sandbox("service.intake", threads.CHECKING, memory=settings.limits.decoding_bytes, niceness=_POLITE),
         parsing=threads.for_parsing(),
         telling=telling,
         bodies=_room_for_bodies(settings.limits),

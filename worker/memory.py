@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from api_schemas.jobs import JobSpec
@@ -15,6 +17,7 @@ BYTES_PER_PIXEL = 80
 """Of the largest picture of a job, from its decoding to its file: 77 were measured for an extension, 30 for a product on white."""
 BYTES_PER_PIXEL_OF_ANOTHER = 12
 """Of each further picture that a job asks for."""
+PATIENCE_S = 30.0
 
 
 def memory_of(spec: JobSpec) -> int:
@@ -28,24 +31,29 @@ def memory_of(spec: JobSpec) -> int:
 
 
 class PictureMemory(Generic[T]):
-    """So many bytes for the pictures of all jobs. A job that needs more than all of them has them to itself. Thread-safe."""
+    """So many bytes for the pictures of all jobs. A job that needs more than all of them has them to itself. Thread-safe.
 
-    def __init__(self, most: int) -> None:
-        self._most, self._taken = most, 0
-        self._entered: dict[T, int] = {}
-        self._waiting: dict[T, int] = {}
+    An eighth is for tenants that have none. A job that does not fit waits, and its tenant's next behind it; other tenants' pass it meanwhile, but not
+    for longer than ``patience_s``, after which it goes before all that came later.
+    """
+
+    def __init__(self, most: int, *, patience_s: float = PATIENCE_S) -> None:
+        self._most, self._taken, self._patience_s = most, 0, patience_s
+        self._entered: dict[T, _Wish] = {}
+        self._waiting: dict[T, _Wish] = {}
         self._lock = threading.Lock()
 
-    def enter(self, job: T, need: int) -> list[T]:
-        """Who may begin now: this job, or none, as it has to wait behind those that came before."""
+    def enter(self, job: T, tenant: str, need: int) -> list[T]:
+        """Who may begin now: this job, or none, as it has to wait."""
         with self._lock:
-            self._waiting[job] = min(need, self._most)
+            self._waiting[job] = _Wish(tenant, min(need, self._most), time.monotonic())
             return self._let_in()
 
     def leave(self, job: T) -> list[T]:
         """Who may begin now that this job is over."""
         with self._lock:
-            self._taken -= self._entered.pop(job, 0)
+            if (left := self._entered.pop(job, None)) is not None:
+                self._taken -= left.need
             self._waiting.pop(job, None)
             return self._let_in()
 
@@ -59,11 +67,25 @@ class PictureMemory(Generic[T]):
 
     def _let_in(self) -> list[T]:
         found: list[T] = []
-        while self._waiting:
-            job, need = next(iter(self._waiting.items()))
-            if self._taken + need > self._most:
-                break
+        behind: set[str] = set()
+        inside = {wish.tenant for wish in self._entered.values()}
+        for job, wish in tuple(self._waiting.items()):
+            if wish.tenant in behind:
+                continue
+            if self._taken + wish.need > self._most - (self._most // 8 if wish.tenant in inside else 0):
+                behind.add(wish.tenant)
+                if time.monotonic() - wish.since > self._patience_s:
+                    break
+                continue
             del self._waiting[job]
-            self._entered[job], self._taken = need, self._taken + need
+            self._entered[job], self._taken = wish, self._taken + wish.need
+            inside.add(wish.tenant)
             found.append(job)
         return found
+
+
+@dataclass(frozen=True)
+class _Wish:
+    tenant: str
+    need: int
+    since: float

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Any, TypeVar
 
 import cv2
@@ -45,6 +46,7 @@ from worker.metrics import WorkerMetrics
 from worker.painter import Ends, Painter
 from worker.report import Examiner
 from worker.rounds import Rounds
+from worker.turns import TurnPool
 from worker.wording import Wordings
 from worker.work import Work
 
@@ -52,7 +54,8 @@ T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 POOL = max(min(len(os.sched_getaffinity(0)) // 2, 4), 1) if sys.platform == "linux" else 2
-"""Threads each for intake and for output: together one for each core, as even at the lowest priority more take from the engine's step."""
+"""Threads each for intake and for output: together one for each core, as even at the lowest priority more take from the engine's step. Each has one more,
+for tenants that have none."""
 LOOK_AHEAD = 2
 """Jobs of a model that are prepared while its slots are full; more would keep them from idle workers."""
 _BEAT_S = 0.5
@@ -92,9 +95,9 @@ class PaintWorker:
         self._lock = threading.Lock()
         self._stopping = self._drained = False
         # The image and the masks of a job are decoded at once.
-        self._decoding = Sandbox("worker.decoding", 2 * POOL, memory=settings.limits.decoding_bytes, niceness=_LOWEST_PRIORITY)
-        self._intake = quiet_pool("intake", POOL)
-        self._outputs = quiet_pool("outputs", POOL)
+        self._decoding = Sandbox("worker.decoding", 2 * POOL + 2, memory=settings.limits.decoding_bytes, niceness=_LOWEST_PRIORITY)
+        self._intake = TurnPool(quiet_pool("intake", POOL + 1), POOL)
+        self._outputs = TurnPool(quiet_pool("outputs", POOL + 1), POOL)
         self._unprompted = quiet_pool("unprompted", 1)  # seconds for each picture, in which others' are delivered
         self._ends = quiet_pool("ends", 1)  # so that no job's end waits behind pictures for which S3 is not there
 
@@ -157,10 +160,8 @@ class PaintWorker:
 
     def _claim_loop(self) -> None:
         while not self._stopping:
-            room = self._room()
-            models = list(room.by_model)
             try:
-                lease = self._claims.take(models, room=room, spare_bulk=self._full_of_bulk()) if models else None
+                lease = self._take(self._room()) or self._take(self._room_for_guests())
             except LeftToAnother:
                 time.sleep(self._settings.worker.poll_s / 10)
                 continue
@@ -172,7 +173,7 @@ class PaintWorker:
                 time.sleep(self._settings.worker.poll_s)
             elif lease.attempt == 1:
                 work = self._take_in(lease)
-                self._begin(self._memory.enter(work, memory_of(work.spec)))
+                self._begin(self._memory.enter(work, work.spec.tenant, memory_of(work.spec)))
             else:
                 self._take_in_alone(lease)
 
@@ -181,14 +182,19 @@ class PaintWorker:
         work = self._take_in(lease)
         while self._held() > 1 and not self._stopping and not work.overdue and not work.canceled.is_set():
             time.sleep(self._settings.worker.poll_s)
-        self._begin(self._memory.enter(work, memory_of(work.spec)))
+        self._begin(self._memory.enter(work, work.spec.tenant, memory_of(work.spec)))
         while self._held():
             time.sleep(self._settings.worker.poll_s)
+
+    def _take(self, room: Room) -> Lease | None:
+        """The next job for which there is room."""
+        models = list(room.by_model)
+        return self._claims.take(models, room=room, spare_bulk=self._full_of_bulk()) if models else None
 
     def _begin(self, works: Sequence[Work]) -> None:
         """Prepare jobs for whose pictures there is memory."""
         for work in works:
-            self._intake.submit(self._guarded, self._prepare, work)
+            self._intake.submit(work.spec.tenant, partial(self._guarded, self._prepare, work))
 
     def _full_of_bulk(self) -> bool:
         """Whether bulk jobs have all slots but one, which is kept for the others: they would wait for the end of a bulk job."""
@@ -201,9 +207,22 @@ class PaintWorker:
         with self._lock:
             held = Counter(work.spec.model for work in self._works.values())
         left = self._settings.worker.slots - held.total()
-        rows = {name: self._engines[name].max_rows if name in self._engines else POOL for name in self._cards}
-        rooms = {name: min(rows[name] + LOOK_AHEAD - held[name], left) for name in self._cards}
+        rooms = {name: min(self._most(name) - held[name], left) for name in self._cards}
         return Room(left, {name: room for name, room in rooms.items() if room > 0})
+
+    def _room_for_guests(self) -> Room:
+        """The same where there is none: one place more, for a job of a tenant that has none here."""
+        with self._lock:
+            works = [(work.spec.model, work.spec.tenant) for work in self._works.values()]
+        held, tenants, slots = Counter(model for model, _ in works), frozenset(tenant for _, tenant in works), self._settings.worker.slots
+        if len(works) > slots or not works:
+            return Room()
+        full = [name for name in self._cards if len(works) == slots or held[name] == self._most(name)]
+        return Room(1, dict.fromkeys(full, 1), tenants)
+
+    def _most(self, model: str) -> int:
+        """Jobs of a model that are held at once."""
+        return LOOK_AHEAD + (self._engines[model].max_rows if model in self._engines else POOL)
 
     def _take_in(self, lease: Lease) -> Work:
         work = Work(lease)
@@ -239,7 +258,7 @@ class PaintWorker:
         if work.requests:
             self._painter.inbox.put(work)
         else:
-            self._outputs.submit(self._guarded, self._compose, work)
+            self._outputs.submit(work.spec.tenant, partial(self._guarded, self._compose, work))
 
     def _segmenter_of(self, spec: JobSpec) -> Segmenter:
         """What finds the product of a job, in its input and in its outputs. Raises ``ModelNotFound`` where this worker does not have it."""
@@ -257,7 +276,7 @@ class PaintWorker:
 
     def _painted(self, work: Work) -> None:
         self._lap(work, "paint")
-        self._outputs.submit(self._guarded, self._compose, work)
+        self._outputs.submit(work.spec.tenant, partial(self._guarded, self._compose, work))
 
     def _compose(self, work: Work) -> None:
         """Take in what was painted; paint on, or deliver."""
@@ -283,7 +302,7 @@ class PaintWorker:
         if work.rounds.gives_way:
             self._unprompted.submit(self._guarded, self._go_on_without_prompt, work)
         else:
-            self._outputs.submit(self._guarded, self._deliver, work)
+            self._outputs.submit(work.spec.tenant, partial(self._guarded, self._deliver, work))
 
     def _deliver(self, work: Work) -> None:
         self._check_wanted(work)
@@ -331,7 +350,7 @@ class PaintWorker:
 
     def _previewed(self, work: Work, pixels: Pixels) -> None:
         work.preview_under_way = True
-        self._outputs.submit(self._store_preview, work, pixels)
+        self._outputs.submit(work.spec.tenant, partial(self._store_preview, work, pixels))
 
     def _store_preview(self, work: Work, pixels: Pixels) -> None:
         """A preview that cannot be stored is the last of its job, and no harm to it."""

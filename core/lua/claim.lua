@@ -8,8 +8,9 @@
 -- nothing a second later.
 -- KEYS: for each priority in turn, the queue of each model:  q[p1,m1], q[p1,m2], ..., q[p2,m1], ...; then as many: their turns
 -- ARGV: n, models, overdue (ids below this have waited too long), jobs of a tenant that may be held (0: any number) where it has no number
---       of its own, the claimant as JSON ({name ('': none, which leaves nothing to others), held, asks_again_ms, room, rooms: of each model}),
---       then for each queue the beginning of its lines' names
+--       of its own, the claimant as JSON ({name ('': none, which leaves nothing to others), held, asks_again_ms, room, rooms: of each model,
+--       but: tenants whose jobs it may not take, as it is full; then nobody is to wait for it}), then for each queue the beginning of its lines'
+--       names
 -- Returns {queue key, id, queue key, id, ...}; false where jobs wait and all are left to other workers
 local n, models, overdue, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local claimant = cjson.decode(ARGV[5])
@@ -62,6 +63,7 @@ local function is_for_another(i)
 end
 
 local function has_room(tenant)
+  if claimant.but[tenant] then return false end
   if room[tenant] == nil then
     local most = tonumber(redis.call('HGET', 'outfill:tenant:' .. tenant, 'running_jobs') or limit)
     room[tenant] = most == 0 and math.huge or most - redis.call('SCARD', 'outfill:running:' .. tenant)
@@ -129,5 +131,5 @@ while #taken < 2 * n do
     table.insert(taken, best_id)
   end
 end
-if claimant.name ~= '' then ask() end
+if claimant.name ~= '' and not next(claimant.but) then ask() end
 return (#taken > 0 or not left) and taken

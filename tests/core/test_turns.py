@@ -13,7 +13,7 @@ from api_schemas.errors import TooManyQueued
 from api_schemas.jobs import JobSpec, JobStatus
 from core.events import policy_key
 from core.jobs import JobRecords, Outcome, job_key, tenant_counts_key
-from core.queue import JobQueue, intermediate_key, line_key, queue_key, running_key, turns_key
+from core.queue import Claimant, JobQueue, Room, intermediate_key, line_key, queue_key, running_key, turns_key
 from core.settings import Limits
 from worker.claims import Claims
 
@@ -176,3 +176,14 @@ def test_bulk_jobs_can_be_left_for_later(records: JobRecords, queue: JobQueue) -
     accept(records, queue, spec_of(priority="bulk"))
     standard = accept(records, queue, spec_of())
     assert [job_id for _, job_id in queue.claim(["backdrop"], 5, overdue_s=-60, spare_bulk=True)] == [standard.id]
+
+
+def test_a_worker_that_is_full_takes_those_of_tenants_that_have_none_there(
+    records: JobRecords, queue: JobQueue, own_redis: redis.Redis
+) -> None:
+    """A place is left for who holds none of its slots, however many jobs of others wait before, and no other worker waits for it meanwhile."""
+    flood, late = accept_many(records, queue, "f", 20), accept(records, queue, spec_of(tenant="n"))
+    full = Claimant("w", 8, 1.0, Room(1, {"backdrop": 1}, frozenset({"f"})))
+    assert queue.claim(["backdrop"], 1, overdue_s=60, claimant=full) == [(late.queue, late.id)]
+    assert queue.claim(["backdrop"], 1, overdue_s=60, claimant=full) == []
+    assert queue.claim(["backdrop"], 1, overdue_s=60, claimant=Claimant("v", 9, 1.0)) == [(late.queue, flood[0].id)]

@@ -28,30 +28,58 @@ def test_a_job_counts_by_its_largest_picture() -> None:
     assert memory_of(spec(2, operation="remove_background", output={"width": 2000, "height": 4000})) == 8 * MEGAPIXEL
 
 
-def test_jobs_wait_for_memory_in_the_order_in_which_they_came() -> None:
-    """A small one does not pass a large one that came before, which would else wait for ever."""
-    memory = PictureMemory[str](4)
-    assert memory.enter("first", 3) == ["first"]
-    assert memory.enter("large", 2) == []
-    assert memory.enter("small", 1) == []
+def test_the_jobs_of_a_tenant_wait_in_the_order_in_which_they_came() -> None:
+    """A small one does not pass a large one of its own tenant."""
+    memory = PictureMemory[str](80)
+    assert memory.enter("first", "a", 50) == ["first"]
+    assert memory.enter("large", "a", 40) == []
+    assert memory.enter("small", "a", 10) == []
     assert memory.leave("first") == ["large", "small"]
     assert memory.leave("large") == memory.leave("small") == []
 
 
+def test_an_eighth_is_for_tenants_that_have_none() -> None:
+    """One tenant's pictures leave room for the first of another."""
+    memory = PictureMemory[str](80)
+    assert memory.enter("first", "a", 60) == ["first"]
+    assert memory.enter("second", "a", 11) == []
+    assert memory.enter("third", "b", 20) == ["third"]
+    assert memory.leave("third") == []
+    assert memory.leave("first") == ["second"]
+
+
+def test_another_tenants_job_passes_one_that_does_not_fit() -> None:
+    """Nobody waits for the large pictures of others where there is room."""
+    memory = PictureMemory[str](80)
+    memory.enter("first", "a", 60)
+    assert memory.enter("large", "a", 80) == []
+    assert memory.enter("small", "b", 20) == ["small"]
+
+
+def test_a_job_that_has_waited_long_goes_first() -> None:
+    """Small ones of others cannot keep a large one waiting for ever."""
+    memory = PictureMemory[str](80, patience_s=-1.0)
+    memory.enter("first", "a", 60)
+    assert memory.enter("large", "a", 80) == []
+    assert memory.enter("small", "b", 20) == []
+    assert memory.leave("first") == ["large"]
+    assert memory.leave("large") == ["small"]
+
+
 def test_a_job_that_needs_more_than_there_is_has_all_of_it() -> None:
-    """It waits for the others to leave, and the others wait for it."""
-    memory = PictureMemory[str](4)
-    assert memory.enter("small", 1) == ["small"]
-    assert memory.enter("huge", 50) == memory.enter("after", 1) == []
+    """It waits for the others to leave, and its tenant's next wait for it."""
+    memory = PictureMemory[str](80)
+    assert memory.enter("small", "a", 10) == ["small"]
+    assert memory.enter("huge", "a", 500) == memory.enter("after", "a", 10) == []
     assert memory.leave("small") == ["huge"]
     assert memory.leave("huge") == ["after"]
 
 
 def test_a_job_that_is_over_waits_no_longer() -> None:
     """It takes no memory, and leaves nothing behind when it is forgotten."""
-    memory = PictureMemory[str](2)
-    memory.enter("first", 2)
-    assert memory.enter("canceled", 2) == memory.enter("after", 2) == []
+    memory = PictureMemory[str](80)
+    memory.enter("first", "a", 80)
+    assert memory.enter("canceled", "a", 80) == memory.enter("after", "a", 80) == []
     assert memory.give_up(lambda job: job == "canceled") == ["canceled"]
     assert memory.leave("canceled") == []
     assert memory.leave("first") == ["after"]

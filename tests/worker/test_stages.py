@@ -90,10 +90,10 @@ def job(own_redis: redis.Redis, records: JobRecords, storage: Storage, coffee: b
     """Accepts a job with a picture that is there."""
     storage.put("health/stages.png", coffee, "image/png")
 
-    def accepted(*, endless: bool = False, megapixels: int = 0) -> JobSpec:
+    def accepted(*, endless: bool = False, megapixels: int = 0, tenant: str = "shop") -> JobSpec:
         width, height = (1000, 1000 * megapixels) if megapixels else (600, 400)  # as the record has it, by which memory is counted
         image = InputRef(key="health/stages.png", format="png", width=width, height=height, bytes=len(coffee), sha256="0")
-        spec = spec_of().model_copy(update={"inputs": {"image": image}})
+        spec = spec_of(tenant=tenant).model_copy(update={"inputs": {"image": image}})
         request = spec.request.model_copy(update={"metadata": {"endless": endless}})
         return accept(records, JobQueue(own_redis), spec.model_copy(update={"request": request}))
 
@@ -154,6 +154,16 @@ def test_a_job_waits_for_memory_and_can_be_canceled_meanwhile(run: Run, records:
         assert records.get(third.id, third.tenant).status is JobStatus.RUNNING
         records.cancel(first.id, first.tenant)
         assert end_of(records, third).status is JobStatus.SUCCEEDED
+
+
+def test_the_pictures_of_one_tenant_keep_no_other_waiting(run: Run, records: JobRecords, job: Callable[..., JobSpec]) -> None:
+    """A worker all of whose slots, threads and memory one tenant has still does another's job."""
+    many = [job(endless=True, megapixels=1) for _ in range(4)]
+    with run(COMPOSES_FOR_EVER, OUTFILL_WORKER__SLOTS="3", OUTFILL_WORKER__PICTURES_BYTES=str(240 * 10**6)):
+        eventually(lambda: sum(records.get(spec.id, spec.tenant).status is JobStatus.RUNNING for spec in many) == 3)
+        other = job(tenant="other")
+        assert end_of(records, other).status is JobStatus.SUCCEEDED
+        assert sum(records.get(spec.id, spec.tenant).status is JobStatus.RUNNING for spec in many) == 3
 
 
 def test_a_stage_that_hangs_ends_the_process(run: Run, records: JobRecords, job: Callable[..., JobSpec]) -> None:

@@ -210,9 +210,7 @@ def into_space(pixels: npt.NDArray[np.uint8], profile: bytes | None, wanted: byt
     """
     if profile == wanted:
         return pixels
-    first, second = (ImageCms.ImageCmsProfile(BytesIO(icc) if icc else ImageCms.createProfile("sRGB")) for icc in (profile, wanted))
-    transform = ImageCms.buildTransform(first, second, "RGB", "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC)
-    return np.array(ImageCms.applyTransform(Image.fromarray(pixels), transform), np.uint8)
+    return np.array(ImageCms.applyTransform(Image.fromarray(pixels), _transform(profile, wanted)), np.uint8)
 
 
 def encode_mask(mask: npt.NDArray[np.uint8], dpi: Dpi | None = None) -> bytes:
@@ -251,8 +249,10 @@ def _as_corrupt() -> Iterator[None]:
 
 def _frame(picture: Image.Image) -> Frame:
     profile = icc.used(picture.info.get("icc_profile"), picture.mode)
-    kept = profile if picture.mode != "CMYK" and _is_usable(profile) else None
     pixels, alpha = _planes(picture, profile)
+    kept = profile if profile is not None and picture.mode != "CMYK" and _is_readable(profile) else None
+    if kept is not None and not _is_writable(kept):
+        pixels, kept = into_space(pixels, kept, None), None
     return Frame(pixels, alpha, kept, picture.info["dpi"])
 
 
@@ -296,16 +296,30 @@ def _orientation(picture: Image.Image) -> int:
     return found if isinstance(found, int) else exif.UPRIGHT
 
 
-@lru_cache(16)  # a few profiles are those of most photos, and building a transform takes longer than decoding a small picture
-def _is_usable(profile: bytes | None) -> bool:
-    """Whether lcms can use the profile for RGB pixels: a broken one would be in the way of whoever opens the output."""
-    if profile is None:
-        return False
+# A few profiles are those of most photos, and building a transform takes longer than decoding a small picture.
+@lru_cache(16)
+def _is_readable(profile: bytes) -> bool:
+    """Whether lcms can read RGB pixels by the profile: a broken one would be in the way of whoever opens the output."""
+    return _builds(profile, None)
+
+
+@lru_cache(16)
+def _is_writable(profile: bytes) -> bool:
+    """Whether lcms can bring other colours into the profile's space, too: profiles of cameras and scanners need not have the way back."""
+    return _builds(None, profile)
+
+
+def _builds(profile: bytes | None, wanted: bytes | None) -> bool:
     try:
-        ImageCms.buildTransform(BytesIO(profile), ImageCms.createProfile("sRGB"), "RGB", "RGB")
+        _transform(profile, wanted)
     except (ImageCms.PyCMSError, OSError):
         return False
     return True
+
+
+def _transform(profile: bytes | None, wanted: bytes | None) -> ImageCms.ImageCmsTransform:
+    first, second = (ImageCms.ImageCmsProfile(BytesIO(icc) if icc else ImageCms.createProfile("sRGB")) for icc in (profile, wanted))
+    return ImageCms.buildTransform(first, second, "RGB", "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC)
 
 
 def _planes(picture: Image.Image, profile: bytes | None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8] | None]:
