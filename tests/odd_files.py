@@ -187,6 +187,14 @@ def _cmyk_profile() -> bytes:
     return _profile(b"prtr", b"CMYK", b"Lab ", {b"A2B0": table, b"wtpt": _xyz(0.9642, 1.0, 0.8249)})
 
 
+def _one_way_profile() -> bytes:
+    """Each of R, G and B gives a third of the lightness, without hue; and no table leads back, as of a scanner."""
+    grid = b"".join(bytes([255 * (r + g + b) // 3, 128, 128]) for r in (0, 1) for g in (0, 1) for b in (0, 1))
+    straight = bytes(range(256))
+    table = b"mft1" + bytes(4) + bytes([3, 3, 2, 0]) + _fixed(1, 0, 0, 0, 1, 0, 0, 0, 1) + straight * 3 + grid + straight * 3
+    return _profile(b"scnr", b"RGB ", b"Lab ", {b"A2B0": table, b"wtpt": _xyz(0.9642, 1.0, 0.8249)})
+
+
 DISPLAY_P3 = rgb_profile((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407))
 ADOBE_RGB = rgb_profile((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
 GREY_PROFILE = _profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": _gamma(1.8), b"wtpt": _xyz(0.9642, 1.0, 0.8249)})
@@ -377,6 +385,8 @@ def _profiles() -> Iterator[Row]:
     yield "png_broken_profile", saved(RAMP, icc_profile=broken), Becomes(RAMP)
     yield "png_nonsense_profile", saved(RAMP, icc_profile=b"nonsense" * 40), Becomes(RAMP)
     yield "png_profile_not_deflated", png_file(32, 24, 8, 2, scanlines(RAMP), chunk(b"iCCP", b"a\0\0nonsense")), Becomes(RAMP)
+    # 2/3 of the lightness is L* = 67, which is 162 in sRGB.
+    yield "png_profile_of_one_way", saved(_flat((255, 255, 0)), icc_profile=_one_way_profile()), Becomes(_flat((162,) * 3), off_by=4)
     cyan = Image.new("CMYK", (32, 24), (255, 0, 0, 0))
     yield "jpeg_cmyk", saved(cyan, "JPEG", quality=95), Becomes(_flat((0, 255, 255)), off_by=3)
     # 3/4 of the lightness is L* = 75, which is 185 in sRGB.
