@@ -168,12 +168,16 @@ def _blank(width: int, height: int) -> bytes:
 def _form_reader() -> tuple[Any, asyncio.Runner]:
     """An application of one route that reads a job's body, and a loop that it runs in."""
     app = FastAPI()
-    app.state.services = SimpleNamespace(settings=Settings())
+
+    async def reading(_tenant: str, _size: int, call: Callable[[], Any]) -> Any:
+        return call()
+
+    app.state.services = SimpleNamespace(settings=Settings(), reading=reading)
     problems.install(app, [])
 
     @app.post("/")
     async def read(body: Body) -> str:
-        return body[0].operation
+        return body.take()[0].operation
 
     return app, asyncio.Runner()
 
@@ -206,7 +210,7 @@ def _posted(data: bytes, content_type: str) -> int:
         "headers": [(b"content-type", content_type.encode("latin-1", "replace")), (b"content-length", str(len(data)).encode())],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 1),
-        "state": {},
+        "state": {"tenant": "t"},
     }
     runner.run(app(scope, receive, send))
     return statuses[0]
