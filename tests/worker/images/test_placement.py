@@ -49,13 +49,15 @@ def landed(matte: Mask, spot: Spot) -> Box:
 def test_a_product_takes_the_share_that_was_asked_for(
     left: int, top: int, width: int, height: int, canvas: tuple[int, int], fill: float
 ) -> None:
-    """Of the side that it reaches first it takes ``fill``, to a pixel; of the other no more; and it stands in the middle of both."""
+    """Of the side that it reaches first it takes ``fill``, to a pixel at either end, which it may touch; of the other no more; and it stands in the middle
+    of both.
+    """
     matte = matte_of(Box(left, top, left + width, top + height))
     spot = placed(matte, canvas, placement(fill), ())
     assume(spot.landing.scale < MOST_ENLARGED)
     box = landed(matte, spot)
     shares = box.width - fill * canvas[0], box.height - fill * canvas[1]
-    assert max(shares) == pytest.approx(0, abs=1)
+    assert -1 <= max(shares) < 2
     assert abs(box.left + box.right - canvas[0]) <= 2
     assert abs(box.top + box.bottom - canvas[1]) <= 2
     assert spot.doubts == ()
