@@ -72,7 +72,8 @@ class Sandbox:
 
     def __init__(self, module: str, processes: int, *, memory: int, niceness: int = 0) -> None:
         self._module, self._niceness, self._memory = module, niceness, memory
-        self._free = memory
+        self._free, self._spare = memory, memory // 8
+        """What is free, and the part of it that is for small calls, so that large pictures do not keep them waiting."""
         self._places = processes
         self._idle: list[_Process] = []
         self._changed = threading.Condition()
@@ -84,7 +85,7 @@ class Sandbox:
         Raises what it raises of ``Invalid``; ``ImageTooCostly`` where it takes more than its ``allowance``; ``ImageCorrupt`` where its process
         breaks; and what ``wanted`` raises, which is asked ten times a second.
         """
-        memory = min(allowance.memory, self._memory)
+        memory = min(allowance.memory, self._memory - self._spare)
         request = {"call": name, "value": value, "cpu_s": allowance.cpu_s, "memory": memory}
         with self._process(memory, wanted) as process:
             try:
@@ -108,7 +109,8 @@ class Sandbox:
     @contextmanager
     def _process(self, memory: int, wanted: Wanted | None) -> Iterator[_Process]:
         with self._changed:
-            while not self._places or memory > self._free:
+            spare = self._spare if memory > self._spare else 0
+            while not self._places or memory > self._free - spare:
                 self._changed.wait(_LOOK_S)
                 if wanted is not None:
                     wanted()

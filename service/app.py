@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -30,7 +31,9 @@ from service.metrics import ApiMetrics
 from service.middleware import BodyLimit, PlainHead, RequestContext
 from service.routes import events, health, jobs, models, uploads, usage, webhooks
 
-_POLITE = 5
+_SWITCH_S = 0.001
+"""Seconds for which a thread that reads bodies keeps the loop from the interpreter; else five times as many."""
+_POLITE = 19
 """Priority of the processes that look into images: answering goes first."""
 LISTENING = "outfill-listening"
 """What the connection of those who wait is called in Redis' list of clients."""
@@ -86,6 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.services = services
+        sys.setswitchinterval(_SWITCH_S)
         _on_stop_signal(services.listeners.close)
         asyncio.get_running_loop().run_in_executor(None, services.decoding.warm)
         yield

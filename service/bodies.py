@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
+from secrets import token_hex
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request
@@ -28,6 +29,7 @@ from api_schemas.webhooks import EndpointChanges, EndpointRequest, RotateRequest
 from service.deps import Parts
 from service.forms import check_utf8, media_type, read_form
 from service.problems import invalid
+from service.sources import named_sources, with_sources
 
 M = TypeVar("M", bound=BaseModel)
 _MAX_FILES = 8
@@ -35,6 +37,8 @@ _MAX_IMAGES = 64
 """That are looked for in JSON. No request names as many."""
 _MAX_TEXT = 2 * 2**20
 _CHUNK = 2**20
+_LONG = 2**16
+"""Letters of a data URL that is read beside the JSON."""
 _MAX_MARKS = 20_000
 """Commas and colons of a request: two prompts of nothing else, its metadata, and more fields than there are."""
 _MODELS: dict[str | None, type[BaseModel]] = {
@@ -140,44 +144,63 @@ def _read_form(body: bytearray, options: dict[bytes, bytes]) -> tuple[JobRequest
 
 
 def _job_request(text: bytes | bytearray) -> JobRequest:
-    return _parsed(partial(job_request.validate_json, strict=True), text)
+    """The request in JSON. What is long and plain in it, its data URLs, is read beside: a parser would hold the interpreter for all of it."""
+    short, cut = _without_images(text)
+    request = _parsed(partial(job_request.validate_json, strict=True), short)
+    if not cut:
+        return request
+    found = {field: cut.pop(source) for field, source in named_sources(request).items() if source in cut}
+    if cut:
+        raise Invalid("a text of such length may only be an image", field=_place_of(cut, request.model_dump(mode="json")))
+    return with_sources(request, {field: text[place].decode().replace("\\/", "/") for field, place in found.items()})
+
+
+def _place_of(names: Collection[str], value: Any) -> str | None:
+    """The dotted path of the first text of ``names`` in JSON, as key or value."""
+    for key, each in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if key in names or (isinstance(each, str) and each in names):
+            return str(key) if key not in names else None
+        if (inside := _place_of(names, each)) is not None:
+            return f"{key}.{inside}"
+    return None
 
 
 def _parsed(validate: Callable[[bytes | bytearray], M], text: bytes | bytearray) -> M:
-    rest = _without_images(text)
-    check_utf8(rest, "the JSON", error=InvalidJson)
-    _check_count(rest)
+    if len(text) > _MAX_TEXT:
+        raise InvalidJson(f"the JSON holds more than {_MAX_TEXT} bytes beside the images that are data URLs")
+    check_utf8(text, "the JSON", error=InvalidJson)
+    _check_count(text)
     parsed = validate(text)
-    _refuse_repeated_names(rest)
+    _refuse_repeated_names(text)
     return parsed
 
 
-def _without_images(text: bytes | bytearray) -> bytes:
-    """JSON whose data URLs are empty strings: plain letters all of them, so that no more of it than a request's few texts has to be looked at, nor becomes four
-    bytes a letter because of one letter elsewhere. Raises ``InvalidJson`` for more of it than that.
-    """
-    kept, at = [], 0
+def _without_images(text: bytes | bytearray) -> tuple[bytes, dict[str, slice]]:
+    """JSON whose long data URLs are names in their places, of plain letters all of them; and where each of them stands in ``text``."""
+    kept: list[bytes | bytearray] = []
+    cut: dict[str, slice] = {}
+    at, begin, nonce = 0, -1, token_hex(16)
     for _ in range(_MAX_IMAGES):
-        begin = text.find(b'"data:', at)
+        begin = text.find(b'"data:', begin + 1)
         end = text.find(b'"', begin + 1)
         if begin < 0 or end < 0:
             break
-        is_plain = (
-            text[begin - 1 : begin] != b"\\"
-            and (text.find(b"\\", begin, end) < 0 or text.count(b"\\", begin, end) == text.count(b"\\/", begin, end))
-            and all(
-                text[part : min(part + _CHUNK, end)].isascii() for part in range(begin, end, _CHUNK)
-            )  # not all at once: it would be copied
-        )
-        kept.append(slice(at, begin + 1 if is_plain else end))
-        at = end
-    kept.append(slice(at, len(text)))
-    if sum(each.stop - each.start for each in kept) > _MAX_TEXT:
-        raise InvalidJson(f"the JSON holds more than {_MAX_TEXT} bytes beside the images that are data URLs")
-    return b"".join(text[each] for each in kept)
+        if end - begin > _LONG and text[begin - 1 : begin] != b"\\" and _is_plain(text, begin, end):
+            name = f"data:{nonce}-{len(cut)}"
+            cut[name] = slice(begin + 1, end)
+            kept += [text[at : begin + 1], name.encode()]
+            at = begin = end
+    return b"".join([*kept, text[at:]]), cut
 
 
-def _refuse_repeated_names(text: bytes) -> None:
+def _is_plain(text: bytes | bytearray, begin: int, end: int) -> bool:
+    """Whether all of it is ASCII, and no letter is written by an escape but the slash, as PHP does."""
+    has_escapes = text.find(b"\\", begin, end) >= 0 and text.count(b"\\", begin, end) != text.count(b"\\/", begin, end)
+    # Not all at once: it would be copied.
+    return not has_escapes and all(text[part : min(part + _CHUNK, end)].isascii() for part in range(begin, end, _CHUNK))
+
+
+def _refuse_repeated_names(text: bytes | bytearray) -> None:
     """Pydantic takes the last of two values with one name: the other would be ignored without a word. ``text`` is valid JSON."""
 
     def once(pairs: list[tuple[str, Any]]) -> None:
@@ -190,7 +213,7 @@ def _refuse_repeated_names(text: bytes) -> None:
     json.loads(text, object_pairs_hook=once, parse_int=str, parse_float=str)
 
 
-def _check_count(text: bytes) -> None:
+def _check_count(text: bytes | bytearray) -> None:
     """Raises ``InvalidJson`` for JSON that has more values than a request can have. Each one too many would cost an error of its own: a body of 64 MB minutes,
     and gigabytes.
     """

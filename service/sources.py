@@ -30,12 +30,21 @@ def named_sources(request: JobRequest) -> dict[str, str]:
     return found
 
 
+def with_sources(request: JobRequest, sources: Mapping[str, str]) -> JobRequest:
+    """The request with other sources, by dotted path."""
+    update: dict[str, object] = {name: source for name, source in sources.items() if "." not in name}
+    if (
+        isinstance(request, ReplaceBackgroundRequest)
+        and isinstance(request.background, PictureBackground)
+        and "background.image" in sources
+    ):
+        update["background"] = request.background.model_copy(update={"image": sources["background.image"]})
+    return request.model_copy(update=update)
+
+
 def with_stored_sources(request: JobRequest) -> JobRequest:
     """The request with each source replaced by its own path, under which the job's inputs are kept."""
-    update: dict[str, object] = {name: name for name in named_sources(request) if "." not in name}
-    if isinstance(request, ReplaceBackgroundRequest) and isinstance(request.background, PictureBackground):
-        update["background"] = PictureBackground(image="background.image")
-    return request.model_copy(update=update)
+    return with_sources(request, {name: name for name in named_sources(request)})
 
 
 async def collect(parts: Services, tenant: str, request: JobRequest, files: Mapping[str, bytes]) -> dict[str, bytes]:

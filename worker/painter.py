@@ -26,6 +26,8 @@ from worker.tuning import TuningRefused
 from worker.work import Work
 
 _log = structlog.get_logger(__name__)
+TURN_S = 30.0
+"""Seconds by which the next job of a tenant stands back for each of its jobs that is painted already."""
 _IDLE_S = 0.2
 PREVIEW_STEPS = 4
 """Steps from one preview of a picture to the next."""
@@ -65,6 +67,7 @@ class Painter:
         self._crowded: Work | None = None
         """The one of those waiting, always the first, that found no room beside what was being painted."""
         self._painting: dict[str, Work] = {}
+        self._admitted: dict[str, float] = {}
         self._stopwatch = metrics.engines.stopwatch
         self._draining = self._abandoning = self._stopped = False
         metrics.engines.watch(engines)
@@ -185,10 +188,21 @@ class Painter:
             self._leave(work, lambda work: self._ends.failed(work, failure))
             return
         self._waiting.remove(work)
+        admitted_at = self._admitted_at(work.spec.tenant)
         self._painting[work.key] = work
         work.slots = slots
         for slot in slots:
-            self._scheduler.add(Task(work.key, work.spec.model, work.spec.request.priority, time.monotonic(), slot))
+            self._scheduler.add(Task(work.key, work.spec.model, work.spec.request.priority, admitted_at, slot))
+
+    def _admitted_at(self, tenant: str) -> float:
+        """Now, and later by ``TURN_S`` for each job that the tenant has here already: the first of another goes before them. Its own stay in order."""
+        own = sum(work.spec.tenant == tenant for work in self._painting.values())
+        since = self._admitted.get(tenant, 0.0) if own else 0.0
+        self._admitted = {
+            each: at for each, at in self._admitted.items() if any(work.spec.tenant == each for work in self._painting.values())
+        }
+        self._admitted[tenant] = max(time.monotonic() + TURN_S * own, since)
+        return self._admitted[tenant]
 
     def _watched(self, model: str, phase: Phase) -> AbstractContextManager[None]:
         """Around every call of an engine, for the watchdog and the figures of where time goes."""

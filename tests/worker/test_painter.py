@@ -451,3 +451,17 @@ def test_a_broken_device_ends_the_thread_and_no_job(engine: Scripted, ended: End
         painter.run()
     assert not ended.painted
     assert not ended.failed
+
+
+def test_the_first_job_of_a_tenant_goes_before_the_next_ones_of_another(engine: Scripted, ended: Ended, metrics: WorkerMetrics) -> None:
+    """However many of another came before; and the jobs of one tenant stay in the order in which they came."""
+    engine.budget = 1.0
+    order: list[int] = []
+    engine.meanwhile = lambda slots: order.extend(slot.request.seed for slot in slots)
+    works = [work_of(seed, tenant="many") for seed in (1, 2, 3)] + [work_of(4, tenant="few")]
+    painter = Painter({"backdrop": engine}, ended.ends(), metrics, previewed=ended.previewed)
+    for work in works:
+        painter.inbox.put(work)
+    with running(painter):
+        eventually(lambda: len(ended.painted) == 4)
+    assert list(dict.fromkeys(order)) == [1, 4, 2, 3]
