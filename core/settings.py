@@ -150,6 +150,11 @@ class Limits(_Section):
     body_bytes_in_flight_per_tenant: int = Field(
         default=192 * 2**20, ge=1024, description="Of one tenant, and at least one body of `OUTFILL_LIMITS__MAX_BODY_BYTES`; then 429."
     )
+    body_bytes_per_s: int = Field(
+        default=32 * 2**20,
+        ge=0,
+        description="Of request bodies of one tenant that one API process reads in the long run, after four seconds' worth at once; more arrives later. 0: any number.",
+    )
     max_image_bytes: int = Field(default=32 * 2**20, ge=1024, description="Of one encoded image.")
     max_image_pixels: int = Field(default=80_000_000, ge=1, description="Width times height of one image, input or output.")
     decoding_s: float = Field(

@@ -109,7 +109,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     routers = [module.router for module in (health, jobs, events, uploads, models, webhooks, usage)]
     problems.install(app, [route for router in routers for route in router.routes])
     limits = settings.limits
-    app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s, room=services.bodies)
+    pace = threads.Pace(limits.body_bytes_per_s)
+    app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s, room=services.bodies, pace=pace)
     app.add_middleware(PlainHead)
     app.add_middleware(RequestContext, metrics=services.metrics)  # outermost: it counts refusals too
     for router in routers:

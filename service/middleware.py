@@ -16,7 +16,7 @@ from api_schemas.errors import BodyTooSlow, Invalid, PayloadTooLarge
 from service.forms import is_utf8
 from service.metrics import ApiMetrics
 from service.problems import problem
-from service.threads import OURSELVES, BodyBytes, Place
+from service.threads import OURSELVES, BodyBytes, Pace, Place
 
 _log = structlog.get_logger(__name__)
 
@@ -118,8 +118,9 @@ class BodyLimit:
     no room beside the others of their tenant.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float, room: BodyBytes) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float, room: BodyBytes, pace: Pace) -> None:
         self._app = app
+        self._pace = pace
         self._gates: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
@@ -144,16 +145,20 @@ class BodyLimit:
                 if body.received > self._max_bytes:
                     raise too_large
                 if message.get("more_body"):
-                    await self._in_turn(scope["state"].get("tenant", OURSELVES))
+                    await self._in_turn(scope["state"].get("tenant", OURSELVES), len(message["body"]))
                 return message
 
             await self._app(scope, counted, body.send)
 
-    async def _in_turn(self, tenant: str) -> None:
-        """Let one piece of all bodies of a tenant pass in a round of the loop, so that however many come at once the others' requests are answered between."""
+    async def _in_turn(self, tenant: str, count: int) -> None:
+        """Let one piece of all bodies of a tenant pass in a round of the loop, so that however many come at once the others' requests are answered between;
+        and no more than its bytes a second.
+        """
         gate = self._gates.setdefault(tenant, asyncio.Lock())
         async with gate:
             await asyncio.sleep(0)
+        if (wait_s := self._pace.wait_s(tenant, count)) > 0:
+            await asyncio.sleep(wait_s)
 
 
 class _Body:

@@ -5,6 +5,7 @@ for a store that hangs nor for masks; calls to hosts that callers name; bytes of
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
@@ -31,6 +32,7 @@ CHECKING, MAY_CHECK = 3, 200
 """A mask of the largest size takes hundreds of megabytes while it is decoded."""
 TELLING, MAY_TELL = 8, 100_000
 """Of those who wait or follow each has one call at a time, and how many they are is limited where they come in."""
+BURST_S = 4.0
 OURSELVES = ""
 """Whose calls those are that no tenant makes. No tenant has this name."""
 
@@ -187,6 +189,24 @@ class BodyBytes:
     def taken(self, tenant: str) -> int:
         """How many bytes of a tenant are held."""
         return self._taken.get(tenant, 0)
+
+
+class Pace:
+    """Bytes a second that each tenant may send, after ``BURST_S`` of them at once (the generic cell rate algorithm); 0: any number."""
+
+    def __init__(self, bytes_per_s: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_s, self._clock = bytes_per_s, clock
+        self._until: dict[str, float] = {}
+        """By when what a tenant has sent is paid for."""
+
+    def wait_s(self, tenant: str, count: int) -> float:
+        """Seconds to wait after so many bytes more."""
+        if not self._per_s:
+            return 0.0
+        now = self._clock()
+        self._until = {each: until for each, until in self._until.items() if until > now}
+        self._until[tenant] = until = self._until.get(tenant, now) + count / self._per_s
+        return max(until - now - BURST_S, 0.0)
 
 
 class Place:

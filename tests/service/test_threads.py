@@ -13,7 +13,7 @@ import pytest
 from api_schemas.errors import FetchFailed, TooManyAtOnce, Unavailable
 from core import outbound
 from core.settings import Outbound
-from service.threads import BodyBytes, Shares, Threads
+from service.threads import BodyBytes, Pace, Shares, Threads
 
 
 class Calls:
@@ -240,3 +240,13 @@ def test_bytes_of_bodies_are_shared() -> None:
         room.give_back(tenant, count)
         assert room.taken(tenant) == 0
     room.take("a", 50)
+
+
+def test_a_tenant_sends_so_many_bytes_a_second() -> None:
+    """After four seconds' worth at once it waits for what is more; others do not, and when it has rested it need not either."""
+    now = 100.0
+    pace = Pace(1000, lambda: now)
+    assert [pace.wait_s("a", 2000), pace.wait_s("a", 2000), pace.wait_s("a", 500), pace.wait_s("b", 4000)] == [0.0, 0.0, 0.5, 0.0]
+    now = 104.5
+    assert pace.wait_s("a", 4000) == 0.0
+    assert Pace(0).wait_s("a", 10**12) == 0.0
