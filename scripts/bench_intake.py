@@ -3,21 +3,22 @@
     python -m scripts.bench_intake --against TREE [--rounds N]
 
 TREE is a worktree of the other commit (``git worktree add TREE COMMIT``). Each commit runs in a process of its own, warmed up, and does with each file
-what the API does (``service.intake.check``) and what a worker does (``worker.images.codec.decode``); the two take turns, file by file, and the one that
-goes first alternates. Seconds on the clock are compared, since a commit may decode in a process of its own, and of each file the best round counts,
+what the API does (``service.intake``) and what a worker does (``worker.images.codec``), in processes of their own where the commit does so; the two take
+turns, file by file, and the one that goes first alternates. Seconds on the clock are compared, since a commit may decode in a process of its own, and of each file the best round counts,
 so that what else the machine does hardly matters. build/bench/intake.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -126,16 +127,14 @@ def _turns(tree: Path) -> Iterator[_Side]:
 def serve() -> None:
     """Answer the path of a file with the seconds that it takes, line by line."""
     from api_schemas.errors import OutfillError  # noqa: PLC0415 - of the commit that is timed
-    from service.intake import check  # noqa: PLC0415
-    from worker.images.codec import decode  # noqa: PLC0415
 
-    most = 80_000_000
+    check, decode = _readers()
 
     def taken(data: bytes) -> float:
         began = time.perf_counter()
         try:
-            check({"image": data}, None, most)
-            decode(data, max_pixels=most)
+            check(data)
+            decode(data)
         except OutfillError:
             pass  # it is timed how long that takes to find
         return time.perf_counter() - began
@@ -143,6 +142,24 @@ def serve() -> None:
     answers: Any = sys.stdout
     for line in sys.stdin:
         print(json.dumps(taken(Path(line.rstrip("\n")).read_bytes())), file=answers, flush=True)
+
+
+def _readers() -> tuple[Callable[[bytes], object], Callable[[bytes], object]]:
+    """What the API and the worker of the commit do with a file: in processes of their own, if it has them."""
+    from service import intake  # noqa: PLC0415 - of the commit that is timed
+    from worker.images import codec  # noqa: PLC0415
+
+    most = 80_000_000
+    if importlib.util.find_spec("imagefiles") is None:
+        return lambda data: intake.check({"image": data}, None, most), lambda data: codec.decode(data, max_pixels=most)
+    from core.settings import Limits  # noqa: PLC0415
+    from imagefiles.sandbox import Sandbox  # noqa: PLC0415
+    from worker.decoding import SandboxedDecoder  # noqa: PLC0415
+
+    limits = Limits()
+    checking, decoding = (Sandbox(module, 2, memory=limits.decoding_bytes) for module in ("service.intake", "worker.decoding"))
+    decoder = SandboxedDecoder(decoding, limits, lambda: None)
+    return lambda data: intake.check_apart(checking, limits, {"image": data}), lambda data: decoder.decode(data, max_pixels=most)
 
 
 if __name__ == "__main__":
