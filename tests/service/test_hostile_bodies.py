@@ -322,3 +322,46 @@ def test_who_waits_for_a_job_holds_no_body(room: tuple[Any, Any], stack: LocalSt
         assert waiting == [0]
 
     asyncio.run(run())
+
+
+def long_url() -> str:
+    """A data URL that is read beside the JSON: a picture of noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    return "data:image/png;base64," + base64.b64encode(png(noise)).decode()
+
+
+@pytest.mark.parametrize("slash", ["/", "\\/"], ids=["plain", "as PHP writes it"])
+def test_long_data_urls_reach_their_fields(api: Api, slash: str) -> None:
+    """Two in one request, and texts around them that look like them."""
+    url, mask = long_url(), np.zeros((200, 300), np.uint8)
+    mask[50:100] = 255
+    noisy = np.dstack([mask] * 3 + [np.random.default_rng(1).integers(0, 255, mask.shape, np.uint8)])
+    request = {
+        "metadata": {"a": '"data:image/png;base64,\\"', "b": "data:x"},
+        "operation": "erase",
+        "image": url,
+        "mask": "data:image/png;base64," + base64.b64encode(png(noisy)).decode(),
+        "mask_options": {"polarity": "white_edits"},
+    }
+    text = json.dumps(request).replace("/", slash)
+    answer = api.http.post("/v1/jobs?dry_run=true", content=text, headers={"content-type": "application/json"})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"metadata": {"order": "URL"}}, "metadata.order"),
+        ({"prompt": "URL"}, "prompt"),
+        ({"loras": [{"name": "URL"}]}, "loras.0.name"),
+        ({"URL": 1}, None),
+    ],
+)
+def test_a_long_data_url_where_no_image_goes_is_refused(api: Api, more: dict[str, Any], field: str | None) -> None:
+    """By its field, as any text that is too long."""
+    request = {"operation": "inpaint", "image": "file:photo", "mask": "file:mask", "prompt": "x", **more}
+    text = json.dumps(request).replace("URL", long_url())
+    answer = api.http.post("/v1/jobs", content=text, headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert field is None or answer.json()["field"] == field
+    assert len(answer.content) < 4096
