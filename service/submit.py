@@ -10,7 +10,7 @@ import structlog
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from api_schemas.errors import IdempotencyKeyInUse, OutfillError, Unavailable, UrlNotAllowed, WebhookNotAllowed
+from api_schemas.errors import IdempotencyKeyInUse, OutfillError, TooMany, Unavailable, UrlNotAllowed, WebhookNotAllowed
 from api_schemas.jobs import InputRef, JobSpec, made_at, new_id
 from api_schemas.models import ModelCard, ModelInfo
 from api_schemas.requests import JobRequest
@@ -122,6 +122,8 @@ def _keep(parts: Services, spec: JobSpec, store: Callable[[JobSpec], None], rese
         store(spec)
         if reservation is not None:
             _bind(parts, reservation, spec)
+    except TooMany:  # nothing was recorded, and looking for what is left would cost more than refusing
+        raise
     except BaseException:
         _take_back(parts, spec)
         raise
