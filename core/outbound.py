@@ -28,6 +28,8 @@ MAX_REDIRECTS = 3
 BAD_REDIRECT = (httpx.InvalidURL, UnicodeError)
 """What httpx raises for a ``Location`` that it cannot read, followed or not."""
 _LAST_PORT = 65535
+_FREE_CHUNKS, _LEAST_CHUNK = 100, 512
+"""Pieces of an answer of which nothing is asked, and bytes that the others have on average: each costs the loop as much as a large one."""
 # Threads of their own: a slow name server must not take those that everything else waits for, and a lookup cannot be broken off.
 _RESOLVERS = ThreadPoolExecutor(256, "dns")
 _LOOKUPS: ContextVar[set[Future[Any]] | None] = ContextVar("lookups", default=None)
@@ -259,10 +261,14 @@ async def _read(answer: httpx.Response, max_bytes: int, on_bytes: Callable[[int]
     """The body as it came. Decoding it would be to trust its sender with our memory: a few kilobytes can stand for gigabytes."""
     if (encoding := answer.headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
         raise FetchFailed(f"the URL answered in the content encoding {encoding[:40]}, which was not asked for")
-    body = bytearray()
+    body, chunks = bytearray(), 0
     async for chunk in answer.aiter_raw():
         on_bytes(len(chunk))
         body += chunk
+        chunks += 1
+        if chunks > _FREE_CHUNKS and len(body) < _LEAST_CHUNK * (chunks - _FREE_CHUNKS):
+            raise FetchFailed("the URL answered in pieces that are too small")
+        await asyncio.sleep(0)  # what has come already would be read in one go
         if len(body) > max_bytes:
             raise PayloadTooLarge(f"the file has more than {max_bytes} bytes")
     return bytes(body)

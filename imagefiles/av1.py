@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from api_schemas.errors import UnsupportedFormat
+
 _SEQUENCE_HEADER = 1
-_MAX_UNITS = 1_000
+HEADER_COST = 100
 _HEADER_BYTES = 64
 """Of a sequence header, in which the size comes first."""
 
 
-def sizes(data: bytes, begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """Columns and rows of each sequence header among the open bitstream units from ``begin`` to ``end``."""
+def sizes(data: bytes, begin: int, end: int, units: list[int]) -> Iterator[tuple[int, int]]:
+    """Columns and rows of each sequence header among the open bitstream units from ``begin`` to ``end``.
+
+    ``units`` is how many may be looked at in all, a header as ``HEADER_COST`` of them. Raises ``UnsupportedFormat`` where there are more.
+    """
     at, end = begin, min(end, len(data))
-    for _ in range(_MAX_UNITS):
-        if not 0 <= at < end:
-            return
+    while 0 <= at < end:
+        units[0] -= HEADER_COST if data[at] >> 3 & 15 == _SEQUENCE_HEADER else 1
+        if units[0] < 0:
+            raise UnsupportedFormat("the AVIF's pictures have too many parts; save it anew")
         kind, has_extension, has_size = data[at] >> 3 & 15, data[at] >> 2 & 1, data[at] >> 1 & 1
         at += 1 + has_extension
         size, at = _leb128(data, at, end) if has_size else (end - at, at)

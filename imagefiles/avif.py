@@ -5,7 +5,6 @@ boxes say of a picture's size binds nobody who decodes it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
 from struct import unpack_from
 
 from api_schemas.errors import AnimatedImage, UnsupportedFormat
@@ -15,6 +14,8 @@ from imagefiles.sizes import pixels_of
 
 MAX_BOXES = 2_000
 """In all: a picture in a grid of 512×512 has some hundred items."""
+MAX_UNITS = 10_000
+"""Units of AV1's bitstream in all that are looked at; a sequence header counts as a hundred."""
 _FULL = 4
 """Bytes of the version and the flags of a full box."""
 
@@ -26,22 +27,34 @@ def check(data: bytes, max_pixels: int) -> int:
     """Pixels of an AVIF that costs no more than its picture. Raises ``AnimatedImage``, ``UnsupportedFormat`` and ``ImageTooLarge``."""
     budget, pixels = [MAX_BOXES], 0
     exif: set[int] = set()
+    metas = 0
     for kind, begin, end in _boxes(data, 0, len(data), budget):
         if kind == b"moov":  # tracks; a picture alone has none
             raise AnimatedImage("the file holds more than one frame or page")
         if kind != b"meta":
             continue
+        metas += 1
+        if metas > 1:
+            raise UnsupportedFormat("the AVIF has more than one meta box; save it anew")
         inside = {inner: (at, stop) for inner, at, stop in _boxes(data, begin + _FULL, end, budget)}
         if b"iinf" in inside:
             exif = _exif_items(data, *inside[b"iinf"], budget)
         if b"iloc" in inside:
             items = _locations(data[slice(*inside[b"iloc"])], base=inside.get(b"idat", (0, 0))[0])
-            if (found := sum(length for item, _, length in items if item in exif)) > MAX_EXIF:
-                raise UnsupportedFormat(f"the AVIF has {found} bytes of exif, more than {MAX_EXIF}; save it anew")
-            for width, height in chain.from_iterable(av1.sizes(data, at, at + length) for item, at, length in items if item not in exif):
-                pixels = max(pixels, pixels_of(width, height, max_pixels))
+            pixels = max(pixels, _check_items(data, items, exif, max_pixels))
         if b"iprp" in inside:
             pixels = max(pixels, _declared(data, *inside[b"iprp"], budget, max_pixels))
+    return pixels
+
+
+def _check_items(data: bytes, items: list[tuple[int, int, int]], exif: set[int], max_pixels: int) -> int:
+    """Pixels of the largest picture that the bitstream of an item declares, where ``exif`` are the items that have none."""
+    if (found := sum(length for item, _, length in items if item in exif)) > MAX_EXIF:
+        raise UnsupportedFormat(f"the AVIF has {found} bytes of exif, more than {MAX_EXIF}; save it anew")
+    pixels, units = 0, [MAX_UNITS]
+    for at, length in {(at, length) for item, at, length in items if item not in exif}:
+        for width, height in av1.sizes(data, at, at + length, units):
+            pixels = max(pixels, pixels_of(width, height, max_pixels))
     return pixels
 
 
@@ -90,7 +103,7 @@ def _locations(iloc: bytes, *, base: int) -> list[tuple[int, int, int]]:
         at += size
         return int.from_bytes(iloc[at - size : at], "big")
 
-    for _ in range(number(wide)):
+    for _ in range(min(number(wide), MAX_BOXES)):
         item, is_inside = number(wide), bool(version) and number(2) & 15 == 1
         number(2)  # the data reference
         start = number(base_size) + (base if is_inside else 0)

@@ -32,6 +32,11 @@ class Bounded:
     """Of the largest picture that it declares."""
 
     @property
+    def opens_decoded(self) -> bool:
+        """Whether the library makes room for the picture as soon as its header is read."""
+        return self.format == "WEBP"
+
+    @property
     def decoded_bytes(self) -> int:
         """Memory that decoding it may take."""
         return _BYTES_PER_PIXEL[self.format] * self.pixels

@@ -26,7 +26,9 @@ MAX_SCANNED = 16
 """Scans of a picture as large as is accepted; a smaller one may have more."""
 
 _FILL = re.compile(rb"\xff*")
-_START_OF_SCAN = b"\xff\xda"
+_START_OF_SCAN, _END = b"\xff\xda", 0xD9
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""Not what is escaped, nor what restarts."""
 _ALONE = frozenset({0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)})
 """Markers without a segment, as Pillow reads them."""
 _FRAMES = frozenset({*range(0xC0, 0xD0), 0xDE}) - {0xC4, 0xC8, 0xCC}
@@ -34,17 +36,36 @@ _FRAMES = frozenset({*range(0xC0, 0xD0), 0xDE}) - {0xC4, 0xC8, 0xCC}
 
 def check(data: bytes, max_pixels: int) -> int:
     """Pixels of a JPEG that costs no more than its picture. Raises ``UnsupportedFormat`` and ``ImageTooLarge``."""
-    pixels = _check_segments(data, max_pixels)
-    scans = data.count(_START_OF_SCAN)
+    pixels, first = _check_segments(data, max_pixels)
     most = min(MAX_SCANS, max(MAX_SCANNED * max_pixels // max(pixels, 1), 1))
-    if scans > most:
-        raise UnsupportedFormat(f"the JPEG has {scans} scans, more than {most} of this size; save it anew")
+    if (scans := _scans(data, first, most)) > most:
+        raise UnsupportedFormat(f"the JPEG has {scans} scans or more, and {most} may be of this size; save it anew")
     return pixels
 
 
-def _check_segments(data: bytes, max_pixels: int) -> int:
-    """The pixels of the largest frame that is declared before the first scan."""
-    pixels = 0
+def _scans(data: bytes, first: int, most: int) -> int:
+    """Scans of the picture, counted to one more than ``most``. What is behind its end is not its own: phones keep videos there."""
+    at, scans = first, 0
+    for _ in range(MAX_SEGMENTS):
+        if at < 0 or at + 4 > len(data) or data[at + 1] == _END:
+            return scans
+        scans += data[at + 1] == _START_OF_SCAN[1]
+        if scans > most:
+            return scans
+        length = 0 if data[at + 1] in _ALONE else unpack_from(">H", data, at + 2)[0]
+        at = _marker_after(data, at + 2 + length)
+    raise UnsupportedFormat(f"the JPEG has more than {MAX_SEGMENTS} segments among its scans; save it anew")
+
+
+def _marker_after(data: bytes, at: int) -> int:
+    """Where the next marker is that ends a scan's data; -1 where there is none."""
+    found = _MARKER.search(data, at)
+    return found.start() if found else -1
+
+
+def _check_segments(data: bytes, max_pixels: int) -> tuple[int, int]:
+    """The pixels of the largest frame that is declared before the first scan, and where that is; -1 for nowhere."""
+    pixels, first = 0, -1
     held = {"exif": 0, "photoshop": 0, "tables": 0}
     for number, (marker, at, length) in enumerate(_segments(data)):
         if number >= MAX_SEGMENTS:
@@ -54,10 +75,12 @@ def _check_segments(data: bytes, max_pixels: int) -> int:
         if marker in _FRAMES and at + 7 <= len(data):
             height, width = unpack_from(">HH", data, at + 3)
             pixels = max(pixels, pixels_of(width, height, max_pixels))
+        if marker == _START_OF_SCAN[1]:
+            first = at - 2
     for kind, most in (("exif", MAX_EXIF), ("photoshop", MAX_PHOTOSHOP), ("tables", MAX_TABLES)):
         if held[kind] > most:
             raise UnsupportedFormat(f"the JPEG has {held[kind]} bytes of {kind}, more than {most}; save it anew")
-    return pixels
+    return pixels, first
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -72,7 +95,10 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         fill = _FILL.match(data, found, found + MAX_SKIPPED + 3)
         end = fill.end() if fill else found + 1
         skipped += end - at - 1
-        if end + 2 >= len(data) or data[end] == _START_OF_SCAN[1]:
+        if end + 2 >= len(data):
+            break
+        if data[end] == _START_OF_SCAN[1]:
+            yield data[end], end + 1, 0
             break
         marker, at = data[end], end + 1
         if marker == 0:

@@ -7,6 +7,7 @@ settings and no secrets in its environment, and is replaced where it was ended.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import mmap
 import os
@@ -38,6 +39,7 @@ Wanted = Callable[[], None]
 
 _log = structlog.get_logger(__name__)
 _LOOK_S = 0.1
+_PATIENCE_S = 5.0
 _LONGEST = 2**20
 """Bytes of JSON that a process may answer."""
 _HEAD = struct.Struct(">IQ")
@@ -76,6 +78,7 @@ class Sandbox:
         """What is free, and the part of it that is for small calls, so that large pictures do not keep them waiting."""
         self._places = processes
         self._idle: list[_Process] = []
+        self._line: list[_Ticket] = []
         self._changed = threading.Condition()
         self._closed = False
 
@@ -109,13 +112,10 @@ class Sandbox:
     @contextmanager
     def _process(self, memory: int, wanted: Wanted | None) -> Iterator[_Process]:
         with self._changed:
-            spare = self._spare if memory > self._spare else 0
-            while not self._places or memory > self._free - spare:
-                self._changed.wait(_LOOK_S)
-                if wanted is not None:
-                    wanted()
+            self._wait(memory, wanted)
             self._places, self._free = self._places - 1, self._free - memory
-            process = self._idle.pop() if self._idle else None
+            while (process := self._idle.pop() if self._idle else None) is not None and process.has_ended:
+                process.end()
         try:
             process = process or _Process(self._module, self._niceness)
             yield process
@@ -128,12 +128,42 @@ class Sandbox:
             if self._closed:
                 self.close()
 
+    def _wait(self, memory: int, wanted: Wanted | None) -> None:
+        """Wait for a process and for so much memory. Who came before goes first, but that small calls pass large ones for ``_PATIENCE_S``."""
+        is_small = memory <= self._spare
+        ticket = _Ticket(is_small, time.monotonic())
+        self._line.append(ticket)
+        try:
+            while not self._places or memory > self._free - (0 if is_small else self._spare) or self._is_behind(ticket):
+                self._changed.wait(_LOOK_S)
+                if wanted is not None:
+                    wanted()
+        finally:
+            self._line.remove(ticket)
+            self._changed.notify_all()
+
+    def _is_behind(self, ticket: _Ticket) -> bool:
+        for first in self._line:
+            if first is ticket:
+                return False
+            if first.is_small == ticket.is_small or time.monotonic() - first.since > _PATIENCE_S:
+                return True
+        return False
+
     def close(self) -> None:
         """End the processes that wait; those that work are ended after their call."""
         self._closed = True
         with self._changed:
             while self._idle:
                 self._idle.pop().end()
+
+
+@dataclass(frozen=True, eq=False)
+class _Ticket:
+    """A call that waits."""
+
+    is_small: bool
+    since: float
 
 
 class _BrokenError(Exception):
@@ -169,13 +199,18 @@ class _Process:
             _send(self._socket, {**request, "sizes": [len(file) for file in files]}, files)
             self._socket.settimeout(_LOOK_S)
             told, shared = _receive(self._socket, lambda: _look(until, wanted))
-        except (ConnectionError, ValueError) as error:
+        except (ConnectionError, ValueError, RecursionError) as error:
             raise _BrokenError("fault") from error
         answer = _checked(told, shared)
         self.is_busy = False
         if isinstance(answer, Invalid):
             raise answer
         return answer
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was ended from outside, as by a system without memory."""
+        return self._process.poll() is not None
 
     def end(self) -> int:
         """End it now. Its status, negative where a signal ended it."""
@@ -229,7 +264,7 @@ def _send(connection: socket.socket, message: Any, buffers: Sequence[Any]) -> No
 def _memory(views: Sequence[memoryview]) -> int:
     """A file in memory that holds ``views``, one after the other."""
     if hasattr(os, "memfd_create"):
-        shared = os.memfd_create("outfill")
+        shared = os.memfd_create("outfill", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     else:
         with tempfile.TemporaryFile() as file:
             shared = os.dup(file.fileno())
@@ -237,6 +272,8 @@ def _memory(views: Sequence[memoryview]) -> int:
         at = 0
         while at < view.nbytes:
             at += os.write(shared, view[at : at + 2**30])
+    if hasattr(os, "memfd_create"):
+        fcntl.fcntl(shared, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return shared
 
 
@@ -256,7 +293,9 @@ def _receive(connection: socket.socket, look: Callable[[], None] = lambda: None)
                 text += _some(connection.recv(length - len(text)))
         if not size:
             return json.loads(text), None
-        if shared is None or os.fstat(shared).st_size < size:  # to read behind its end would end the reader
+        # To read behind its end would end the reader, and whoever wrote it could shorten it.
+        is_sealed = shared is not None and (not hasattr(os, "memfd_create") or fcntl.fcntl(shared, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+        if shared is None or not is_sealed or os.fstat(shared).st_size < size:
             raise ValueError("there are no buffers")
         return json.loads(text), mmap.mmap(shared, size, mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))
     finally:

@@ -60,6 +60,7 @@ def build_services(settings: Settings) -> Services:
         checking=threads.for_checks(),
         decoding=Sandbox("service.intake", threads.CHECKING, memory=settings.limits.decoding_bytes, niceness=_POLITE),
         parsing=threads.for_parsing(),
+        listing=threads.for_pages(),
         telling=telling,
         bodies=_room_for_bodies(settings.limits),
         records=records,

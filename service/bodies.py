@@ -264,9 +264,11 @@ def query_once(*but: str) -> Callable[[Request], Awaitable[None]]:
     """Refuses a query parameter that comes twice, as one of them would be ignored; ``but`` those that may."""
 
     async def once(request: Request) -> None:
-        names = [name for name, _ in request.query_params.multi_items() if name not in but]
-        if repeated := next((name for name in names if names.count(name) > 1), None):
-            raise Invalid("there are two of this parameter", field=repeated)
+        seen: set[str] = set()
+        for name, _ in request.query_params.multi_items():
+            if name in seen and name not in but:
+                raise Invalid("there are two of this parameter", field=name)
+            seen.add(name)
 
     return once
 

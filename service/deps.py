@@ -25,7 +25,7 @@ from service.threads import BodyBytes, Shares, Threads
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_FEW = 2**16
+_FEW = 2**13
 """Bytes that are read in a millisecond or two, whatever they say."""
 
 
@@ -46,6 +46,8 @@ class Services:
     decoding: Sandbox
     parsing: Threads
     """For what else a request holds: its cost is the caller's."""
+    listing: Threads
+    """For pages."""
     telling: Threads
     """For those who follow a job or wait for it."""
     bodies: BodyBytes

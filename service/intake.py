@@ -167,7 +167,7 @@ def check_apart(
     for field, data in blobs.items():
         with _blaming(field):
             bounded = bounds.check(data, limits.max_image_pixels)
-        if field in ("mask", "product_mask"):  # of the others only the header is read
+        if field in ("mask", "product_mask") or bounded.opens_decoded:  # of the others only the header is read
             memory += bounded.decoded_bytes + _CHECKED_BYTES * bounded.pixels
     asked = {
         "fields": list(blobs),

@@ -33,8 +33,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from service.keys import new_key, new_webhook_secret, settings_entry
 
-API_COMMAND = ("uvicorn", "service.app:create_app", "--factory", "--http", "h11")
-"""h11 refuses headers of more than 64 kB; uvicorn's faster parser takes any number of them, from anyone, into memory."""
+API_COMMAND = ("uvicorn", "service.app:create_app", "--factory", "--http", "service.http11:Protocol")
+"""h11 refuses headers of more than 64 kB; uvicorn's faster parser takes any number of them, from anyone, into memory. Ours refuses bodies in crumbs, too."""
 PAINT_COMMAND = ("python", "-m", "worker", "paint")
 STEWARD_COMMAND = ("python", "-m", "worker", "steward")
 

@@ -27,6 +27,10 @@ _ONCE = frozenset(
     {b"authorization", b"content-length", b"content-type", b"host", b"idempotency-key", b"last-event-id", b"prefer", b"transfer-encoding"}
 )
 """Headers of which one would be ignored if there were two."""
+_MOST_PARAMETERS = 50
+"""Each one too many is an error of its own."""
+_LONG = 2**16
+"""Bytes of a body that are read to their end though nobody wants them, so that the connection can be used again."""
 _SLASHES = re.compile(rb"%2f|%5c|\\", re.IGNORECASE)
 """What a proxy may take for one part of a path and the next reader for two."""
 
@@ -79,7 +83,9 @@ class PlainHead:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (error := _fault(scope)) is not None:
-            await problem(error, scope["state"]["request_id"])(scope, receive, send)
+            answer = problem(error, scope["state"]["request_id"])
+            answer.headers["Connection"] = "close"
+            await answer(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -91,12 +97,8 @@ def _fault(scope: Scope) -> Invalid | None:
         return Invalid("no part of the path may hold a slash or a backslash", field="path")
     if not is_utf8(unquote_to_bytes(path)):
         return Invalid("the path is not UTF-8", field="path")
-    for pair in scope["query_string"].split(b"&") if b"%" in scope["query_string"] or not scope["query_string"].isascii() else ():
-        name, value = (unquote_to_bytes(part) for part in pair.partition(b"=")[::2])
-        if not is_utf8(name):
-            return Invalid("the name of a parameter is not UTF-8", field="query")
-        if not is_utf8(value):
-            return Invalid("the parameter is not UTF-8", field=name.decode())
+    if (fault := _query_fault(scope["query_string"])) is not None:
+        return fault
     seen: set[bytes] = set()
     for name, value in scope["headers"]:
         if name in seen and name in _ONCE:
@@ -106,6 +108,18 @@ def _fault(scope: Scope) -> Invalid | None:
         seen.add(name)
     if {b"content-length", b"transfer-encoding"} <= seen:
         return Invalid("a body has either a length or an encoding for its transfer", field="Content-Length")
+    return None
+
+
+def _query_fault(query: bytes) -> Invalid | None:
+    if query.count(b"&") >= _MOST_PARAMETERS:
+        return Invalid(f"there may be {_MOST_PARAMETERS} parameters", field="query")
+    for pair in query.split(b"&") if b"%" in query or not query.isascii() else ():
+        name, value = (unquote_to_bytes(part) for part in pair.partition(b"=")[::2])
+        if not is_utf8(name):
+            return Invalid("the name of a parameter is not UTF-8", field="query")
+        if not is_utf8(value):
+            return Invalid("the parameter is not UTF-8", field=name.decode())
     return None
 
 
@@ -136,7 +150,8 @@ class BodyLimit:
         if declared > self._max_bytes:
             await problem(too_large, scope["state"]["request_id"])(scope, receive, send)
             return
-        body = _Body(receive, send, declared, self._timeout_s)
+        is_long = declared > _LONG or any(name == b"transfer-encoding" for name, _ in scope["headers"])
+        body = _Body(receive, send, declared, self._timeout_s, is_long=is_long)
         with Place(self._room, lambda: scope["state"].get("tenant", OURSELVES)) as place:
             scope["state"]["release_body"] = place.release
 
@@ -164,7 +179,8 @@ class BodyLimit:
 class _Body:
     """A body, while it arrives."""
 
-    def __init__(self, receive: Receive, send: Send, declared: int, timeout_s: float) -> None:
+    def __init__(self, receive: Receive, send: Send, declared: int, timeout_s: float, *, is_long: bool) -> None:
+        self._is_long = is_long
         self._receive, self._send, self._declared, self._timeout_s = receive, send, declared, timeout_s
         self._deadline: float | None = None
         """Set at the first look at the body: looking the key up is not the caller's time."""
@@ -195,7 +211,7 @@ class _Body:
 
     async def send(self, message: Message) -> None:
         """Send some of the answer, and close the connection with it where the rest of the body would be read to no end."""
-        if self._arriving and self._deadline is not None and message["type"] == "http.response.start":
+        if self._arriving and (self._is_long or self._deadline is not None) and message["type"] == "http.response.start":
             kept = [(name, value) for name, value in message.get("headers", []) if name.lower() != b"connection"]
             message["headers"] = [*kept, (b"connection", b"close")]
         await self._send(message)

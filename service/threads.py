@@ -30,6 +30,7 @@ PARSING, MAY_PARSE = 2, 200
 """Most of it holds the lock of the interpreter, so that a second thread of one tenant would gain nothing but memory."""
 CHECKING, MAY_CHECK = 3, 200
 """A mask of the largest size takes hundreds of megabytes while it is decoded."""
+LISTING, MAY_LIST = 3, 200
 TELLING, MAY_TELL = 8, 100_000
 """Of those who wait or follow each has one call at a time, and how many they are is limited where they come in."""
 BURST_S = 4.0
@@ -261,6 +262,11 @@ def for_parsing() -> Threads:
 def for_checks() -> Threads:
     """For looking into the images of a request."""
     return Threads(CHECKING, MAY_CHECK, "for their images to be checked")
+
+
+def for_pages() -> Threads:
+    """For pages of jobs and of deliveries, which read a hundred records each and sign the URLs of their pictures."""
+    return Threads(LISTING, MAY_LIST, "for pages")
 
 
 def for_news() -> Threads:

@@ -33,14 +33,15 @@ def memory_of(spec: JobSpec) -> int:
 class PictureMemory(Generic[T]):
     """So many bytes for the pictures of all jobs. A job that needs more than all of them has them to itself. Thread-safe.
 
-    An eighth is for tenants that have none. A job that does not fit waits, and its tenant's next behind it; other tenants' pass it meanwhile, but not
-    for longer than ``patience_s``, after which it goes before all that came later.
+    An eighth is for small jobs of tenants that have none, and those of tenants that have none go first. A job that does not fit waits, and its tenant's next
+    behind it; other tenants' pass it meanwhile: after ``patience_s`` only those that have none inside either.
     """
 
     def __init__(self, most: int, *, patience_s: float = PATIENCE_S) -> None:
         self._most, self._taken, self._patience_s = most, 0, patience_s
         self._entered: dict[T, _Wish] = {}
         self._waiting: dict[T, _Wish] = {}
+        self._turns, self._last_turn = 0, dict[str, int]()
         self._lock = threading.Lock()
 
     def enter(self, job: T, tenant: str, need: int) -> list[T]:
@@ -66,22 +67,32 @@ class PictureMemory(Generic[T]):
             return found
 
     def _let_in(self) -> list[T]:
+        """Those of tenants that have none inside go first, and then those whose last turn is longest ago."""
         found: list[T] = []
-        behind: set[str] = set()
-        inside = {wish.tenant for wish in self._entered.values()}
-        for job, wish in tuple(self._waiting.items()):
-            if wish.tenant in behind:
-                continue
-            if self._taken + wish.need > self._most - (self._most // 8 if wish.tenant in inside else 0):
-                behind.add(wish.tenant)
-                if time.monotonic() - wish.since > self._patience_s:
-                    break
-                continue
-            del self._waiting[job]
+        while (job := self._next()) is not None:
+            wish = self._waiting.pop(job)
             self._entered[job], self._taken = wish, self._taken + wish.need
-            inside.add(wish.tenant)
+            self._turns += 1
+            self._last_turn[wish.tenant] = self._turns
             found.append(job)
         return found
+
+    def _next(self) -> T | None:
+        inside = {wish.tenant for wish in self._entered.values()}
+        behind: set[str] = set()
+        for job, wish in sorted(self._waiting.items(), key=lambda each: self._rank(each[1].tenant, inside)):
+            if wish.tenant in behind:
+                continue
+            spare = self._most // 8 if wish.tenant in inside or wish.need > self._most // 8 else 0
+            if self._taken + wish.need <= self._most - spare or not self._taken:
+                return job
+            behind.add(wish.tenant)
+            if wish.tenant not in inside and time.monotonic() - wish.since > self._patience_s:
+                behind |= inside  # they have had their turn, and leave
+        return None
+
+    def _rank(self, tenant: str, inside: set[str]) -> tuple[bool, int]:
+        return tenant in inside, self._last_turn.get(tenant, 0)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class PaintWorker:
         self._decoding = Sandbox("worker.decoding", 2 * POOL + 2, memory=settings.limits.decoding_bytes, niceness=_LOWEST_PRIORITY)
         self._intake = TurnPool(quiet_pool("intake", POOL + 1), POOL)
         self._outputs = TurnPool(quiet_pool("outputs", POOL + 1), POOL)
-        self._unprompted = quiet_pool("unprompted", 1)  # seconds for each picture, in which others' are delivered
+        self._unprompted = TurnPool(quiet_pool("unprompted", 2), 1)  # seconds for each picture, in which others' are delivered
         self._ends = quiet_pool("ends", 1)  # so that no job's end waits behind pictures for which S3 is not there
 
     # -- life ---------------------------------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ class PaintWorker:
         if work.requests:
             self._painter.inbox.put(work)
         elif work.rounds.gives_way:
-            self._unprompted.submit(self._guarded, self._go_on_without_prompt, work)
+            self._unprompted.submit(work.spec.tenant, partial(self._guarded, self._go_on_without_prompt, work))
         else:
             self._deliver(work)
 
@@ -300,7 +300,7 @@ class PaintWorker:
         work.rounds.go_on_without_prompt()
         self._lap(work, "compose")
         if work.rounds.gives_way:
-            self._unprompted.submit(self._guarded, self._go_on_without_prompt, work)
+            self._unprompted.submit(work.spec.tenant, partial(self._guarded, self._go_on_without_prompt, work))
         else:
             self._outputs.submit(work.spec.tenant, partial(self._guarded, self._deliver, work))
 

@@ -256,7 +256,7 @@ def _wait_seconds(prefer: str | None) -> int:
 
 
 @router.get("", responses={200: {"links": links("job_id", "$response.body#/items/0/id", *_FOLLOWING)}, **refusals()})
-def page(caller: JobsReader, parts: Parts, _: MetadataAgain, query: Annotated[ListQuery, Query()]) -> JobList:
+async def page(caller: JobsReader, parts: Parts, _: MetadataAgain, query: Annotated[ListQuery, Query()]) -> JobList:
     """The caller's jobs that match all filters, newest first (by id, whose first ten letters are the time).
 
     A page holds `limit` jobs, or fewer where those that match are rare; `next` is null on the last one.
@@ -266,8 +266,12 @@ def page(caller: JobsReader, parts: Parts, _: MetadataAgain, query: Annotated[Li
     if query.created_before:
         ends.append(first_id("job", query.created_before))
     before = min(ends, default=None)
-    records, following = parts.records.page(caller.name, before=before, since=since, limit=query.limit, wanted=query.matches)
-    return JobList(items=tuple(_view(parts, record) for record in records), next=following)
+
+    def read() -> JobList:
+        records, following = parts.records.page(caller.name, before=before, since=since, limit=query.limit, wanted=query.matches)
+        return JobList(items=tuple(_view(parts, record) for record in records), next=following)
+
+    return await parts.listing.run(caller.name, read)
 
 
 @router.get("/{job_id}", responses=refusals(JobNotFound))

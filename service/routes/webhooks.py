@@ -77,12 +77,14 @@ def page(caller: WebhooksReader, parts: Parts, _: NoQuery) -> EndpointList:
     "/deliveries",
     responses={200: {"links": links("delivery_id", "$response.body#/items/0/id", "webhooks_redeliver")}, **refusals()},
 )
-def deliveries(caller: WebhooksReader, parts: Parts, _: QueryOnce, query: Annotated[DeliveryQuery, Query()]) -> DeliveryList:
+async def deliveries(caller: WebhooksReader, parts: Parts, _: QueryOnce, query: Annotated[DeliveryQuery, Query()]) -> DeliveryList:
     """What the caller's receivers were sent or are owed, newest first, with each attempt; also for URLs that jobs name themselves.
 
     Kept for some days after its end. Where what is asked for is rare a page may be short; `next` is null on the last one.
     """
-    items, following = parts.outbox.page(caller.name, state=query.state, endpoint=query.endpoint, before=query.cursor, limit=query.limit)
+    items, following = await parts.listing.run(
+        caller.name, parts.outbox.page, caller.name, state=query.state, endpoint=query.endpoint, before=query.cursor, limit=query.limit
+    )
     return DeliveryList(items=tuple(items), next=following)
 
 

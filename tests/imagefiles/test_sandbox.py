@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -138,4 +139,35 @@ def test_calls_share_the_memory(tmp_path: Path) -> None:
     assert sandbox.call("echo", 2, [], Allowance(20.0, 500 * MIB)).value == 2, (
         "a call is allowed no more than there is, and is not kept waiting"
     )
+    sandbox.close()
+
+
+def test_a_process_that_died_while_idle_is_nobodys_fault(sandbox: Sandbox) -> None:
+    """One that the system has ended is replaced, and the next call is answered."""
+    first = pid_of(sandbox)
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: "State:\tZ" in Path(f"/proc/{first}/status").read_text())
+    assert pid_of(sandbox) != first
+
+
+def test_a_large_call_is_not_passed_for_ever(tmp_path: Path) -> None:
+    """Calls of the same kind go in the order in which they came."""
+    sandbox, pipe = Sandbox("sandboxed_calls", 3, memory=100 * MIB), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    began: list[int] = []
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(sandbox.call, "hang", str(pipe), [], Allowance(20.0, 50 * MIB), lambda: began.append(1))
+        eventually(lambda: began)
+        waits: list[int] = []
+        large = pool.submit(sandbox.call, "echo", "large", [], Allowance(20.0, 80 * MIB), lambda: waits.append(1))
+        eventually(lambda: waits)
+
+        def not_wanted() -> None:
+            raise TimeoutError("canceled")
+
+        with pytest.raises(TimeoutError, match="canceled"):  # it would fit, and came later
+            sandbox.call("echo", 1, [], Allowance(20.0, 20 * MIB), not_wanted)
+        with pipe.open("rb"):
+            first.result(timeout=60)
+        assert large.result(timeout=60).value == "large"
     sandbox.close()

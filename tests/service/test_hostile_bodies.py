@@ -365,3 +365,34 @@ def test_a_long_data_url_where_no_image_goes_is_refused(api: Api, more: dict[str
     assert answer.status_code == 422
     assert field is None or answer.json()["field"] == field
     assert len(answer.content) < 4096
+
+
+@pytest.mark.parametrize("key", ["", "Authorization: Bearer nobody\r\n"], ids=["without a key", "by an unknown key"])
+def test_a_body_in_crumbs_is_ended(stack: LocalStack, key: str) -> None:
+    """Chunks of a byte each, whose reading would take a core, are 400 or cut off, whoever sends them; and the next caller is answered."""
+    crumbs = b"1\r\n \r\n" * 20_000
+    with socket.create_connection(("127.0.0.1", stack.api_port), timeout=30) as connection:
+        head = f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\n{key}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        try:
+            for piece in (head.encode(), *[crumbs] * 20):
+                connection.sendall(piece)
+            while connection.recv(2**16):
+                pass
+        except (BrokenPipeError, ConnectionResetError):  # it has answered and hung up
+            pass
+    assert httpx.get(f"{stack.url}/healthz", timeout=30).status_code == 200
+
+
+def test_a_chunked_body_of_ordinary_pieces_is_read(api: Api) -> None:
+    """Many pieces of a few kilobytes are as good as one."""
+    text = json.dumps({"operation": "outpaint", "image": long_url(), "expand": {"left": 8}}).encode()
+    pieces = (text[begin : begin + 2048] for begin in range(0, len(text), 2048))
+    answer = api.http.post("/v1/jobs?dry_run=true", content=pieces, headers={"content-type": "application/json"})
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_query_of_many_parameters_is_refused(api: Api) -> None:
+    """Fifty may be; a long list of names costs nothing."""
+    answer = api.http.get("/v1/jobs?" + "&".join(f"a{number}" for number in range(10_000)))
+    assert code(answer) == (422, "invalid_request")
+    assert answer.json()["field"] == "query"

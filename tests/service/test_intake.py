@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from api_schemas.errors import AnimatedImage, ImageError, ImageTooLarge, NotAnImage, UnsupportedFormat
-from service.intake import read_header
+from core.settings import Limits
+from imagefiles.sandbox import Sandbox
+from service.intake import check_apart, read_header
 from worker.images.codec import decode
 
 LIMIT = 80_000_000
@@ -80,3 +82,11 @@ def test_no_bytes_raise_anything_but_an_image_error(head: bytes, data: bytes) ->
     """Whatever follows a magic number, the answer is a header or one of our errors."""
     with suppress(ImageError):
         read_header(head + data, LIMIT)
+
+
+def test_a_large_webp_is_read() -> None:
+    """Libwebp makes room for two canvases as soon as a file is opened: that is within what a picture of its size may take."""
+    sandbox, limits = Sandbox("service.intake", 1, memory=4 * 2**30), Limits()
+    found = check_apart(sandbox, limits, {"image": saved(Image.new("RGB", (7500, 6000)), "WEBP", quality=1, method=0)})
+    sandbox.close()
+    assert (found.headers["image"].width, found.headers["image"].height) == (7500, 6000)

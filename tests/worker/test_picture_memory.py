@@ -43,9 +43,19 @@ def test_an_eighth_is_for_tenants_that_have_none() -> None:
     memory = PictureMemory[str](80)
     assert memory.enter("first", "a", 60) == ["first"]
     assert memory.enter("second", "a", 11) == []
-    assert memory.enter("third", "b", 20) == ["third"]
+    assert memory.enter("third", "b", 10) == ["third"]
     assert memory.leave("third") == []
     assert memory.leave("first") == ["second"]
+
+
+def test_those_that_have_none_go_first() -> None:
+    """A tenant's first large picture does not wait for all of another's that came before."""
+    memory = PictureMemory[str](80)
+    assert memory.enter("a1", "a", 80) == ["a1"]
+    assert [memory.enter(job, "a", 80) for job in ("a2", "a3")] == [[], []]
+    assert memory.enter("b1", "b", 40) == []
+    assert memory.leave("a1") == ["b1"]
+    assert memory.leave("b1") == ["a2"]
 
 
 def test_another_tenants_job_passes_one_that_does_not_fit() -> None:
@@ -53,17 +63,16 @@ def test_another_tenants_job_passes_one_that_does_not_fit() -> None:
     memory = PictureMemory[str](80)
     memory.enter("first", "a", 60)
     assert memory.enter("large", "a", 80) == []
-    assert memory.enter("small", "b", 20) == ["small"]
+    assert memory.enter("small", "b", 10) == ["small"]
 
 
-def test_a_job_that_has_waited_long_goes_first() -> None:
-    """Small ones of others cannot keep a large one waiting for ever."""
+def test_a_job_that_has_waited_long_goes_before_those_who_have_some() -> None:
+    """Small ones of others cannot keep a tenant's first large one waiting for ever."""
     memory = PictureMemory[str](80, patience_s=-1.0)
-    memory.enter("first", "a", 60)
-    assert memory.enter("large", "a", 80) == []
-    assert memory.enter("small", "b", 20) == []
-    assert memory.leave("first") == ["large"]
-    assert memory.leave("large") == ["small"]
+    memory.enter("first", "a", 10)
+    assert memory.enter("large", "b", 70) == []
+    assert memory.enter("second", "a", 10) == []
+    assert memory.leave("first") == ["large", "second"]
 
 
 def test_a_job_that_needs_more_than_there_is_has_all_of_it() -> None:
