@@ -73,6 +73,8 @@ _INSTEAD = {"prompt": "background", "expand": "canvas"}
 _MERGED = frozenset({"output", "placement"})
 """Fields that a request and a profile may give parts of; all others are given whole."""
 
+LONGEST_EXTENDED = 32_766
+"""Pixels: OpenCV, which draws what goes on, counts places in signed numbers of 16 bits."""
 LONGEST_SIDES = {ImageFormat.JPEG: 65500, ImageFormat.WEBP: 16383}
 """What the encoders can write."""
 
@@ -320,6 +322,8 @@ def _check_extension(request: OutpaintRequest, photo: Size, painted: Size, max_p
         raise Invalid(f"the canvas must be larger than the image ({photo[0]}×{photo[1]})", field=field)
     if painted[0] * painted[1] > max_pixels:
         raise ImageTooLarge(f"{painted[0]}×{painted[1]} pixels are more than {max_pixels}", field=field)
+    if max(painted) > LONGEST_EXTENDED:
+        raise ImageTooLarge(f"an extension may have {LONGEST_EXTENDED} pixels on a side, and not {max(painted)}", field=field)
 
 
 def _side_of(output: OutputOptions) -> str:

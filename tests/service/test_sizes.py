@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from api_schemas.errors import ImageTooLarge
 from api_schemas.requests import Canvas, OutputOptions, job_request
 from api_schemas.sizes import canvas_size, output_size, painted_size
+from service.intake import Header
+from service.resolve import check_output_size
 
 sides = st.integers(1, 5000)
 
@@ -71,3 +74,12 @@ def test_an_extension_is_painted_at_its_own_size() -> None:
     assert sizes == [(105, 87), (300, 90), (100, 200)]
     erase = {"operation": "erase", "image": "a", "mask": "b", "output": {"width": 10}}
     assert painted_size(job_request.validate_python(erase), (100, 80)) == (100, 80)
+
+
+def test_a_side_of_an_extension_is_bounded() -> None:
+    """One pixel more than what is drawn with can count is refused, by the field that makes it so."""
+    request = job_request.validate_python({"operation": "outpaint", "image": "i", "expand": {"left": 6}})
+    check_output_size(request, Header("png", 32_760, 10), 80_000_000)
+    with pytest.raises(ImageTooLarge) as caught:
+        check_output_size(request, Header("png", 32_761, 10), 80_000_000)
+    assert caught.value.field == "expand"
