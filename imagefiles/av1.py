@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from api_schemas.errors import UnsupportedFormat
 
 _SEQUENCE_HEADER = 1
-HEADER_COST = 100
+HEADER_COST = 20
 _HEADER_BYTES = 64
 """Of a sequence header, in which the size comes first."""
 
@@ -50,14 +50,13 @@ class _Bits:
     """A sequence header, bit by bit. Raises ``IndexError`` behind its end."""
 
     def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
+        self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
 
     def _read(self, count: int) -> int:
-        value = 0
-        for _ in range(count):
-            value = value << 1 | self._data[self._at >> 3] >> (7 - (self._at & 7)) & 1
-            self._at += 1
-        return value
+        self._left -= count
+        if self._left < 0:
+            raise IndexError("the header ends before its size")
+        return self._value >> self._left & (1 << count) - 1
 
     def size(self) -> tuple[int, int]:
         """Columns and rows of the largest frame."""

@@ -14,8 +14,8 @@ from imagefiles.sizes import pixels_of
 
 MAX_BOXES = 2_000
 """In all: a picture in a grid of 512×512 has some hundred items."""
-MAX_UNITS = 10_000
-"""Units of AV1's bitstream in all that are looked at; a sequence header counts as a hundred."""
+MAX_UNITS = 50_000
+"""Units of AV1's bitstream in all that are looked at; a sequence header counts as twenty. A grid has a header for each of its pictures."""
 _FULL = 4
 """Bytes of the version and the flags of a full box."""
 
