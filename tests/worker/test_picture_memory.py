@@ -6,7 +6,7 @@ from queueing import spec_of
 
 from api_schemas.jobs import InputRef, JobSpec
 from api_schemas.requests import job_request
-from worker.memory import BYTES_PER_PIXEL, PictureMemory, memory_of
+from worker.memory import EXTENDED, FOUND, MASKED, PictureMemory, memory_of
 
 
 def spec(megapixels: int, **request: object) -> JobSpec:
@@ -18,14 +18,12 @@ def spec(megapixels: int, **request: object) -> JobSpec:
     return spec_of().model_copy(update=changes)
 
 
-MEGAPIXEL = 10**6 * BYTES_PER_PIXEL
-
-
 def test_a_job_counts_by_its_largest_picture() -> None:
-    """That is its input, what it is extended to, or its output."""
-    assert memory_of(spec(2)) == 2 * MEGAPIXEL
-    assert memory_of(spec(2, operation="outpaint", expand={"right": 500})) == 3 * MEGAPIXEL
-    assert memory_of(spec(2, operation="remove_background", output={"width": 2000, "height": 4000})) == 8 * MEGAPIXEL
+    """That is its input, what it is extended to, or its output; a mask spares looking for the product."""
+    assert memory_of(spec(2)) == 2 * 10**6 * FOUND
+    assert memory_of(spec(2, operation="replace_background", product_mask="m", background={"color": "#fff"})) == 2 * 10**6 * MASKED
+    assert memory_of(spec(2, operation="outpaint", expand={"right": 500})) == 3 * 10**6 * EXTENDED
+    assert memory_of(spec(2, operation="remove_background", output={"width": 2000, "height": 4000})) == 8 * 10**6 * FOUND
 
 
 def test_the_jobs_of_a_tenant_wait_in_the_order_in_which_they_came() -> None:

@@ -159,7 +159,7 @@ def test_a_job_waits_for_memory_and_can_be_canceled_meanwhile(run: Run, records:
 def test_the_pictures_of_one_tenant_keep_no_other_waiting(run: Run, records: JobRecords, job: Callable[..., JobSpec]) -> None:
     """A worker all of whose slots, threads and memory one tenant has still does another's job."""
     many = [job(endless=True, megapixels=1) for _ in range(4)]
-    with run(COMPOSES_FOR_EVER, OUTFILL_WORKER__SLOTS="3", OUTFILL_WORKER__PICTURES_BYTES=str(240 * 10**6)):
+    with run(COMPOSES_FOR_EVER, OUTFILL_WORKER__SLOTS="3", OUTFILL_WORKER__PICTURES_BYTES=str(190 * 10**6)):
         eventually(lambda: sum(records.get(spec.id, spec.tenant).status is JobStatus.RUNNING for spec in many) == 3)
         other = job(tenant="other")
         assert end_of(records, other).status is JobStatus.SUCCEEDED
