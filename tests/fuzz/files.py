@@ -330,7 +330,7 @@ def _add_items(rng: random.Random, every: Sequence[parts.Box]) -> None:
             item = b"".join(
                 parts.box(b"infe", struct.pack(">IHH4sB", 0x02000000, 100 + each_id, 0, b"av01", 0)) for each_id in range(number)
             )
-            each.body = each.body[:4] + struct.pack(">H", number + int.from_bytes(each.body[4:6], "big")) + each.body[6:] + item
+            each.body = each.body[:4] + struct.pack(">H", min(number + int.from_bytes(each.body[4:6], "big"), 65535)) + each.body[6:] + item
 
 
 # ---- TIFF
