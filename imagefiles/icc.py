@@ -15,7 +15,7 @@ MAX_TAGS = 100
 _CLASSES = frozenset({b"scnr", b"mntr", b"prtr", b"spac"})
 """Of devices and spaces. Links, abstract profiles and named colours describe no picture's pixels."""
 _ELEMENTS = b"mpet"
-_RGB_MODES = frozenset({"RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "P", "PA"})
+RGB_MODES = frozenset({"RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "P", "PA"})
 
 
 def check(profile: bytes) -> None:
@@ -36,7 +36,7 @@ def used(profile: object, mode: str) -> bytes | None:
 
     Raises ``UnsupportedFormat`` where that would cost more than it may.
     """
-    space = b"CMYK" if mode == "CMYK" else b"RGB " if mode in _RGB_MODES else None
+    space = b"CMYK" if mode == "CMYK" else b"RGB " if mode in RGB_MODES else None
     if not isinstance(profile, bytes) or profile[16:20] != space:
         return None
     check(profile)

@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import resource
+import signal
 import socket
 import struct
 import subprocess
@@ -96,7 +97,7 @@ class Sandbox:
             except _BrokenError as broken:
                 ended = process.end()
                 _log.warning("sandbox_ended", module=self._module, call=name, why=broken.why, status=ended, bytes=sum(map(len, files)))
-                if broken.why == "time" or ended == -_SIGXCPU:
+                if broken.why == "time" or ended == -signal.SIGXCPU:
                     raise ImageTooCostly(f"decoding takes longer than {allowance.cpu_s:g} s") from broken
                 raise ImageCorrupt("the image breaks its decoder") from broken
             except BaseException:
@@ -318,8 +319,6 @@ def _some(piece: bytes) -> bytes:
 
 
 # -- inside -----------------------------------------------------------------------------------------------------------------------
-
-_SIGXCPU = 24
 
 
 def serve(module: str, niceness: int) -> None:

@@ -79,8 +79,7 @@ _TRANSPOSE = {
 }
 _SWAPS_SIDES = (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE)
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-_RGB_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "P", "PA")
-_MODES = ("1", "L", "LA", "La", "CMYK", "LAB", *_RGB_MODES, *_SIXTEEN_BIT)
+_MODES = ("1", "L", "LA", "La", "CMYK", "LAB", *icc.RGB_MODES, *_SIXTEEN_BIT)
 _GREY_SCALE = {"L;2": 85, "L;4": 17}
 
 
