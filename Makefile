@@ -8,14 +8,15 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TEST_PROCESSES ?= 2
 
-.PHONY: setup demo up check format test test-gpu chaos fuzz fuzz-files bench bench-path bench-queue bench-burst bench-accept bench-growth bench-engine bench-quality bench-composing bench-intake bench-tenants bench-outpaint bench-product bench-studio bench-codecs bench-gpu load studio clean
+.PHONY: setup demo up check format test test-gpu chaos fuzz fuzz-files bench bench-path bench-queue bench-burst bench-accept bench-posts bench-growth bench-retention bench-engine bench-quality bench-composing bench-intake bench-tenants bench-outpaint bench-product bench-studio bench-codecs bench-gpu race load studio clean
 
+# Without --no-compile pip compiles ten thousand modules, for a minute; those that are used compile themselves.
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt scripts/fetch_weights.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[local,dev]'
 	$(BIN)/python scripts/fetch_weights.py
 	touch $@
 
@@ -62,6 +63,11 @@ fuzz-files: setup
 
 bench: bench-path bench-engine bench-studio
 
+# Outfill beside its peers, from photo to photo: a bare loop of the stock pipeline, FastAPI with a lock, LitServe with batches, RQ's SimpleWorker.
+# An hour or two; the peers get an environment of their own (build/peers, 2 GB). ARGS="--rounds 1 --pictures 16 --sides 256 --arrivals" is a glance.
+race: setup
+	$(BIN)/python -m loadtests.peers.race $(ARGS)
+
 # What the path costs around the model: one table of ratios, and build/bench/path.json.
 bench-path: setup
 	$(BIN)/python -m scripts.bench_path
@@ -78,9 +84,17 @@ bench-burst: setup
 bench-accept: setup
 	$(BIN)/python -m scripts.bench_accept
 
+# What 200 callers wait for who post at once, as one tenant and as 200, against a bare route; and how many of them are refused.
+bench-posts: setup
+	$(BIN)/python -m scripts.bench_posts
+
 # What 100,000 requests of one tenant leave in Redis: about twenty-five minutes on two busy cores.
 bench-growth: setup
 	$(BIN)/python -m scripts.bench_growth
+
+# How fast ended jobs are deleted from an object store that is 30 ms away.
+bench-retention: setup
+	$(BIN)/python -m scripts.bench_retention
 
 # What continuous batching and the CPU profile are worth, against the stock diffusers pipeline: about ten minutes on two cores.
 bench-engine: setup
@@ -127,9 +141,9 @@ bench-product: setup
 bench-codecs: setup
 	$(BIN)/python -m scripts.bench_codecs
 
-# Needs a running stack: OUTFILL_URL and OUTFILL_KEY as `make up` prints them.
+# Needs a running stack: URL and KEY as `make up` prints them.
 load: setup
-	$(BIN)/locust -f loadtests/locustfile.py --headless -u 8 -r 4 -t 30s --host $(OUTFILL_URL)
+	$(BIN)/locust -f loadtests/locustfile.py --headless -u 8 -r 4 -t 30s --host $(URL)
 
 # Trains the Studio model on this machine's CPU: many hours, in checkpoints; run it again to go on.
 studio: setup

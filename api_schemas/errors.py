@@ -17,6 +17,8 @@
       │    ├─ WebhookDisabled            webhook_disabled
       │    ├─ TooManyWebhooks            too_many_webhooks
       │    └─ IdempotencyKeyInUse        idempotency_key_in_use    (the first request with it is still being accepted)
+      ├─ MalformedRequest           400  invalid_request
+      ├─ HeadTooLarge               431  invalid_request
       ├─ MalformedForm              400  invalid_request
       ├─ BodyTooSlow                408  body_too_slow
       ├─ PayloadTooLarge            413  payload_too_large
@@ -62,6 +64,7 @@
       │    ├─ TooManyUploads             too_many_uploads
       │    └─ TooManyPings               too_many_pings
       └─ Unavailable                503  unavailable
+           └─ RecordUnreadable           record_unreadable         (a newer release wrote it)
 
 ``status`` is the HTTP status, ``code`` is stable, ``field`` names the part of the request to blame (dotted path); ``retry_after_s``
 becomes the header, where the same request may succeed later.
@@ -193,6 +196,18 @@ class PayloadTooLarge(OutfillError):
     """The body, or one file, has too many bytes."""
 
     status, code, title = 413, "payload_too_large", "Payload too large"
+
+
+class MalformedRequest(OutfillError):
+    """The bytes are no HTTP/1.1, or a body comes in too many pieces."""
+
+    status, code, title = 400, "invalid_request", "Malformed request"
+
+
+class HeadTooLarge(OutfillError):
+    """The line and the headers of the request have too many bytes."""
+
+    status, code, title = 431, "invalid_request", "Headers too large"
 
 
 class MalformedForm(OutfillError):
@@ -462,6 +477,13 @@ class Unavailable(OutfillError):
 
     status, code, title = 503, "unavailable", "Service unavailable"
     retry_after_s = 5
+
+
+class RecordUnreadable(Unavailable):
+    """A newer release of the service wrote the record, and the process that answers cannot read it. Nothing of it is lost."""
+
+    code, title = "record_unreadable", "Record of a newer release"
+    retry_after_s = 60
 
 
 class ErrorInfo(BaseModel):

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from ulid import ULID
 
 from api_schemas.errors import ErrorInfo
@@ -239,12 +239,6 @@ class Report(_Frozen):
     )
     verdict: Verdict = Verdict(level=Level.PASS)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_what_earlier_builds_measured(cls, value: Any) -> Any:
-        # Records outlive an upgrade: `ambiguity` stood where `subject.confidence` is.
-        return {name: each for name, each in value.items() if name != "ambiguity"} if isinstance(value, dict) else value
-
 
 class StoredOutput(_Frozen):
     """A committed result: objects in the bucket and what they hold."""
@@ -295,11 +289,16 @@ class Progress(BaseModel):
 
 
 class JobUrls(BaseModel):
-    """Where to read, cancel and follow the job."""
+    """Where to read, cancel and follow the job: paths of this host, with the prefix that the service is reached under."""
 
     self: str
     cancel: str
     events: str
+
+    @classmethod
+    def of(cls, path: str) -> JobUrls:
+        """Of a job at ``path``."""
+        return cls(self=path, cancel=f"{path}/cancel", events=f"{path}/events")
 
 
 class Job(BaseModel):

@@ -146,8 +146,15 @@ class MaskOptions(Body):
 
 
 def _all_of(*rules: dict[str, Any]) -> dict[str, Any]:
-    """JSON Schema of what a validator says of several fields."""
     return {"allOf": list(rules)}
+
+
+def _rules(*rules: dict[str, Any]) -> dict[str, Any]:
+    """JSON Schema of what validators say of several fields.
+
+    Under a condition that always holds: what generates clients takes a bare ``allOf`` or ``oneOf`` for types, of which it makes no sense.
+    """
+    return {"if": {"type": "object"}, "then": rules[0] if len(rules) == 1 else _all_of(*rules)}
 
 
 def _given(field: str, *kinds: str) -> dict[str, Any]:
@@ -187,7 +194,7 @@ Color = TypeAliasType(
         WithJsonSchema(
             {
                 "type": "string",
-                "anyOf": [{"pattern": f"^{DIGITS}$"}, {"enum": list(NAMES)}],
+                "anyOf": [{"type": "string", "pattern": f"^{DIGITS}$"}, {"type": "string", "enum": list(NAMES)}],
                 "description": "`#rrggbb`, `#rgb` or a CSS colour name, in small or capital letters.",
                 "examples": ["#ffffff", "white"],
             }
@@ -237,7 +244,7 @@ class OutputOptions(Body):
     """What the result is written as, and how large."""
 
     model_config = ConfigDict(
-        json_schema_extra=_all_of(
+        json_schema_extra=_rules(
             _only_with("quality", {"required": ["format"], "properties": {"format": {"enum": ["jpeg", "jpg", "webp"]}}}),
             _only_with("max_bytes", {"anyOf": [_AS_JPEG, _AS_LOSSY_WEBP]}),
             _only_with("fit", _BOTH_SIDES),
@@ -399,7 +406,7 @@ _CAST = {"angle_deg": 315.0, "length": 1.0}
 class Shadow(Body):
     """A soft shadow on the ground, drawn from the product's mask."""
 
-    model_config = ConfigDict(json_schema_extra=_all_of(*(_only_with(name, _IS_CAST) for name in _CAST)))
+    model_config = ConfigDict(json_schema_extra=_rules(*(_only_with(name, _IS_CAST) for name in _CAST)))
 
     type: ShadowKind = Field(
         default=ShadowKind.CONTACT,
@@ -441,9 +448,9 @@ class Expand(Body):
     """How far to extend the picture on each side, in pixels."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "anyOf": [{"required": [side], "properties": {side: {"minimum": 1}}} for side in ("left", "right", "top", "bottom")]
-        }
+        json_schema_extra=_rules(
+            {"anyOf": [{"required": [side], "properties": {side: {"minimum": 1}}} for side in ("left", "right", "top", "bottom")]}
+        )
     )
 
     left: int = Field(default=0, ge=0, le=MAX_SIDE)
@@ -484,12 +491,17 @@ class Canvas(Body):
     """The size of the extended picture, or its ratio, and where the input stands on it."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "oneOf": [
-                {**_BOTH_SIDES, "properties": {**_BOTH_SIDES["properties"], "ratio": {"type": "null"}}},
-                {"required": ["ratio"], "properties": {"ratio": {"type": "string"}, "width": {"type": "null"}, "height": {"type": "null"}}},
-            ]
-        }
+        json_schema_extra=_rules(
+            {
+                "oneOf": [
+                    {**_BOTH_SIDES, "properties": {**_BOTH_SIDES["properties"], "ratio": {"type": "null"}}},
+                    {
+                        "required": ["ratio"],
+                        "properties": {"ratio": {"type": "string"}, "width": {"type": "null"}, "height": {"type": "null"}},
+                    },
+                ]
+            }
+        )
     )
 
     width: int | None = Field(default=None, ge=1, le=MAX_SIDE)
@@ -693,7 +705,7 @@ class OutpaintRequest(_Painted):
     """Extend the picture beyond its border, by ``expand`` or by ``canvas``, or as a ``profile`` has it."""
 
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [_given("expand", "object"), _given("canvas", "object"), _by_profile("expand", "canvas")]}
+        json_schema_extra=_rules({"oneOf": [_given("expand", "object"), _given("canvas", "object"), _by_profile("expand", "canvas")]})
     )
 
     operation: Literal[Operation.OUTPAINT]
@@ -739,7 +751,7 @@ class ReplaceBackgroundRequest(_Painted):
     """Keep the product and paint the rest: from a ``prompt``, as a colour, a gradient or a picture, or as a ``profile`` has it."""
 
     model_config = ConfigDict(
-        json_schema_extra=_all_of(
+        json_schema_extra=_rules(
             {"oneOf": [_given("prompt", "string"), _given("background", "object", "string"), _by_profile("prompt", "background")]},
             _only_with("mask_options", _given("mask", "string")),
             _only_with("mask", _without("product_mask")),
@@ -788,8 +800,13 @@ class RemoveBackgroundRequest(_Request):
     """Return the cut-out of the product (RGBA) and its mask."""
 
     model_config = ConfigDict(
-        json_schema_extra=_all_of(
-            {"properties": {"output": {"properties": {"format": {"enum": ["png", "webp"]}, "layers": {"const": False}}}}}, *_PLACED_RULES
+        json_schema_extra=_rules(
+            {
+                "properties": {
+                    "output": {"properties": {"format": {"enum": ["png", "webp"]}, "layers": {"type": "boolean", "const": False}}}
+                }
+            },
+            *_PLACED_RULES,
         )
     )
 

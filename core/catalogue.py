@@ -15,6 +15,7 @@ import structlog
 from pydantic import ValidationError
 
 from api_schemas.models import EMBEDDED_MODELS, ModelCard, ModelInfo
+from core.queue import lua
 
 _log = structlog.get_logger(__name__)
 _CARDS, _WORKERS = "outfill:models", "outfill:workers"
@@ -29,14 +30,14 @@ class Catalogue:
 
     def __init__(self, connection: redis.Redis) -> None:
         self._redis = connection
+        self._announce = connection.register_script(lua("announce"))
 
     def announce(self, worker: str, cards: Sequence[ModelCard], ttl_s: int) -> None:
         """A worker serves these models, for ``ttl_s`` from now."""
-        with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(_CARDS, mapping={card.id: card.model_dump_json() for card in cards})
-            pipe.sadd(_WORKERS, worker)
-            pipe.set(_serving_key(worker), json.dumps([card.id for card in cards]), ex=ttl_s)
-            pipe.execute()
+        args: list[str | int] = [worker, ttl_s, json.dumps([card.id for card in cards])]
+        for card in cards:
+            args += [card.id, card.model_dump_json()]
+        self._announce(keys=[_CARDS, _WORKERS, _serving_key(worker)], args=args)
 
     def withdraw(self, worker: str) -> None:
         """A worker stops."""

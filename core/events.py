@@ -8,23 +8,33 @@ attempts. That is what the steward sends from, and how one receiver's backlog ke
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 import redis
+import structlog
+from prometheus_client import Counter
+from pydantic import ValidationError
 
-from api_schemas.errors import DeliveryNotFound, TooManyPings, TooManyWebhooks, WebhookNotFound
+from api_schemas.errors import DeliveryNotFound, RecordUnreadable, TooManyPings, TooManyWebhooks, WebhookNotFound
 from api_schemas.events import Event, WebhookRow
 from api_schemas.requests import WebhookTarget
 from api_schemas.webhooks import Attempt, Delivery, DeliveryState, StoredEndpoint
 from core.queue import lua
 from core.settings import Webhooks
 
+_log = structlog.get_logger(__name__)
+UNREADABLE = Counter("outfill_records_unreadable", "Records that this release could not read, each time.", ["kind"], registry=None)
+"""In the metrics of every process."""
 OUTBOX, DEAD_LETTERS = "outfill:outbox", "outfill:dead"
+TENANTS = "outfill:tenants"
+"""Tenants that have, or had, something of their own: endpoints, limits, times to live, a webhook secret."""
 PINGS_KEPT = 32
 """Test events of a tenant that have ended and are still listed."""
 _URL_LANES = 8
@@ -33,6 +43,27 @@ _CHUNK, _CHUNKS = 200, 10
 """Ids that a listing looks at at once, and how often."""
 
 Verdict = Literal["pending", "delivered", "dead", "gone"]
+
+
+@contextmanager
+def reading(kind: str, record: str) -> Iterator[None]:
+    """Count, log and raise as ``RecordUnreadable`` whatever keeps a stored record from being read."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        UNREADABLE.labels(kind).inc()
+        _log.warning("record_unreadable", kind=kind, record=record, reason=_reason(error))
+        raise RecordUnreadable(
+            f"a newer release of the service wrote {record}, and this one cannot read it; nothing of it is lost"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Where a record is not as it should be; what it holds is its owner's."""
+    if isinstance(error, ValidationError):
+        fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        return f"{'.'.join(map(str, fault['loc']))}: {fault['type']}"
+    return f"{type(error).__name__}: {error}"
 
 
 def stream_key(job_id: str) -> str:
@@ -110,16 +141,20 @@ class Endpoints:
         self._redis = connection
 
     def of(self, tenant: str) -> list[StoredEndpoint]:
-        """A tenant's endpoints, oldest first."""
+        """A tenant's endpoints, oldest first, without those that cannot be read."""
         found = cast("dict[bytes, bytes]", self._redis.hgetall(endpoints_key(tenant)))
-        return sorted((StoredEndpoint.model_validate_json(text) for text in found.values()), key=lambda endpoint: endpoint.id)
+        endpoints = []
+        for endpoint_id, text in sorted(found.items()):
+            with suppress(RecordUnreadable):  # counted, and there for the release that wrote it
+                endpoints.append(_endpoint(endpoint_id.decode(), text))
+        return endpoints
 
     def get(self, tenant: str, endpoint_id: str) -> StoredEndpoint:
         """One of them. Raises ``WebhookNotFound``, for another tenant's too."""
         text = cast("bytes | None", self._redis.hget(endpoints_key(tenant), endpoint_id))
         if text is None:
             raise WebhookNotFound(f"no webhook endpoint {endpoint_id}")
-        return StoredEndpoint.model_validate_json(text)
+        return _endpoint(endpoint_id, text)
 
     def add(self, tenant: str, endpoint: StoredEndpoint, *, limit: int) -> None:
         """Register one. Raises ``TooManyWebhooks``."""
@@ -128,6 +163,7 @@ class Endpoints:
             if pipe.hlen(endpoints_key(tenant)) >= limit:
                 raise TooManyWebhooks(f"there may be {limit} webhook endpoints; delete one first")
             pipe.multi()
+            pipe.sadd(TENANTS, tenant)
             pipe.hset(endpoints_key(tenant), endpoint.id, endpoint.model_dump_json())
 
         self._redis.transaction(add, endpoints_key(tenant))
@@ -140,9 +176,10 @@ class Endpoints:
             text = cast("bytes | None", pipe.hget(endpoints_key(tenant), endpoint_id))
             if text is None:
                 raise WebhookNotFound(f"no webhook endpoint {endpoint_id}")
-            changed.append(how(StoredEndpoint.model_validate_json(text)))
+            changed.append(how(_endpoint(endpoint_id, text)))
+            kept = json.loads(text) | json.loads(changed[-1].model_dump_json())  # with what a newer release has added
             pipe.multi()
-            pipe.hset(endpoints_key(tenant), endpoint_id, changed[-1].model_dump_json())
+            pipe.hset(endpoints_key(tenant), endpoint_id, json.dumps(kept))
 
         self._redis.transaction(change, endpoints_key(tenant))
         return changed[-1]
@@ -183,7 +220,11 @@ class Outbox:
         for lane, count in (in_flight or {}).items():
             args += [lane, count]
         ids = [webhook_id.decode() for webhook_id in cast("list[bytes]", self._lease(keys=[OUTBOX], args=args))]
-        return [_row(webhook_id, fields) for webhook_id, fields in self._rows(ids) if fields]
+        rows = []
+        for webhook_id, fields in self._rows(ids):
+            with suppress(RecordUnreadable):  # it comes again when its lease lapses, to a steward that can read it
+                rows += [_row(webhook_id, fields)] if fields else []
+        return rows
 
     def delivered(self, row: WebhookRow, attempt: Attempt | None = None) -> None:
         """The receiver has accepted it."""
@@ -264,7 +305,12 @@ class Outbox:
     def delivery(self, tenant: str, webhook_id: str) -> Delivery:
         """What became of a webhook. Raises ``DeliveryNotFound``."""
         self.row(tenant, webhook_id)
-        return self._deliveries([webhook_id])[0]
+        ((_, fields),) = self._rows([webhook_id])
+        if not fields:
+            raise DeliveryNotFound(f"nothing is kept of {webhook_id}")
+        due_ms = self._redis.zscore(lane_key(fields["lane"]), webhook_id)
+        with reading("webhook", webhook_id):
+            return _delivery(webhook_id, fields, due_ms)
 
     def page(
         self, tenant: str, *, state: DeliveryState | None, endpoint: str | None, before: str | None, limit: int
@@ -304,15 +350,32 @@ class Outbox:
             for webhook_id, fields in rows:
                 pipe.zscore(lane_key(fields["lane"]), webhook_id)
             due = pipe.execute()
-        return [_delivery(_row(webhook_id, fields), fields, ms) for (webhook_id, fields), ms in zip(rows, due, strict=True)]
+        deliveries = []
+        for (webhook_id, fields), ms in zip(rows, due, strict=True):
+            with suppress(RecordUnreadable), reading("webhook", webhook_id):
+                deliveries.append(_delivery(webhook_id, fields, ms))
+        return deliveries
+
+
+def _endpoint(endpoint_id: str, text: bytes) -> StoredEndpoint:
+    """Raises ``RecordUnreadable``."""
+    with reading("endpoint", endpoint_id):
+        return StoredEndpoint.model_validate_json(text)
 
 
 def _row(webhook_id: str, fields: Mapping[str, str]) -> WebhookRow:
+    """Raises ``RecordUnreadable``."""
+    with reading("webhook", webhook_id):
+        return _parsed_row(webhook_id, fields)
+
+
+def _parsed_row(webhook_id: str, fields: Mapping[str, str]) -> WebhookRow:
     told: dict[str, Any] = {name: fields.get(name) for name in ("lane", "url", "endpoint", "seq", "attempts")}
     return WebhookRow(id=webhook_id, event=Event.model_validate_json(fields["event"]), **told)
 
 
-def _delivery(row: WebhookRow, fields: Mapping[str, str], due_ms: float | None) -> Delivery:
+def _delivery(webhook_id: str, fields: Mapping[str, str], due_ms: float | None) -> Delivery:
+    row = _parsed_row(webhook_id, fields)
     tried = int(fields["tried"])
     texts = [fields[name] for name in (f"attempt:{number}" for number in range(max(1, tried - 31), tried + 1)) if name in fields]
     event = row.event

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any, Literal, cast
@@ -22,22 +23,40 @@ from api_schemas.errors import (
     ErrorInfo,
     JobAlreadyFinished,
     JobNotFound,
+    RecordUnreadable,
     TooManyLeaving,
     TooManyQueued,
     TooManyReservations,
     TooManyUploads,
 )
 from api_schemas.events import TERMINAL_EVENTS, Event
-from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, JobWarning, Progress, StoredOutput, WarningCode
+from api_schemas.jobs import Job, JobOutput, JobSpec, JobStatus, JobUrls, JobWarning, Progress, StoredOutput, WarningCode, utc_now
 from api_schemas.requests import JobEvent, JobRequest, ReplaceBackgroundRequest
-from core.events import DEAD_LETTERS, OUTBOX, dead_key, deliveries_key, lane_key, policy_key, stream_key, telling, told_key
+from core.events import (
+    DEAD_LETTERS,
+    OUTBOX,
+    TENANTS,
+    dead_key,
+    deliveries_key,
+    endpoints_key,
+    lane_key,
+    policy_key,
+    reading,
+    stream_key,
+    telling,
+    told_key,
+)
 from core.queue import execution_key, intermediate_key, leases_key, line_key, lua, message_keys, queue_key, running_key, turns_key
 from core.settings import Limits, Settings
-from core.storage import Storage
+from core.storage import Storage, archive_key
 
+SCHEMA = 1
+"""The number of the records that this release writes. What a release adds to them is ignored by older ones; where one that ignores it would do a job otherwise
+than it was asked for, the number is raised, and they leave the job alone."""
 ACCEPTING, DEADLINES, EXPIRY, COUNTS = "outfill:accepting", "outfill:deadlines", "outfill:expiry", "outfill:counts"
 INPUTS_EXPIRY, OUTPUTS_EXPIRY = f"{EXPIRY}:inputs", f"{EXPIRY}:outputs"
-UPLOADS, LEFTOVERS = "outfill:uploads", "outfill:leftovers"
+UPLOADS, LEFTOVERS, UNARCHIVED = "outfill:uploads", "outfill:leftovers", "outfill:unarchived"
+KEYS, BACKUP = "outfill:keys", "outfill:backup"
 USAGE_TTL_S = 400 * 86400
 RESERVATION_LEASE_MS, RESERVATION_TTL_MS = 60_000, 86_400_000
 """How long an idempotency key is held by a request that has made no job yet, and by its job."""
@@ -50,11 +69,21 @@ DUE = 500
 _CHUNK, _CHUNKS = 100, 10
 """Records that a listing reads at once, and how often."""
 
+_PASSING = frozenset(
+    {"begun_ms", "cancel", "committed_by", "execution", "kept", "place", "preview", "preview_number", "reservation", "tenant"}
+)
+"""Fields of a record that belong to Redis or to an execution, and not to what became of the job."""
+_ARCHIVE_FORMAT = 1
+UNHELD = "unheld"
+"""Stands for the execution, in the archive's key, where no worker ended the job."""
+
 Verdict = Literal["begun", "missing", "terminal", "lost", "duplicate"]
 Commit = Literal["committed", "repeated", "canceled", "lost"]
 """``repeated``: an earlier call of this execution had ended the job, and it stays as that call ended it. ``canceled``: it was to succeed
 and its owner has asked to cancel; nothing was changed."""
 Beat = Literal["lost", "running", "cancel"]
+_EVENTS = frozenset(JobEvent)
+"""Names of events that this release knows; of others it tells nobody."""
 _BEATS: tuple[Beat, ...] = ("lost", "running", "cancel")
 _COMMITS: dict[int, Commit] = {1: "committed", 2: "repeated", 3: "canceled"}
 
@@ -99,6 +128,11 @@ def uploads_key(tenant: str) -> str:
     return f"{UPLOADS}:{tenant}"
 
 
+def key_record_key(digest: str) -> str:
+    """The record of an API key."""
+    return f"outfill:key:{digest}"
+
+
 def usage_key(key_id: str | None, day: date) -> str:
     """What an API key was used for on one day (UTC); '' for none."""
     return f"outfill:usage:{key_id}:{day.isoformat()}" if key_id else ""
@@ -133,20 +167,25 @@ class JobRecord:
     """Object key of what the picture looked like a few steps ago; while it runs."""
     preview_number: int = 0
     """Which of its previews that is."""
+    archive: str = ""
+    """Object key of the copy of this record; once it has ended."""
 
     @classmethod
     def of(cls, fields: Mapping[bytes, bytes]) -> JobRecord:
-        """Read a record's hash."""
+        """Read a record's hash. Raises an error where a release wrote it whose records this one does not know."""
+        _check_schema(fields)
         text = {key.decode(): value.decode() for key, value in fields.items()}
+        spec = JobSpec.model_validate_json(text["spec"], extra="ignore")
+        ended_by = text.get("committed_by", "").rpartition(":")[2] or UNHELD
         return cls(
-            spec=JobSpec.model_validate_json(text["spec"]),
+            spec=spec,
             status=JobStatus(text["status"]),
             attempts=int(text["attempts"]),
             step=int(text.get("step", 0)),
             steps=int(text.get("steps", 0)),
             started_at=datetime.fromisoformat(text["started_at"]) if "started_at" in text else None,
             finished_at=datetime.fromisoformat(text["finished_at"]) if "finished_at" in text else None,
-            outputs=tuple(StoredOutput.model_validate(item) for item in json.loads(text.get("outputs", "[]"))),
+            outputs=tuple(StoredOutput.model_validate(item, extra="ignore") for item in json.loads(text.get("outputs", "[]"))),
             runtime=json.loads(text.get("runtime", "{}")),
             error=ErrorInfo.model_validate_json(text["error"]) if "error" in text else None,
             cancel_requested="cancel" in text,
@@ -154,11 +193,22 @@ class JobRecord:
             leaving=text.get("kept", "").startswith("leaving "),
             preview=text.get("preview"),
             preview_number=int(text.get("preview_number", 0)),
+            archive=archive_key(spec.tenant, spec.id, ended_by),
         )
+
+    def input_keys(self) -> set[str]:
+        """The objects that it was given."""
+        return {ref.key for ref in self.spec.inputs.values()}
 
     def object_keys(self) -> set[str]:
         """The objects that the outputs are made of."""
         return {key for output in self.outputs for key in (output.key, *output.layers.values())}
+
+
+def _check_schema(fields: Mapping[bytes, bytes]) -> None:
+    number = int(fields.get(b"schema", b"0"))  # before there were numbers
+    if number > SCHEMA:
+        raise ValueError(f"its schema is {number}, and this release knows {SCHEMA}")
 
 
 @dataclass(frozen=True)
@@ -171,9 +221,19 @@ class Glance:
 
     @classmethod
     def at(cls, fields: Mapping[bytes, bytes]) -> Glance:
-        """Read from a record's hash."""
+        """Read from a record's hash, as ``JobRecord.of`` does."""
+        _check_schema(fields)
         request = json.loads(fields[b"spec"])["request"]
         return cls(fields[b"status"].decode(), request["operation"], request.get("metadata", {}))
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What is due for deletion."""
+
+    number: int
+    late_s: float
+    """How long the first has been due."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +290,7 @@ class JobRecords:
     ) -> None:
         self._redis, self._limits = connection, limits or Limits()
         self._keep_ms = [retention_s * 1000, *("" if seconds is None else seconds * 1000 for seconds in (inputs_s, outputs_s))]
+        self._schedule = connection.register_script(lua("schedule"))
         self._strip = connection.register_script(lua("strip"))
         self._create = connection.register_script(lua("clock", "quota", "create"))
         self._begin = connection.register_script(lua("clock", "quota", "outbox", "tell", "begin"))
@@ -242,6 +303,7 @@ class JobRecords:
         self._bind = connection.register_script(lua("bind"))
         self._release = connection.register_script(lua("release"))
         self._expect = connection.register_script(lua("clock", "quota", "expect"))
+        self._restore = connection.register_script(lua("clock", "quota", "keep", "restore"))
         self._forget_upload = connection.register_script(lua("forget_upload"))
         self._forget_objects = connection.register_script(lua("quota", "forget_objects"))
 
@@ -254,13 +316,17 @@ class JobRecords:
     # -- reading ------------------------------------------------------------------------------------------------------------------
 
     def find(self, job_id: str) -> JobRecord | None:
-        """The record, if there is one."""
-        fields = cast("dict[bytes, bytes]", self._redis.hgetall(job_key(job_id)))
-        return JobRecord.of(fields) if b"spec" in fields else None
+        """The record, if there is one. Raises ``RecordUnreadable``."""
+        return _record(job_id, cast("dict[bytes, bytes]", self._redis.hgetall(job_key(job_id))))
 
     def get(self, job_id: str, tenant: str) -> JobRecord:
-        """The record of a tenant's own job. Raises ``JobNotFound``, for another tenant's job too."""
-        record = self.find(job_id)
+        """The record of a tenant's own job. Raises ``JobNotFound``, for another tenant's job too, and ``RecordUnreadable``."""
+        try:
+            record = self.find(job_id)
+        except RecordUnreadable:
+            if self._redis.zscore(tenant_key(tenant), job_id) is None:
+                raise JobNotFound(f"no job {job_id}") from None
+            raise
         if record is None or record.spec.tenant != tenant:
             raise JobNotFound(f"no job {job_id}")
         return record
@@ -271,18 +337,19 @@ class JobRecords:
         return found.decode() if found else None
 
     def status(self, job_id: str) -> JobStatus | None:
-        """The state of a job, if there is such a job."""
+        """The state of a job, if there is such a job. Raises ``RecordUnreadable``."""
         found = cast("bytes | None", self._redis.hget(job_key(job_id), "status"))
-        return JobStatus(found.decode()) if found else None
+        with reading("job", job_id):
+            return JobStatus(found.decode()) if found else None
 
     def news(self, job_id: str, after: str) -> tuple[JobRecord | None, list[tuple[str, JobEvent]]]:
-        """The record, and what was told of the job since the entry ``after`` of its stream, as of one moment."""
+        """The record, and what was told of the job since the entry ``after`` of its stream, as of one moment. Raises ``RecordUnreadable``."""
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.hgetall(job_key(job_id))
             pipe.xrange(stream_key(job_id), f"({after}")
             fields, entries = pipe.execute()
-        told = [(entry.decode(), JobEvent(values[b"event"].decode())) for entry, values in entries]
-        return JobRecord.of(fields) if b"spec" in fields else None, told
+        names = [(entry.decode(), values[b"event"].decode()) for entry, values in entries]
+        return _record(job_id, fields), [(entry, JobEvent(name)) for entry, name in names if name in _EVENTS]
 
     def last_entry(self, job_id: str) -> str | None:
         """The id of the last entry of a job's stream."""
@@ -300,7 +367,8 @@ class JobRecords:
     ) -> tuple[list[JobRecord], str | None]:
         """A tenant's ``wanted`` jobs, newest first: at most ``limit`` with ids from ``since`` on and below ``before``, and where to go on.
 
-        ``None`` says that there are no more. At most a thousand records are looked at, so that a page of rare jobs may be short, or empty.
+        ``None`` says that there are no more. At most a thousand records are looked at, so that a page of rare jobs may be short, or empty. Those that
+        cannot be read are left out.
         """
         found: list[JobRecord] = []
         for _ in range(_CHUNKS):
@@ -308,22 +376,22 @@ class JobRecords:
             ids = [
                 each.decode() for each in cast("list[bytes]", self._redis.zrevrangebylex(tenant_key(tenant), top, bottom, 0, _CHUNK + 1))
             ]
-            for fields in self._hashes(ids[:_CHUNK]):
-                if wanted is None or wanted(Glance.at(fields)):
-                    record = JobRecord.of(fields)
-                    found.append(record)
-                    if len(found) == limit:
-                        return found, record.spec.id if record.spec.id != ids[-1] else None
+            for job_id, fields in self._hashes(ids[:_CHUNK]):
+                with suppress(RecordUnreadable), reading("job", job_id):  # one that a newer release wrote keeps no others from being listed
+                    if wanted is None or wanted(Glance.at(fields)):
+                        found.append(JobRecord.of(fields))
+                if len(found) == limit:
+                    return found, job_id if job_id != ids[-1] else None
             if len(ids) <= _CHUNK:
                 return found, None
             before = ids[_CHUNK - 1]
         return found, before
 
-    def _hashes(self, ids: Sequence[str]) -> list[dict[bytes, bytes]]:
+    def _hashes(self, ids: Sequence[str]) -> list[tuple[str, dict[bytes, bytes]]]:
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(job_key(job_id))
-            return [fields for fields in pipe.execute() if b"spec" in fields]
+            return [(job_id, fields) for job_id, fields in zip(ids, pipe.execute(), strict=True) if b"spec" in fields]
 
     def counts(self) -> dict[JobStatus, int]:
         """Jobs by state, all states named."""
@@ -347,7 +415,7 @@ class JobRecords:
         keys = [job_key(spec.id), tenant_key(spec.tenant), ACCEPTING, DEADLINES, COUNTS, usage_key(spec.key_id, spec.created_at.date())]
         keys += [tenant_counts_key(spec.tenant), policy_key(spec.tenant), leaving_key(spec.tenant)]
         args: list[str | int] = [spec.id, spec.model_dump_json(exclude_none=True), deadline, USAGE_TTL_S]
-        args += [limits.queued_jobs, limits.queued_bytes, limits.leaving_bytes]
+        args += [limits.queued_jobs, limits.queued_bytes, limits.leaving_bytes, SCHEMA]
         verdict, number = cast("tuple[bytes, int]", self._create(keys=keys, args=args))
         match verdict:
             case b"jobs":
@@ -480,12 +548,128 @@ class JobRecords:
     def set_policy(self, tenant: str, changes: Mapping[str, int | str | None]) -> None:
         """Change it, from the next script on; ``None`` goes back to the settings."""
         with self._redis.pipeline(transaction=True) as pipe:
+            pipe.sadd(TENANTS, tenant)
             for name, value in changes.items():
                 if value is None:
                     pipe.hdel(policy_key(tenant), name)
                 else:
                     pipe.hset(policy_key(tenant), name, str(value))
             pipe.execute()
+
+    # -- access, which the bucket has a copy of --------------------------------------------------------------------------------------
+
+    def access(self) -> dict[str, Any]:
+        """Keys as they are kept, and what tenants have of their own, endpoints and secrets too."""
+        digests = [digest.decode() for digest in cast("list[bytes]", self._redis.hvals(KEYS))]
+        tenants = sorted(tenant.decode() for tenant in cast("set[bytes]", self._redis.smembers(TENANTS)))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for digest in digests:
+                pipe.hgetall(key_record_key(digest))
+            for tenant in tenants:
+                pipe.hgetall(policy_key(tenant))
+                pipe.hgetall(endpoints_key(tenant))
+            found = [{name.decode(): value.decode() for name, value in fields.items()} for fields in pipe.execute()]
+        of_tenants = found[len(digests) :]
+        return {
+            "keys": {digest: fields for digest, fields in sorted(zip(digests, found, strict=False)) if fields},
+            "tenants": {
+                tenant: {"policy": policy, "endpoints": endpoints}
+                for tenant, policy, endpoints in zip(tenants, of_tenants[::2], of_tenants[1::2], strict=True)
+            },
+        }
+
+    def restore_access(self, held: Mapping[str, Any]) -> tuple[int, int]:
+        """Put back what is missing of it; what is there stays. Returns how many keys and endpoints came back."""
+        keys = endpoints = 0
+        for digest, fields in held["keys"].items():
+            if self._redis.exists(key_record_key(digest)):
+                continue
+            with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hset(key_record_key(digest), mapping=fields)
+                pipe.hset(KEYS, fields["id"], digest)
+                pipe.execute()
+            keys += 1
+        for tenant, own in held["tenants"].items():
+            with self._redis.pipeline(transaction=True) as pipe:
+                pipe.sadd(TENANTS, tenant)
+                for name, value in own["policy"].items():
+                    pipe.hsetnx(policy_key(tenant), name, value)
+                for endpoint_id, text in own["endpoints"].items():
+                    pipe.hsetnx(endpoints_key(tenant), endpoint_id, text)
+                done = pipe.execute()
+            endpoints += sum(done[1 + len(own["policy"]) :])
+        return keys, endpoints
+
+    def find_tenants(self) -> None:
+        """Index the tenants that an earlier release knew by their keys alone: looks through all of Redis, once."""
+        for pattern in (policy_key("*"), endpoints_key("*")):
+            for key in self._redis.scan_iter(match=pattern, count=1000):
+                self._redis.sadd(TENANTS, cast("bytes", key).decode().partition(":")[2].partition(":")[2])
+
+    def last_backup(self) -> str | None:
+        """The digest of what the newest copy holds; ``None``: this Redis has had none."""
+        found = cast("bytes | None", self._redis.get(BACKUP))
+        return found.decode() if found else None
+
+    def backed_up(self, digest: str) -> None:
+        """A copy that has this digest is in the bucket."""
+        self._redis.set(BACKUP, digest)
+
+    # -- archives -----------------------------------------------------------------------------------------------------------------
+
+    def archive(self, job_id: str, outcome: Outcome | None = None) -> bytes | None:
+        """The record of a job as it is kept in the bucket, as it would be with ``outcome`` if it has not ended yet; ``None``: there is none."""
+        fields = cast("dict[bytes, bytes]", self._redis.hgetall(job_key(job_id)))
+        if b"spec" not in fields:
+            return None
+        text = {key.decode(): value.decode() for key, value in fields.items()}
+        text = {name: value for name, value in text.items() if name not in _PASSING and not name.startswith("webhook:")}
+        if outcome is not None:
+            flat = outcome.fields()
+            text |= {"status": outcome.status, "finished_at": utc_now().isoformat(), **dict(zip(flat[::2], flat[1::2], strict=True))}
+        return json.dumps({"format": _ARCHIVE_FORMAT, "id": job_id, "fields": text}).encode()
+
+    def expect_archive(self, job_id: str) -> None:
+        """The record of a job that has ended could not be archived yet."""
+        self._redis.zadd(UNARCHIVED, {job_id: 0})
+
+    def unarchived(self) -> list[str]:
+        """Jobs that ended without a worker, whose records are to be archived."""
+        return [job_id.decode() for job_id in cast("list[bytes]", self._redis.zrange(UNARCHIVED, 0, DUE - 1))]
+
+    def archived(self, job_id: str) -> None:
+        """The record is in the bucket."""
+        self._redis.zrem(UNARCHIVED, job_id)
+
+    def restore(self, archive: bytes, key: str, *, there: Callable[[str], bool]) -> bool:
+        """Record an ended job anew from what ``archive`` made, which is at ``key``; ``there`` knows which objects are. False: there is a record.
+
+        Raises ``ValueError`` where it is no archive, or that of a job that had not ended.
+        """
+        text = archived_fields(archive)
+        record = JobRecord.of({name.encode(): value.encode() for name, value in text.items()})
+        if not record.status.terminal or record.finished_at is None:
+            raise ValueError(f"{key} is of a job that had not ended")
+        spec = record.spec
+        if record.outputs and not all(map(there, record.object_keys())):
+            text["outputs_deleted"] = "1"
+        execution = key.rpartition("/")[2].removesuffix(".json")
+        if execution != UNHELD:  # a worker that had not yet heard that its commit was done asks again
+            text["committed_by"] = f"{spec.id}:{execution}"
+        inputs = sum(ref.bytes for ref in spec.inputs.values()) if all(map(there, record.input_keys())) else 0
+        outputs = 0 if "outputs_deleted" in text else sum(output.bytes for output in record.outputs)
+        keys = [job_key(spec.id), tenant_key(spec.tenant), EXPIRY, COUNTS, tenant_counts_key(spec.tenant), policy_key(spec.tenant)]
+        keys += [INPUTS_EXPIRY, OUTPUTS_EXPIRY, stream_key(spec.id)]
+        args: list[str | int] = [
+            spec.id,
+            spec.tenant,
+            record.status,
+            milliseconds(record.finished_at),
+            *self._keep_ms,
+            *self._ledger(record.status),
+        ]
+        args += [inputs, outputs, *(each for field in text.items() for each in field)]
+        return bool(self._restore(keys=keys, args=args))
 
     # -- housekeeping -------------------------------------------------------------------------------------------------------------
 
@@ -509,6 +693,20 @@ class JobRecords:
         """Jobs whose outputs are to be deleted before they are."""
         return self._due(OUTPUTS_EXPIRY, now)
 
+    def deletions_due(self, now: datetime) -> dict[str, Backlog]:
+        """What is to be deleted by now, by kind."""
+        kinds = {"jobs": EXPIRY, "inputs": INPUTS_EXPIRY, "outputs": OUTPUTS_EXPIRY, "uploads": UPLOADS}
+        now_ms = milliseconds(now)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for key in kinds.values():
+                pipe.zcount(key, 0, now_ms)
+                pipe.zrange(key, 0, 0, withscores=True)
+            found = pipe.execute()
+        oldest = [first[0][1] if first else now_ms for first in found[1::2]]
+        return {
+            kind: Backlog(number, max(now_ms - due_ms, 0) / 1000) for kind, number, due_ms in zip(kinds, found[::2], oldest, strict=True)
+        }
+
     def owes_webhooks(self, job_id: str) -> bool:
         """Whether a job has webhooks that were neither delivered nor given up."""
         fields = cast("dict[bytes, bytes]", self._redis.hgetall(job_key(job_id)))
@@ -518,9 +716,9 @@ class JobRecords:
                 pipe.zscore(lane_key(lane), webhook_id)
             return any(due is not None for due in pipe.execute())
 
-    def put_off_deletion(self, job_id: str, until: datetime) -> None:
-        """Keep a job that is to be deleted for a while."""
-        self._redis.zadd(EXPIRY, {job_id: milliseconds(until)}, xx=True)
+    def put_off(self, index: str, member: str, until: datetime) -> None:
+        """Look at what is due in an index (``EXPIRY``, ``DEADLINES``, …) again at another time."""
+        self._schedule(keys=[index], args=["XX", milliseconds(until), member])
 
     def mark_outputs_deleted(self, job_id: str) -> None:
         """Give out no more URLs of a job's outputs: they are about to be deleted."""
@@ -559,15 +757,11 @@ class JobRecords:
 
     def expect_leftovers(self, spec: JobSpec) -> None:
         """There may be objects of this job that no record names: what an execution stored that did not come to its commit."""
-        self._redis.zadd(LEFTOVERS, {f"{spec.tenant}/{spec.id}": 0}, nx=True)
+        self._schedule(keys=[LEFTOVERS], args=["NX", 0, f"{spec.tenant}/{spec.id}"])
 
     def leftovers(self, now: datetime) -> list[tuple[str, str]]:
         """Tenant and id of jobs that may have left objects behind."""
         return [(tenant, job_id) for tenant, _, job_id in (member.partition("/") for member in self._due(LEFTOVERS, now))]
-
-    def put_off_leftovers(self, tenant: str, job_id: str, until: datetime) -> None:
-        """It cannot be said yet which they are: the job has not ended."""
-        self._redis.zadd(LEFTOVERS, {f"{tenant}/{job_id}": milliseconds(until)}, xx=True)
 
     def forget_leftovers(self, tenant: str, job_id: str) -> None:
         """They are gone."""
@@ -587,9 +781,23 @@ class JobRecords:
     def forget(self, job_id: str) -> None:
         """Take an id off the lists of what is due: its record is gone."""
         with self._redis.pipeline(transaction=True) as pipe:
-            for index in (ACCEPTING, DEADLINES, EXPIRY, INPUTS_EXPIRY, OUTPUTS_EXPIRY):
+            for index in (ACCEPTING, DEADLINES, EXPIRY, INPUTS_EXPIRY, OUTPUTS_EXPIRY, UNARCHIVED):
                 pipe.zrem(index, job_id)
             pipe.execute()
+
+
+def _record(job_id: str, fields: Mapping[bytes, bytes]) -> JobRecord | None:
+    """The record that a hash holds, if it holds one. Raises ``RecordUnreadable``."""
+    with reading("job", job_id):
+        return JobRecord.of(fields) if b"spec" in fields else None
+
+
+def archived_fields(archive: bytes) -> dict[str, str]:
+    """The fields of a record that was archived. Raises ``ValueError`` for anything else."""
+    held = json.loads(archive)
+    if not isinstance(held, dict) or held.get("format") != _ARCHIVE_FORMAT or not isinstance(held.get("fields"), dict):
+        raise ValueError("it is no archived record that this release can read")
+    return {str(name): str(value) for name, value in held["fields"].items()}
 
 
 def _tenant_keys(spec: JobSpec) -> tuple[str, str, str, str]:
@@ -614,8 +822,10 @@ def warnings_of(request: JobRequest) -> tuple[JobWarning, ...]:
     return (JobWarning(code=WarningCode.MASK_DEPRECATED, message=message, field="mask"),)
 
 
-def public(record: JobRecord, storage: Storage, *, position: int | None = None, status: JobStatus | None = None) -> Job:
-    """The job as its owner sees it, with fresh URLs. ``status`` shows it as it was when it had that status."""
+def public(
+    record: JobRecord, storage: Storage, *, root_path: str = "", position: int | None = None, status: JobStatus | None = None
+) -> Job:
+    """The job as its owner sees it, with fresh URLs; those of the API begin with ``root_path``. ``status`` shows it as it was when it had that status."""
     spec, shown = record.spec, status or record.status
     recipe = recipe_of(spec.request, spec.model, spec.model_revision)
     return Job(
@@ -636,7 +846,7 @@ def public(record: JobRecord, storage: Storage, *, position: int | None = None, 
         error=record.error if shown.terminal else None,
         warnings=warnings_of(spec.request),
         metadata=spec.request.metadata,
-        urls=JobUrls(self=f"/v1/jobs/{spec.id}", cancel=f"/v1/jobs/{spec.id}/cancel", events=f"/v1/jobs/{spec.id}/events"),
+        urls=JobUrls.of(f"{root_path}/v1/jobs/{spec.id}"),
     )
 
 

@@ -1,29 +1,130 @@
 """The settings: one frozen object, built once from ``OUTFILL_*`` variables and passed in.
 
-Nested fields are joined by two underscores: ``OUTFILL_S3__BUCKET``. Lists and tables are JSON. docs/operations.md has the table.
+Nested fields are joined by two underscores: ``OUTFILL_S3__BUCKET``. Lists and tables are JSON. A variable that is empty is as if unset. docs/operations.md has the table.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator
+import redis.asyncio.connection
+import redis.connection
+from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, StringConstraints, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from api_schemas.access import Scope
 
+_PROXY = re.compile(r"^https?://([^/?#@\s]+@)?[^/?#@\s]+/?$")
+_ORIGIN = re.compile(r"^https?://[^/?#\s@A-Z]+$")
 TENANT_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
+_SENTINEL_PORT = 26379
+_REDIS_SCHEMES: Mapping[str, Literal["tcp", "tls", "unix"]] = {
+    "redis": "tcp",
+    "rediss": "tls",
+    "unix": "unix",
+    "redis+sentinel": "tcp",
+    "rediss+sentinel": "tls",
+}
+_NOT_IN_URLS = frozenset({"decode_responses", "encoding", "encoding_errors"})
+"""Options of connections that would change what they read."""
+_OF_POOLS = frozenset({"max_connections"})
+
+
+@dataclass(frozen=True)
+class RedisAddress:
+    """Where Redis is: at an address, or wherever sentinels say that the primary of a service is."""
+
+    transport: Literal["tcp", "tls", "unix"]
+    options: Mapping[str, Any]
+    """Of each connection, as redis-py names them."""
+    sentinels: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+    sentinel_options: Mapping[str, Any] | None = None
+    """Of the connections to those."""
+
+    @classmethod
+    def of(cls, url: str) -> RedisAddress:
+        """Read a URL. Raises ``ValueError``, which says what is wrong with it and nothing of what it holds."""
+        scheme = url.partition("://")[0]
+        if scheme not in _REDIS_SCHEMES or "://" not in url:
+            raise ValueError(f"must begin with {', '.join(f'{known}://' for known in _REDIS_SCHEMES)}")
+        parts = urlsplit(url)
+        if parts.fragment:
+            raise ValueError("has a #, which ends a URL; in a password write %23")
+        if scheme.endswith("+sentinel"):
+            found = cls._of_sentinels(scheme.partition("+")[0], parts.netloc, parts.path, parts.query)
+        else:
+            if scheme == "unix" and not parts.path:
+                raise ValueError("names no socket: unix:///path/to/the.sock?db=0")
+            if scheme != "unix" and not re.fullmatch(r"/?\d*", parts.path):
+                raise ValueError("has a path that is no number of a database")
+            found = cls(_REDIS_SCHEMES[scheme], _options(url))
+        found._check_options()
+        return found
+
+    @classmethod
+    def _of_sentinels(cls, scheme: str, authority: str, path: str, query: str) -> RedisAddress:
+        """``[user:password@]host[:port][,host[:port]…]/service[/db]``: user and password are those of Redis."""
+        login, _, hosts = authority.rpartition("@")
+        named = re.fullmatch(r"/([^/]+)(?:/(\d*))?", path)
+        if named is None:
+            raise ValueError("names no service: redis+sentinel://host:26379,host:26379/service/0")
+        sentinels = []
+        for host in hosts.split(","):
+            written = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(\d{1,5}))?", host)
+            if written is None:
+                raise ValueError("names a sentinel that is no host and port")
+            sentinels.append((written[1].strip("[]"), int(written[2] or _SENTINEL_PORT)))
+        options = _options(f"{scheme}://{login}{'@' if login else ''}sentinel/{named[2] or 0}?{query}")
+        options.pop("host")
+        own = {name.removeprefix("sentinel_"): options.pop(name) for name in ("sentinel_username", "sentinel_password") if name in options}
+        own |= {name: value for name, value in options.items() if name.startswith("ssl_")}
+        return cls(_REDIS_SCHEMES[scheme], options, tuple(sentinels), unquote(named[1]), own)
+
+    def _check_options(self) -> None:
+        if ours := sorted(_NOT_IN_URLS & set(self.options)):
+            raise ValueError(f"has an option that is not for the URL: {ours[0]}")
+        options = {name: value for name, value in self.options.items() if name not in _OF_POOLS}
+        for module in (redis.connection, redis.asyncio.connection):
+            kind = {"tcp": module.Connection, "tls": module.SSLConnection, "unix": module.UnixDomainSocketConnection}[self.transport]
+            try:
+                kind(**options)
+            except (TypeError, ValueError, redis.RedisError) as error:
+                unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+                raise ValueError(f"has an option that is not known: {unknown[1]}" if unknown else "has options that do not fit") from None
+
+
+def _options(url: str) -> dict[str, Any]:
+    """What redis-py reads from a URL. Raises ``ValueError``."""
+    try:
+        options = dict(redis.connection.parse_url(url))  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        odd = re.search(r"Invalid value for '(\w+)'", str(error))
+        raise ValueError(f"has no good value for {odd[1]}" if odd else "has no good host and port") from None
+    options.pop("connection_class", None)
+    return options
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+def _parts_of(value: Any) -> Any:
+    """A list that is written with commas."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 class ApiKey(_Section):
@@ -51,10 +152,35 @@ class ApiKey(_Section):
 class Redis(_Section):
     """The queue and the job records."""
 
-    url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey, with AOF on and `noeviction`.")
+    url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"),
+        description="Redis or Valkey, with AOF on and `noeviction`: `redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `rediss+sentinel://`; see Redis.",
+    )
     fsync_timeout_ms: int = Field(
         default=2000, ge=0, description="How long an accepted job waits for `WAITAOF`; then 503. 0 does not wait (a Redis without AOF)."
     )
+    replicas: int = Field(
+        default=0,
+        ge=0,
+        description="Replicas, with AOF on, that must have an accepted job on disk too before its 202; then a failover loses none.",
+    )
+
+    @property
+    def address(self) -> RedisAddress:
+        """Where it is."""
+        return RedisAddress.of(self.url.get_secret_value())
+
+    @field_validator("url")
+    @classmethod
+    def _leads_somewhere(cls, value: SecretStr) -> SecretStr:
+        RedisAddress.of(value.get_secret_value())
+        return value
+
+    @model_validator(mode="after")
+    def _replicas_are_waited_for(self) -> Self:
+        if self.replicas and not self.fsync_timeout_ms:
+            raise ValueError("replicas are waited for by WAITAOF: set fsync_timeout_ms too")
+        return self
 
 
 class S3(_Section):
@@ -68,7 +194,41 @@ class S3(_Section):
     bucket: str = Field(default="outfill", min_length=3, description="It must exist.")
     access_key_id: str | None = Field(default=None, description="Empty: boto3's own chain (instance role, profile).")
     secret_access_key: SecretStr | None = Field(default=None, description="Goes with the key id.")
+    session_token: SecretStr | None = Field(
+        default=None, description="Goes with temporary credentials (STS, IAM Identity Center), which end with their session."
+    )
+    addressing_style: Literal["auto", "path", "virtual"] = Field(
+        default="auto",
+        description="Where the bucket stands in addresses: `path`, or `virtual` (in the host's name, as OSS, COS and OBS want it); `auto`: `virtual` for "
+        "AWS, `path` with an endpoint URL.",
+    )
     presign_ttl_s: int = Field(default=3600, ge=60, le=604800, description="Life of a presigned URL.")
+
+
+class Http(_Section):
+    """How the API is reached."""
+
+    root_path: Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = Field(
+        default="",
+        description="Prefix of all paths at the proxy, such as `/outfill`, whether or not the proxy takes it off; the same for the API and the steward.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins whose pages may call from browsers, comma-separated, such as `https://shop.example`; `*`: any. Empty: none.",
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        return _parts_of(value)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError("an origin is scheme://host or scheme://host:port, in lower case and without a slash at its end")
+        return value
 
 
 class Auth(_Section):
@@ -145,7 +305,7 @@ class Limits(_Section):
     body_bytes_in_flight: int = Field(
         default=768 * 2**20,
         ge=1024,
-        description="Of all request bodies, and of images that they name, that one API process holds at once; then 503. A fourth is for tenants that have none.",
+        description="Of all request bodies, and of images that they name, that one API process holds at once; then 429. A fourth is for tenants that have none.",
     )
     body_bytes_in_flight_per_tenant: int = Field(
         default=192 * 2**20, ge=1024, description="Of one tenant, and at least one body of `OUTFILL_LIMITS__MAX_BODY_BYTES`; then 429."
@@ -154,6 +314,11 @@ class Limits(_Section):
         default=32 * 2**20,
         ge=0,
         description="Of request bodies of one tenant that one API process reads in the long run, after four seconds' worth at once; more arrives later. 0: any number.",
+    )
+    turn_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="That a request waits in one API process for its turns, in all; then 429. As many wait as the bytes allow.",
     )
     max_image_bytes: int = Field(default=32 * 2**20, ge=1024, description="Of one encoded image.")
     max_image_pixels: int = Field(default=80_000_000, ge=1, description="Width times height of one image, input or output.")
@@ -178,11 +343,30 @@ class Outbound(_Section):
         default=(80, 443, 8080, 8443), description="Ports that may be reached at public addresses, comma-separated."
     )
     timeout_s: float = Field(default=15.0, gt=0, description="For one image download, in all; and for one webhook.")
+    contact: str = Field(
+        default="",
+        pattern=r"^[!-'*-~]*$",
+        description="Address of a page or a mailbox of yours, which hosts and receivers are told in the `User-Agent`: some refuse callers without one.",
+    )
+    proxy: SecretStr | None = Field(
+        default=None,
+        description="URL of an HTTP proxy that every call goes through (`http://user:password@host:port`). It looks names up, and so has to refuse inner ones.",
+    )
+    ca_file: FilePath | None = Field(
+        default=None, description="PEM file of certificate authorities that are trusted beside the public ones."
+    )
+
+    @field_validator("proxy")
+    @classmethod
+    def _is_proxy(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _PROXY.fullmatch(value.get_secret_value()):
+            raise ValueError("must be http://host:port or https://host:port, with user:password@ before the host if wanted")
+        return value
 
     @field_validator("allow_private", "ports", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        return _parts_of(value)
 
 
 class Webhooks(_Section):
@@ -290,7 +474,7 @@ class Worker(_Section):
     @field_validator("serve", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        return _parts_of(value)
 
 
 class Quality(_Section):
@@ -330,12 +514,24 @@ class Retention(_Section):
     uploads_s: int = Field(default=86400, ge=60, description="Uploads, after they were asked for.")
 
 
+class Backup(_Section):
+    """What a lost Redis is rebuilt from, in the bucket."""
+
+    key: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="Seals the copy of keys, tenants and endpoints that the steward keeps in the bucket (`openssl rand -hex 32`); unset: there is none.",
+    )
+
+
 class Metrics(_Section):
     """Prometheus."""
 
     port: int = Field(default=0, ge=0, le=65535, description="Where a worker or a steward serves `/metrics`; 0 does not.")
     host: str = Field(default="127.0.0.1", description="The address that it listens at.")
-    token: SecretStr | None = Field(default=None, description="Bearer token of the API's `/metrics`; unset: it answers 401 to all.")
+    token: SecretStr | None = Field(
+        default=None, min_length=1, description="Bearer token of the API's `/metrics`; unset: it answers 401 to all."
+    )
 
 
 class Logging(_Section):
@@ -349,11 +545,12 @@ class Settings(BaseSettings):
     """Everything that a process is told. Build it once, at the edge."""
 
     model_config = SettingsConfigDict(
-        env_prefix="OUTFILL_", env_nested_delimiter="__", frozen=True, extra="ignore", hide_input_in_errors=True
+        env_prefix="OUTFILL_", env_nested_delimiter="__", env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True
     )
 
     redis: Redis = Redis()
     s3: S3 = S3()
+    http: Http = Http()
     auth: Auth = Auth()
     limits: Limits = Limits()
     outbound: Outbound = Outbound()
@@ -364,5 +561,15 @@ class Settings(BaseSettings):
     quality: Quality = Quality()
     steward: Steward = Steward()
     retention: Retention = Retention()
+    backup: Backup = Backup()
     metrics: Metrics = Metrics()
     logging: Logging = Logging()
+
+    @model_validator(mode="after")
+    def _has_all_sections(self) -> Self:
+        sections = type(self).model_fields
+        for name in os.environ:
+            section, separator, _ = name.upper().removeprefix("OUTFILL_").partition("__")
+            if name.upper().startswith("OUTFILL_") and separator and section.lower() not in sections:
+                raise ValueError(f"{name}: there is no section {section}; there are {', '.join(sections).upper()}")
+        return self

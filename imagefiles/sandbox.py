@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from math import ceil
@@ -70,6 +70,15 @@ class Answer:
     """Writable, and nobody else's."""
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """A buffer of ``nbytes`` that is made while it is sent."""
+
+    nbytes: int
+    pieces: Iterator[Any]
+    """Contiguous buffers, one behind the other."""
+
+
 class Sandbox:
     """So many processes that have loaded ``module``, started when they are needed, which share ``memory`` bytes for their calls. Thread-safe."""
 
@@ -83,15 +92,24 @@ class Sandbox:
         self._changed = threading.Condition()
         self._closed = False
 
-    def call(self, name: str, value: Any, files: Sequence[bytes], allowance: Allowance, wanted: Wanted | None = None) -> Answer:
-        """What the module's call ``name`` returns, once a process and the memory that it is allowed are free.
+    def call(
+        self,
+        name: str,
+        value: Any,
+        files: Sequence[bytes],
+        allowance: Allowance,
+        wanted: Wanted | None = None,
+        *,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Answer:
+        """What the module's call ``name`` returns, once a process and the memory that it is allowed are free; ``waiting`` is entered until then.
 
         Raises what it raises of ``Invalid``; ``ImageTooCostly`` where it takes more than its ``allowance``; ``ImageCorrupt`` where its process
         breaks; and what ``wanted`` raises, which is asked ten times a second.
         """
         memory = min(allowance.memory, self._memory - self._spare)
         request = {"call": name, "value": value, "cpu_s": allowance.cpu_s, "memory": memory}
-        with self._process(memory, wanted) as process:
+        with self._process(memory, wanted, waiting) as process:
             try:
                 return process.call(request, files, wanted)
             except _BrokenError as broken:
@@ -107,13 +125,14 @@ class Sandbox:
 
     def warm(self) -> None:
         """Have one process ready, so that the first call need not wait for it."""
-        with self._process(0, None):
+        with self._process(0, None, nullcontext):
             pass
 
     @contextmanager
-    def _process(self, memory: int, wanted: Wanted | None) -> Iterator[_Process]:
+    def _process(self, memory: int, wanted: Wanted | None, waiting: Callable[[], AbstractContextManager[None]]) -> Iterator[_Process]:
         with self._changed:
-            self._wait(memory, wanted)
+            with waiting():
+                self._wait(memory, wanted)
             self._places, self._free = self._places - 1, self._free - memory
             while (process := self._idle.pop() if self._idle else None) is not None and process.has_ended:
                 process.end()
@@ -188,7 +207,9 @@ class _Process:
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=environment,
-                start_new_session=True,  # a terminal's Ctrl-C is the parent's to hear
+                # A terminal's Ctrl-C is the parent's to hear. Outside of containers and units Linux shares processors evenly among sessions
+                # (sched_autogroup): there its niceness counts for nothing beside the parent's threads. In the parent's session it did, and calls starved.
+                start_new_session=True,
             )
         self.is_alive, self.is_busy = True, False
 
@@ -251,9 +272,8 @@ def _checked(told: Any, shared: mmap.mmap | None) -> Answer | Invalid:
 
 
 def _send(connection: socket.socket, message: Any, buffers: Sequence[Any]) -> None:
-    views = [memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes]
-    text, size = json.dumps(message).encode(), sum(view.nbytes for view in views)
-    shared = _memory(views) if size else None
+    text, size = json.dumps(message).encode(), sum(map(_size, buffers))
+    shared = _memory(buffers) if size else None
     try:
         socket.send_fds(connection, [_HEAD.pack(len(text), size)], [] if shared is None else [shared])
         connection.sendall(text)
@@ -262,17 +282,23 @@ def _send(connection: socket.socket, message: Any, buffers: Sequence[Any]) -> No
             os.close(shared)
 
 
-def _memory(views: Sequence[memoryview]) -> int:
-    """A file in memory that holds ``views``, one after the other."""
+def _size(buffer: Any) -> int:
+    return buffer.nbytes if isinstance(buffer, Pieces) else memoryview(buffer).nbytes
+
+
+def _memory(buffers: Sequence[Any]) -> int:
+    """A file in memory that holds ``buffers``, one after the other."""
     if hasattr(os, "memfd_create"):
         shared = os.memfd_create("outfill", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     else:
         with tempfile.TemporaryFile() as file:
             shared = os.dup(file.fileno())
-    for view in views:
-        at = 0
-        while at < view.nbytes:
-            at += os.write(shared, view[at : at + 2**30])
+    for buffer in buffers:
+        for piece in buffer.pieces if isinstance(buffer, Pieces) else (buffer,):
+            view, at = memoryview(piece), 0
+            view = view.cast("B") if view.nbytes else memoryview(b"")
+            while at < view.nbytes:
+                at += os.write(shared, view[at : at + 2**30])
     if hasattr(os, "memfd_create"):
         fcntl.fcntl(shared, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return shared
@@ -346,7 +372,7 @@ def _answer(calls: Mapping[str, Call], request: Mapping[str, Any], shared: mmap.
             files.append(shared[at : at + size] if shared else b"")
             at += size
         value, buffers = calls[request["call"]](request["value"], files)
-        return {"value": value, "sizes": [memoryview(buffer).nbytes for buffer in buffers]}, buffers
+        return {"value": value, "sizes": list(map(_size, buffers))}, buffers
     except Invalid as error:
         return {"error": {"kind": type(error).__name__, "detail": error.detail, "field": error.field}}, ()
     except MemoryError:

@@ -1,6 +1,6 @@
-"""Load on a running stack of this machine: ``make load``, with OUTFILL_URL and OUTFILL_KEY as ``outfill up`` prints them.
+"""Load on a running stack of this machine: ``make load``, with URL and KEY as ``make up`` prints them.
 
-    locust -f loadtests/locustfile.py --headless -u 8 -r 4 -t 30s --host "$OUTFILL_URL"
+    locust -f loadtests/locustfile.py --headless -u 8 -r 4 -t 30s --host "$URL"
 
 Rows of type JOB are times to completion, as the caller sees them: polling included, download not.
 """
@@ -21,12 +21,12 @@ __all__ = ["Eraser", "Poller", "Shop"]
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def _before_anything(environment: Environment, **_: Any) -> None:
     """Refuse to start without a key, or against another machine."""
-    require_loopback(environment.host or os.environ.get("OUTFILL_URL", ""))
-    if not os.environ.get("OUTFILL_KEY"):
-        raise SystemExit("set OUTFILL_KEY to an API key of the stack")
+    require_loopback(environment.host or os.environ.get("URL", ""))
+    if not os.environ.get("KEY"):
+        raise SystemExit("set KEY to an API key of the stack")
 
 
 @events.test_start.add_listener  # type: ignore[untyped-decorator]
 def _before_a_run(environment: Environment, **_: Any) -> None:
     """The host may have been changed in Locust's own page since."""
-    require_loopback(environment.host or os.environ.get("OUTFILL_URL", ""))
+    require_loopback(environment.host or os.environ.get("URL", ""))

@@ -30,9 +30,7 @@ def require_loopback(url: str) -> None:
     parts = urlsplit(url)
     host = parts.hostname or ""
     if parts.scheme not in ("http", "https") or not (host == "localhost" or _is_loopback(host)):
-        raise SystemExit(
-            f"load tests run against loopback only (127.0.0.1, ::1 or localhost), not {url or 'nothing: set --host or OUTFILL_URL'}"
-        )
+        raise SystemExit(f"load tests run against loopback only (127.0.0.1, ::1 or localhost), not {url or 'nothing: set --host or URL'}")
 
 
 def _is_loopback(host: str) -> bool:
@@ -46,11 +44,11 @@ class Caller(FastHttpUser):
     """Someone with a key. Requests are measured by Locust; the time from sending a job to seeing its end is measured as type ``JOB``."""
 
     abstract = True
-    host = os.environ.get("OUTFILL_URL")
+    host = os.environ.get("URL")
 
     def on_start(self) -> None:
         """Take the key from the environment."""
-        self._headers = {"Authorization": f"Bearer {os.environ['OUTFILL_KEY']}"}  # not the session's: S3 refuses it beside a signature
+        self._headers = {"Authorization": f"Bearer {os.environ['KEY']}"}  # not the session's: S3 refuses it beside a signature
         self._rng = random.Random()
 
     def get(self, path: str, name: str) -> Any:

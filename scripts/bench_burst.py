@@ -48,6 +48,7 @@ from worker.engines import registry
 from worker.engines.backdrop import BackdropEngine
 
 class Sleeping(BackdropEngine):
+    reentrant = False
     max_rows, budget = 8, 16.0  # room for a whole burst
 
     def step(self, slots):

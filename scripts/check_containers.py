@@ -26,6 +26,7 @@ from pydantic import BaseModel
 
 from core.settings import Settings
 from scripts.worker_services import worker_faults
+from service import seaweedfs
 from service.local import API_COMMAND, PAINT_COMMAND, STEWARD_COMMAND
 
 DOCKERFILE, COMPOSE, EXAMPLE, PROMETHEUS = "Dockerfile.gpu", "docker-compose.yml", ".env.example", "deploy/prometheus"
@@ -60,6 +61,7 @@ def all_faults(root: Path) -> Iterator[str]:
     yield from image_faults(services)
     yield from command_faults(services, default_commands((root / DOCKERFILE).read_text()))
     yield from (f"{COMPOSE}: {fault}" for fault in worker_faults(services, (root / DOCKERFILE).read_text()))
+    yield from store_faults(services)
     yield from setting_faults(root)
     yield from variable_faults(root)
     yield from profile_faults(root, services)
@@ -87,6 +89,23 @@ def command_faults(services: dict[str, dict[str, Any]], defaults: dict[str, list
     for stage, words in defaults.items():
         if not any(tuple(words[: len(known)]) == known for known in COMMANDS.values()):
             yield f"{DOCKERFILE}: stage {stage} runs {words}, which the local stack does not"
+
+
+def store_faults(services: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """An object store with other options than the local stack's, with a way in from outside, or whose keys others can read."""
+    store = services.get("s3", {})
+    command = store.get("command", [])
+    missing = [option for option in ("-config_dir=/keys", *seaweedfs.OPTIONS) if option not in command]
+    if missing:
+        yield f"{COMPOSE}: s3 runs without {' '.join(missing)}, which the local stack has"
+    opened = [option for option in command if ".bind=" in option and option not in (*seaweedfs.OPTIONS, "-s3.ip.bind=0.0.0.0")]
+    if opened:
+        yield f"{COMPOSE}: s3 listens where only itself may reach it: {' '.join(opened)}"
+    if set(store.get("networks", ())) != {"store"} or store.get("ports"):
+        yield f"{COMPOSE}: s3 is to be reached on the network store alone; s3-public is for callers"
+    for name, service in services.items():
+        if name not in ("s3", "s3-init") and any(str(volume).startswith("s3-keys") for volume in service.get("volumes", ())):
+            yield f"{COMPOSE}: {name} mounts s3-keys, the certificates of the object store"
 
 
 def default_commands(dockerfile: str) -> dict[str, list[str]]:
@@ -124,7 +143,8 @@ def setting_faults(root: Path) -> Iterator[str]:
 
 def variable_faults(root: Path) -> Iterator[str]:
     """Variables that Compose substitutes and the example does not explain, and the other way round."""
-    used = set(re.findall(r"\$\{(\w+)", (root / COMPOSE).read_text()))
+    text = (root / COMPOSE).read_text()
+    used = set(re.findall(r"\$\{(\w+)", text)) | set(re.findall(r"^    environment: (\w+)$", text, re.MULTILINE))  # of secrets
     explained = set(re.findall(r"^(\w+)=", (root / EXAMPLE).read_text(), re.MULTILINE))
     for name in sorted(used - explained):
         yield f"{EXAMPLE}: {name} is missing; {COMPOSE} asks for it"

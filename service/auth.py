@@ -77,8 +77,11 @@ UsageReader = Annotated[Tenant, Security(_caller, scopes=[Scope.USAGE_READ])]
 
 def _scraper(parts: Parts, credentials: Credentials) -> None:
     token = parts.settings.metrics.token
-    presented = credentials.credentials if credentials else ""
-    if token is None or not hmac.compare_digest(hash_key(token.get_secret_value()), hash_key(presented)):
+    if (
+        token is None
+        or credentials is None
+        or not hmac.compare_digest(hash_key(token.get_secret_value()), hash_key(credentials.credentials))
+    ):
         raise Unauthenticated("metrics need the bearer token of OUTFILL_METRICS__TOKEN")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from secrets import token_hex
 from typing import Annotated, Any, TypeVar
@@ -16,7 +17,6 @@ from api_schemas.errors import Invalid, InvalidJson, MissingField, Problem, Unkn
 from api_schemas.requests import (
     EraseRequest,
     InpaintRequest,
-    JobRequest,
     Operation,
     OutpaintRequest,
     PresignRequest,
@@ -27,16 +27,17 @@ from api_schemas.requests import (
 )
 from api_schemas.webhooks import EndpointChanges, EndpointRequest, RotateRequest
 from service.deps import Parts
-from service.forms import check_utf8, media_type, read_form
+from service.forms import Part, check_utf8, media_type, read_form
 from service.problems import invalid
-from service.sources import named_sources, with_sources
+from service.sources import Sent, named_sources
 
 M = TypeVar("M", bound=BaseModel)
 _MAX_FILES = 8
 _MAX_IMAGES = 64
 """That are looked for in JSON. No request names as many."""
 _MAX_TEXT = 2 * 2**20
-_CHUNK = 2**20
+_CHUNK = 2**18
+"""Bytes that are looked through at once: whoever does so keeps all others from the interpreter."""
 _LONG = 2**16
 """Letters of a data URL that is read beside the JSON."""
 _MAX_MARKS = 20_000
@@ -48,7 +49,9 @@ _MODELS: dict[str | None, type[BaseModel]] = {
     Operation.REPLACE_BACKGROUND: ReplaceBackgroundRequest,
     Operation.REMOVE_BACKGROUND: RemoveBackgroundRequest,
 }
-_REF = "#/components/schemas/{model}"
+FILE = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
+"""Of OpenAPI: in the words of 3.1 and, for what generates clients, in those of 3.0."""
+REF = "#/components/schemas/{model}"
 
 # A 48×48 picture of a red box and a mask of the box, small enough to paste. tests/flow/test_jobs_api.py posts every example.
 _PHOTO = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAADAAAAAwCAIAAADYYG7QAAAAbUlEQVR42u3XoQ2AMBCF4R5hByZFoVEsg8VgwTJGt2ADyLk2+Z5umz/v/hON+9xLSxlKYwH0lzEiNASIQ4A41HRD2Qt1mVPnp3Xj0Gey71t7DnGIQxwCxCEOccjIOgOK5zo0BMjfHhCHjKxnoBe2QwgpKBpn0QAAAABJRU5ErkJggg=="
@@ -92,12 +95,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 class JobBody:
     """A job request and its files, until they are taken: they are not held in memory while a caller waits for the end of the job."""
 
-    def __init__(self, request: JobRequest, files: dict[str, bytes], size: int) -> None:
+    def __init__(self, sent: Sent, size: int) -> None:
         self.size = size
         """Bytes that arrived."""
-        self._content: tuple[JobRequest, dict[str, bytes]] | None = (request, files)
+        self._content: Sent | None = sent
 
-    def take(self) -> tuple[JobRequest, dict[str, bytes]]:
+    def take(self) -> Sent:
         """Them, once."""
         content, self._content = self._content, None
         if content is None:
@@ -118,41 +121,48 @@ async def _read_body(request: Request, parts: Parts) -> JobBody:
     if kind not in ("multipart/form-data", "application/json", ""):
         raise Invalid("send application/json or multipart/form-data", field="Content-Type")
     body = await gather(request)
-    read: Callable[[], tuple[JobRequest, dict[str, bytes]]]
-    read = partial(_read_form, body, options) if kind == "multipart/form-data" else lambda: (_job_request(body), {})
+    read = partial(_read_form, body, options) if kind == "multipart/form-data" else partial(_job_request, body)
     try:
-        return JobBody(*await parts.reading(request.state.tenant, len(body), read), len(body))
+        return JobBody(await parts.reading(request.state.tenant, len(body), read), len(body))
     except ValidationError as error:
         raise invalid(error, _MODELS) from error
 
 
-def _read_form(body: bytearray, options: dict[bytes, bytes]) -> tuple[JobRequest, dict[str, bytes]]:
-    text: bytes | None = None
-    files: dict[str, bytes] = {}
+def _read_form(body: bytearray, options: dict[bytes, bytes]) -> Sent:
+    parts: dict[str, Part] = {}
     for part in read_form(body, options, max_files=_MAX_FILES, max_texts=_MAX_FILES, texts=("request",)):
-        if part.name in files or (part.name == "request" and text is not None):
+        if part.name in parts:
             raise Invalid("two parts have this name", field=part.name)
-        if part.name == "request":
-            text = part.content
-        elif part.is_file:
-            files[part.name] = part.content
-        else:
-            raise UnknownField("only the part named request may be text; options go inside it", field=part.name)
-    if text is None:
-        raise MissingField("the part that holds the JSON is missing", field="request")
-    return _job_request(text), files
+        parts[part.name] = part
+    text = parts.pop("request", None)
+    loose = [name for name, part in parts.items() if not part.is_file]
+    try:
+        if text is None:
+            raise MissingField("the part that holds the JSON is missing", field="request")
+        sent = _job_request(text.content)
+    except (Invalid, ValidationError):
+        # An option beside the JSON explains what is missing in it, so it is told first.
+        if unnamed := [name for name in loose if text is None or b"file:" + name.encode() not in text.content]:
+            raise _loose(unnamed[0]) from None
+        raise
+    named = set(named_sources(sent.request).values())
+    if unnamed := [name for name in loose if f"file:{name}" not in named]:
+        raise _loose(unnamed[0])
+    return replace(sent, files={name: part.content for name, part in parts.items()})
 
 
-def _job_request(text: bytes | bytearray) -> JobRequest:
+def _loose(name: str) -> UnknownField:
+    return UnknownField("no filename, and the request names no file:NAME of it; options go inside the part named request", field=name)
+
+
+def _job_request(text: bytes | bytearray) -> Sent:
     """The request in JSON. What is long and plain in it, its data URLs, is read beside: a parser would hold the interpreter for all of it."""
     short, cut = _without_images(text)
     request = _parsed(partial(job_request.validate_json, strict=True), short)
-    if not cut:
-        return request
-    found = {field: cut.pop(source) for field, source in named_sources(request).items() if source in cut}
-    if cut:
-        raise Invalid("a text of such length may only be an image", field=_place_of(cut, request.model_dump(mode="json")))
-    return with_sources(request, {field: text[place].decode().replace("\\/", "/") for field, place in found.items()})
+    if elsewhere := cut.keys() - named_sources(request).values():
+        raise Invalid("a text of such length may only be an image", field=_place_of(elsewhere, request.model_dump(mode="json")))
+    whole = memoryview(text)
+    return Sent(request, {}, {name: whole[place] for name, place in cut.items()})
 
 
 def _place_of(names: Collection[str], value: Any) -> str | None:
@@ -167,7 +177,7 @@ def _place_of(names: Collection[str], value: Any) -> str | None:
 
 def _parsed(validate: Callable[[bytes | bytearray], M], text: bytes | bytearray) -> M:
     if len(text) > _MAX_TEXT:
-        raise InvalidJson(f"the JSON holds more than {_MAX_TEXT} bytes beside the images that are data URLs")
+        raise _too_long()
     check_utf8(text, "the JSON", error=InvalidJson)
     _check_count(text)
     parsed = validate(text)
@@ -175,29 +185,50 @@ def _parsed(validate: Callable[[bytes | bytearray], M], text: bytes | bytearray)
     return parsed
 
 
+def _too_long() -> InvalidJson:
+    return InvalidJson(f"the JSON holds more than {_MAX_TEXT} bytes beside the images that are data URLs")
+
+
 def _without_images(text: bytes | bytearray) -> tuple[bytes, dict[str, slice]]:
     """JSON whose long data URLs are names in their places, of plain letters all of them; and where each of them stands in ``text``."""
-    kept: list[bytes | bytearray] = []
+    whole, kept = memoryview(text), list[bytes | memoryview]()
     cut: dict[str, slice] = {}
     at, begin, nonce = 0, -1, token_hex(16)
     for _ in range(_MAX_IMAGES):
-        begin = text.find(b'"data:', begin + 1)
+        begin = _find(text, b'"data:', begin + 1)
         end = text.find(b'"', begin + 1)
         if begin < 0 or end < 0:
             break
         if end - begin > _LONG and text[begin - 1 : begin] != b"\\" and _is_plain(text, begin, end):
-            name = f"data:{nonce}-{len(cut)}"
+            name = f"data:{nonce}-{len(cut):02}"
             cut[name] = slice(begin + 1, end)
-            kept += [text[at : begin + 1], name.encode()]
+            kept += [whole[at : begin + 1], name.encode()]
             at = begin = end
-    return b"".join([*kept, text[at:]]), cut
+    kept.append(whole[at:])
+    if sum(map(len, kept)) > _MAX_TEXT:  # it is not copied to be refused
+        raise _too_long()
+    return b"".join(kept), cut
+
+
+def _find(text: bytes | bytearray, wanted: bytes, begin: int) -> int:
+    """``text.find(wanted, begin)``, in pieces."""
+    for piece in range(begin, len(text), _CHUNK):
+        if (found := text.find(wanted, piece, piece + _CHUNK + len(wanted) - 1)) >= 0:
+            return found
+    return -1
 
 
 def _is_plain(text: bytes | bytearray, begin: int, end: int) -> bool:
     """Whether all of it is ASCII, and no letter is written by an escape but the slash, as PHP does."""
-    has_escapes = text.find(b"\\", begin, end) >= 0 and text.count(b"\\", begin, end) != text.count(b"\\/", begin, end)
-    # Not all at once: it would be copied.
-    return not has_escapes and all(text[part : min(part + _CHUNK, end)].isascii() for part in range(begin, end, _CHUNK))
+    escapes = slashes = 0
+    for piece in range(begin, end, _CHUNK):
+        until = min(piece + _CHUNK, end)
+        if not text[piece:until].isascii():
+            return False
+        if text.find(b"\\", piece, until) >= 0:
+            escapes += text.count(b"\\", piece, until)
+            slashes += text.count(b"\\/", piece, min(until + 1, end))  # the next piece may begin with the slash
+    return escapes == slashes
 
 
 def _refuse_repeated_names(text: bytes | bytearray) -> None:
@@ -249,7 +280,7 @@ def json_body(model: type[M], *, required: bool = True) -> Callable[[Request, Pa
 
 def described(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     """The OpenAPI requestBody of a route with ``json_body``."""
-    content = {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
+    content = {"application/json": {"schema": {"$ref": REF.format(model=model.__name__)}}}
     return {"requestBody": {"required": required, "content": content}}
 
 
@@ -279,17 +310,17 @@ QueryOnce = Annotated[None, Depends(query_once())]
 def request_body() -> dict[str, Any]:
     """The OpenAPI requestBody of ``POST /v1/jobs``, which FastAPI cannot read off a route that takes two kinds of body."""
     union = {
-        "oneOf": [{"$ref": _REF.format(model=model.__name__)} for model in _MODELS.values()],
+        "oneOf": [{"$ref": REF.format(model=model.__name__)} for model in _MODELS.values()],
         "discriminator": {
             "propertyName": "operation",
-            "mapping": {operation: _REF.format(model=model.__name__) for operation, model in _MODELS.items()},
+            "mapping": {operation: REF.format(model=model.__name__) for operation, model in _MODELS.items()},
         },
     }
     form = {
         "type": "object",
         "required": ["request"],
         "properties": {"request": union},
-        "additionalProperties": {"type": "string", "contentMediaType": "application/octet-stream"},
+        "additionalProperties": FILE,
     }
     content = {
         "application/json": {"schema": union, "examples": EXAMPLES},
@@ -309,6 +340,6 @@ def schemas() -> Mapping[str, Any]:
         RotateRequest,
         Problem,
     )
-    _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
+    _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=REF)
     found: dict[str, Any] = definitions["$defs"]
     return found

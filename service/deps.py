@@ -75,4 +75,10 @@ async def _services(request: Request) -> Services:  # no thread is needed for it
     return cast("Services", request.app.state.services)
 
 
+async def _root_path(request: Request) -> str:
+    return str(request.scope.get("root_path", "")).rstrip("/")
+
+
 Parts = Annotated[Services, Depends(_services)]
+RootPath = Annotated[str, Depends(_root_path)]
+"""What the paths that callers know begin with."""

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from statistics import median
 
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.jobs import DryRun, queue_name
-from api_schemas.requests import JobRequest, Priority
+from api_schemas.requests import Priority
 from core.jobs import JobRecords, recipe_of, warnings_of
 from core.queue import PRIORITIES, JobQueue
 from service.auth import Tenant
 from service.deps import Services
+from service.sources import Sent
 from service.submit import Prepared, prepare
 
 
-async def dry_run(parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes]) -> DryRun:
-    """Do all of accepting ``request`` but keeping it. Raises what accepting it would."""
-    return await run_in_threadpool(_describe, parts, caller.name, await prepare(parts, caller, request, files))
+async def dry_run(parts: Services, caller: Tenant, sent: Sent) -> DryRun:
+    """Do all of accepting a request but keeping it. Raises what accepting it would."""
+    return await run_in_threadpool(_describe, parts, caller.name, await prepare(parts, caller, sent))
 
 
 def _describe(parts: Services, tenant: str, prepared: Prepared) -> DryRun:

@@ -6,6 +6,7 @@ Starlette's own reader takes the charset from the request, any codec of Python a
 from __future__ import annotations
 
 import codecs
+import io
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class Part:
 
     name: str
     is_file: bool
-    """It has a file name."""
+    """It has a file name. A file may have none (RFC 7578, section 4.2)."""
     content: bytes
 
 
@@ -67,7 +68,7 @@ def read_form(
 ) -> list[Part]:
     """The parts of a form, whose Content-Type has these ``options``.
 
-    ``texts`` are the names of parts that are text though they are files. Raises ``MalformedForm``, and ``Invalid`` for what is not UTF-8.
+    ``texts`` are the names of parts that are text, with or without a file name. Raises ``MalformedForm``, and ``Invalid`` for what is not UTF-8.
     """
     if b"boundary" not in options:
         raise MalformedForm("Missing boundary in multipart.")
@@ -104,7 +105,7 @@ class _Reader:
 
     def _begin(self) -> None:
         self._said: dict[bytes, bytes] = {}
-        self._field, self._value, self._content = bytearray(), bytearray(), bytearray()
+        self._field, self._value, self._content = bytearray(), bytearray(), io.BytesIO()
         self._name, self._is_file = "", False
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
@@ -135,13 +136,14 @@ class _Reader:
 
     @property
     def _is_text(self) -> bool:
-        return not self._is_file or self._name in self._texts
+        return self._name in self._texts
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        self._content += data[start:end]
+        self._content.write(data[start:end])
 
     def _end(self) -> None:
-        content, self._content = bytes(self._content), bytearray()
+        content = self._content.getvalue()  # without a copy, unlike a bytearray's, for which the interpreter would stand still
+        self._content = io.BytesIO()
         if self._is_text:
             check_utf8(content, "the text", field=self._name)
         self.parts.append(Part(self._name, self._is_file, content))

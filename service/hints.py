@@ -24,6 +24,8 @@ def meant(model: type[BaseModel], path: Sequence[str | int], others: Mapping[str
     near = {path: _nearness(unknown, path) for path in _paths(model)}
     # Of names that are as near, one of the same object is meant rather than one elsewhere.
     near |= {path: value + _PREFERRED for path, value in near.items() if path.rpartition(".")[0] == ".".join(place)}
+    if ".".join((*place, unknown)) in near:  # it is a field of another kind of this object
+        return f" beside the others here; there are: {', '.join(_fields_at(model, place))}"
     best = max(near, key=near.__getitem__)
     if near[best] >= _NEAR:
         return f"; did you mean {best}?{f' ({elsewhere})' if elsewhere else ''}"

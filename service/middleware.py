@@ -47,8 +47,8 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         request_id = f"req_{ULID()}"
-        scope.setdefault("state", {})["request_id"] = request_id
         status, began = 500, time.perf_counter()
+        scope.setdefault("state", {}).update(request_id=request_id, began=began)
 
         async def tell(message: Message) -> None:
             nonlocal status
@@ -73,6 +73,41 @@ class RequestContext:
                 self._metrics.request_seconds.labels(method, route).observe(seconds)
                 if used := scope["state"].get("key"):  # the audit log: which key did what, and with what result
                     _log.info("key_used", **used, method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4))
+
+
+class HeadAsGet:
+    """Answers HEAD where GET is answered, with the same headers and no body; a stream ends with its head."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        ended = asyncio.Event()
+
+        async def until_ended() -> Message:
+            coming = asyncio.ensure_future(receive())
+            ending = asyncio.ensure_future(ended.wait())
+            try:
+                await asyncio.wait((coming, ending), return_when=asyncio.FIRST_COMPLETED)
+                return coming.result() if coming.done() and not ended.is_set() else {"type": "http.disconnect"}
+            finally:
+                coming.cancel()
+                ending.cancel()
+
+        async def head_alone(message: Message) -> None:
+            if ended.is_set():
+                return
+            if message["type"] == "http.response.body":
+                ended.set()
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
+            await send(message)
+
+        got = {**scope, "method": "GET"}  # who reads the scope outside still sees what was asked for
+        await self._app(got, until_ended, head_alone)
+        scope["route"] = got.get("route")
 
 
 class PlainHead:
@@ -188,7 +223,7 @@ class _Body:
         self._held = self.received = 0
 
     async def receive(self, place: Place) -> Message:
-        """What comes next, which holds its place. Raises ``BodyTooSlow``, ``TooManyAtOnce`` and ``Unavailable``."""
+        """What comes next, which holds its place. Raises ``BodyTooSlow`` and ``TooManyAtOnce``."""
         if not self._arriving:  # who listens after the body waits for the caller to leave
             return await self._receive()
         if self._deadline is None:

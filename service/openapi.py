@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from pydantic.json_schema import models_json_schema
 
 from api_schemas.errors import (
     AnimatedImage,
@@ -32,6 +33,7 @@ from api_schemas.errors import (
     UnsupportedFormat,
 )
 from service import bodies
+from service import reference_prose as prose
 
 Responses = dict[int | str, dict[str, Any]]
 Errors = tuple[type[OutfillError], ...]
@@ -74,6 +76,8 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": "^wait=[0-9]+$"},
     },
 }
+HEADER_NAMES = tuple(_HEADERS)
+"""What answers say in headers of ours."""
 _PROBLEM = "#/components/schemas/Problem"
 
 
@@ -107,7 +111,7 @@ def refusal(*errors: type[OutfillError]) -> dict[str, Any]:
     return {
         "description": "\n".join(f"- `{code}`: {meaning}" for code, meaning in meanings.items()),
         "headers": _headers_of(status, errors),
-        "content": {"application/problem+json": {"schema": {"allOf": [{"$ref": _PROBLEM}, exactly]}}},
+        "content": {"application/problem+json": {"schema": {"$ref": _PROBLEM, **exactly}}},
     }
 
 
@@ -130,16 +134,37 @@ def operation_id(route: APIRoute) -> str:
 
 def document(app: FastAPI) -> dict[str, Any]:
     """The whole of it."""
-    made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-    made["components"]["schemas"] |= bodies.schemas()
+    made = get_openapi(
+        title=app.title,
+        version=app.version,
+        summary=app.summary,
+        description=prose.FIRST_PAGE,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        tags=prose.TAGS,
+        routes=app.routes,
+    )
+    schemas = made["components"]["schemas"]
+    made["components"]["schemas"] = told_schemas() | schemas | bodies.schemas()
+    made["components"]["schemas"]["Problem"]["examples"] = [prose.PROBLEM]
+    made["webhooks"] = prose.webhooks(bodies.REF)
     made["components"]["headers"] = _HEADERS
     for path, operations in made["paths"].items():
         for operation in operations.values():
+            operation["summary"] = prose.TITLES[operation["operationId"]]
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _without_null(parameter["schema"])
             for status, response in operation["responses"].items():
                 response["headers"] = headers(*_always(path, status)) | response.get("headers", {})
+                if examples := prose.ANSWERS.get((operation["operationId"], status)):
+                    response["content"]["application/json"]["examples"] = {name: {"value": value} for name, value in examples.items()}
     return made
+
+
+def told_schemas() -> dict[str, Any]:
+    """The component schemas of what webhooks carry."""
+    _, definitions = models_json_schema([(model, "serialization") for model in prose.WEBHOOK_BODIES], ref_template=bodies.REF)
+    found: dict[str, Any] = definitions["$defs"]
+    return found
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from api_schemas.errors import (
     UnknownField,
 )
 from api_schemas.requests import FAULT, Operation
+from core.queue import trouble, words
 from service.hints import meant
 
 _log = structlog.get_logger(__name__)
@@ -39,6 +40,12 @@ _log = structlog.get_logger(__name__)
 _FAULTS: dict[str, type[Invalid]] = {"extra_forbidden": UnknownField, "missing": MissingField, "json_invalid": InvalidJson}
 """Faults that pydantic tells apart and callers may want to; all others are ``Invalid``."""
 _MESSAGES = {"extra_forbidden": "there is no such field", "missing": "this field is required"}
+_REDIS = {
+    "full": "the queue is full: what is there can be read, canceled and deleted, and nothing new is taken",
+    "loading": "the queue is starting",
+    "read_only": "the queue is being moved",
+}
+"""What callers are told of Redis; the rest is its operator's."""
 _LONGEST = 1000
 _CLIENT_CLOSED = 499
 """For the log alone, as proxies write it: nobody is there to be answered, and it is no fault of ours."""
@@ -119,7 +126,8 @@ def _methods(request: Request, routes: Sequence[BaseRoute]) -> list[str]:
     """The methods of a path, which may have several routes. Starlette tells only those of the first."""
     own = [route for route in routes if isinstance(route, Route)]
     path = next((route.path for route in own if route.matches(request.scope)[0] is not Match.NONE), None)
-    return sorted({method for route in own if route.path == path for method in route.methods or ()})
+    found = {method for route in own if route.path == path for method in route.methods or ()}
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
 def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
@@ -135,8 +143,8 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
     @app.exception_handler(RedisError)
     async def _redis_down(request: Request, error: RedisError) -> JSONResponse:
-        _log.error("redis_failed", error=repr(error))
-        return problem(Unavailable("the queue does not answer"), request_id(request))
+        _log.error("redis_failed", error=words(error))
+        return problem(Unavailable(_REDIS.get(trouble(error).partition(":")[0], "the queue does not answer")), request_id(request))
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(_: Request, __: ClientDisconnect) -> Response:

@@ -204,8 +204,9 @@ def _segmenter(name: str, models: Sequence[ModelInfo], field: str) -> ModelInfo:
 
 def _refuse_ignored(request: JobRequest, card: ModelCard) -> None:
     for field in _OPTIONAL:
-        value = getattr(request, field, None)
-        asked = field in request.model_fields_set and value is not None and value is not False and value != ()
+        known = type(request).model_fields.get(field)
+        # A default that is written out, as generated clients do, asks for nothing.
+        asked = known is not None and getattr(request, field) != known.default
         if asked and field not in card.parameters:
             raise ParameterNotSupported(f"the model {card.id} would ignore it", field=field)
 

@@ -22,6 +22,7 @@ from service.auth import Tenant
 from service.deps import Services
 from service.intake import Header
 from service.resolve import check_output_size, default_growth, resolve, ungrown
+from service.sources import Sent
 
 _log = structlog.get_logger(__name__)
 
@@ -37,12 +38,13 @@ class Prepared:
     blobs: Mapping[str, bytes]
 
 
-async def prepare(parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes]) -> Prepared:
-    """Resolve ``request``, bring its inputs in and check everything, or raise what is wrong with it. Nothing is stored."""
+async def prepare(parts: Services, caller: Tenant, sent: Sent) -> Prepared:
+    """Resolve a request, bring its inputs in and check everything, or raise what is wrong with it. Nothing is stored."""
+    request = sent.request
     models, resolved, card = await run_in_threadpool(_resolved, parts, request)
     if request.webhook is not None:
         check_webhook(parts, request.webhook.url, "webhook.url")
-    blobs = await sources.collect(parts, caller.name, request, files)
+    blobs = await sources.collect(parts, caller.name, sent)
     limit = parts.settings.limits.max_image_pixels
     options, growth = getattr(resolved, "mask_options", None), default_growth(request, resolved)
     checked = await parts.checking.run(caller.name, intake.check_apart, parts.decoding, parts.settings.limits, blobs, options, growth)
@@ -59,11 +61,9 @@ def _resolved(parts: Services, request: JobRequest) -> tuple[Sequence[ModelInfo]
     return models, *resolve(request, models, subject_model=parts.settings.models.subject_model)
 
 
-async def submit(
-    parts: Services, caller: Tenant, request: JobRequest, files: Mapping[str, bytes], reservation: Reservation | None = None
-) -> JobSpec:
-    """Accept ``request``, or raise what is wrong with it, in which case nothing was kept."""
-    prepared = await prepare(parts, caller, request, files)
+async def submit(parts: Services, caller: Tenant, sent: Sent, reservation: Reservation | None = None) -> JobSpec:
+    """Accept a request, or raise what is wrong with it, in which case nothing was kept."""
+    prepared = await prepare(parts, caller, sent)
     blobs = prepared.blobs
 
     def store(spec: JobSpec) -> None:

@@ -5,6 +5,7 @@ for a store that hangs nor for masks; calls to hosts that callers name; bytes of
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,45 +18,44 @@ from typing import Any, ParamSpec, Self, TypeVar
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from api_schemas.errors import TooManyAtOnce, Unavailable
+from api_schemas.errors import TooManyAtOnce
 from core import outbound
 
 P = ParamSpec("P")
 R = TypeVar("R")
-STORING, MAY_STORE = 40, 100
-CALLING, MAY_CALL = 16, 100
+STORING = 40
+CALLING = 16
 READING = 4
 """Uploads that a tenant's requests read at once: only what has come is counted."""
-PARSING, MAY_PARSE = 2, 200
+PARSING = 2
 """Most of it holds the lock of the interpreter, so that a second thread of one tenant would gain nothing but memory."""
-CHECKING, MAY_CHECK = 3, 200
+CHECKING = 3
 """A mask of the largest size takes hundreds of megabytes while it is decoded."""
-LISTING, MAY_LIST = 3, 200
-TELLING, MAY_TELL = 8, 100_000
+LISTING = 3
+TELLING = 8
 """Of those who wait or follow each has one call at a time, and how many they are is limited where they come in."""
+WAITING_BYTES = 2**16
+"""That a request which waits for its turn counts as beside its body: what the process keeps of it, and its connection."""
 BURST_S = 4.0
 OURSELVES = ""
 """Whose calls those are that no tenant makes. No tenant has this name."""
 
 
 class Threads:
-    """As many calls at once as there are ``threads``, in turns of their tenants; ``may_wait`` more wait for one.
+    """As many calls at once as there are ``threads``, in turns of their tenants; the others wait for one, for ``patience_s`` at most.
 
-    Who has the fewest calls running goes first, and of those with as many who has waited longest. A fourth of the threads and of the places
-    to wait is for tenants that have none, and no tenant waits in more than half of them.
+    Who has the fewest calls running goes first, and of those with as many who has waited longest. A fourth of the threads is for tenants that have
+    none. How many wait is bounded by the bytes that each of them counts as (``BodyBytes``), and by nothing else.
     """
 
-    def __init__(self, threads: int, may_wait: int, what: str) -> None:
-        self._limiter, self._what = CapacityLimiter(threads), what
+    def __init__(self, threads: int, what: str, patience_s: float | None) -> None:
+        self._limiter, self._what, self._patience_s = CapacityLimiter(threads), what, patience_s
         self._threads, self._spare_threads = threads, -(-threads // 4) if threads > 1 else 0
-        self._places, self._spare_places, self._share = may_wait, may_wait // 4, -(-may_wait // 2)
         self._running: Counter[str] = Counter()
         self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     async def run(self, tenant: str, call: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
-        """What ``call`` returns. Raises at once where too many wait already, for each holds the files of its request in memory: ``TooManyAtOnce`` where
-        they are the tenant's own, ``Unavailable`` where they are everybody's.
-        """
+        """What ``call`` returns. Raises ``TooManyAtOnce`` where its turn does not come in time, or the tenant's requests hold too much to wait."""
         await self._turn(tenant)
         try:
             return await anyio.to_thread.run_sync(partial(call, *args, **named), limiter=self._limiter)
@@ -67,7 +67,16 @@ class Threads:
         if tenant not in self._lines and self._may_begin(tenant):
             self._running[tenant] += 1
             return
-        turn = self._line_up(tenant)
+        try:
+            async with _patiently(self._patience_s):
+                turn = asyncio.get_running_loop().create_future()
+                self._lines.setdefault(tenant, deque()).append(turn)
+                await self._take(tenant, turn)
+        except TimeoutError:
+            own = self._running[tenant] + len(self._lines.get(tenant, ()))
+            raise _too_slow(self._patience_s, self._what, own) from None
+
+    async def _take(self, tenant: str, turn: asyncio.Future[None]) -> None:
         try:
             await turn
         except asyncio.CancelledError:
@@ -80,16 +89,6 @@ class Threads:
     def _may_begin(self, tenant: str) -> bool:
         free = self._threads - self._running.total()
         return free > (self._spare_threads if self._running[tenant] else 0)
-
-    def _line_up(self, tenant: str) -> asyncio.Future[None]:
-        own, waiting = len(self._lines.get(tenant, ())), sum(map(len, self._lines.values()))
-        if own >= self._share:
-            raise TooManyAtOnce(f"{own} of your requests wait already {self._what}")
-        if waiting >= self._places - (self._spare_places if own or self._running[tenant] else 0):
-            raise Unavailable(f"too many requests wait {self._what}")
-        turn = asyncio.get_running_loop().create_future()
-        self._lines.setdefault(tenant, deque()).append(turn)
-        return turn
 
     def _leave(self, tenant: str, turn: asyncio.Future[None]) -> None:
         line = self._lines[tenant]
@@ -116,19 +115,38 @@ class Threads:
                 turn.set_result(None)
 
 
-class Shares:
-    """So many calls of a tenant at once; ``may_wait`` more of its calls wait."""
+def _too_slow(patience_s: float | None, what: str, own: int) -> TooManyAtOnce:
+    before = f"{own} more of yours are there" if own else "those of other callers were before it"
+    return TooManyAtOnce(f"the request waited {patience_s:g} s in all, at last {what}; {before}")
 
-    def __init__(self, share: int = CALLING, may_wait: int = MAY_CALL) -> None:
-        self._share, self._may_wait = share, may_wait
+
+class Shares:
+    """So many calls of a tenant at once; the others wait, for ``patience_s`` at most."""
+
+    def __init__(self, share: int, patience_s: float) -> None:
+        self._share, self._patience_s = share, patience_s
         self._doors: dict[str, asyncio.Semaphore] = {}
         self._at: Counter[str] = Counter()
 
     @asynccontextmanager
     async def of(self, tenant: str) -> AsyncIterator[None]:
         """One of them. Raises ``TooManyAtOnce``. It ends with the lookups of names that it began, which cannot be broken off."""
-        if self._at[tenant] >= self._share + self._may_wait:
-            raise TooManyAtOnce(f"{self._at[tenant]} of your requests bring in images already, or wait for it")
+        try:
+            if self._at[tenant] < self._share:  # there is nothing to wait for
+                await self._enter(tenant)
+            else:
+                async with _patiently(self._patience_s):
+                    await self._enter(tenant)
+        except TimeoutError:
+            raise _too_slow(self._patience_s, "to bring its images in", self._at[tenant]) from None
+        lookups: set[Future[Any]] = set()
+        try:
+            with outbound.noting_lookups(lookups):
+                yield
+        finally:
+            self._end(tenant, [lookup for lookup in lookups if not lookup.done()])
+
+    async def _enter(self, tenant: str) -> None:
         door = self._doors.setdefault(tenant, asyncio.Semaphore(self._share))
         self._at[tenant] += 1
         try:
@@ -136,12 +154,6 @@ class Shares:
         except BaseException:
             self._leave(tenant)
             raise
-        lookups: set[Future[Any]] = set()
-        try:
-            with outbound.noting_lookups(lookups):
-                yield
-        finally:
-            self._end(tenant, [lookup for lookup in lookups if not lookup.done()])
 
     def _end(self, tenant: str, lookups: Sequence[Future[Any]]) -> None:
         """Give one back, after the last of ``lookups``."""
@@ -171,14 +183,16 @@ class BodyBytes:
         self._taken: Counter[str] = Counter()
 
     def take(self, tenant: str, count: int) -> None:
-        """Take so many more. Raises ``TooManyAtOnce`` beyond the tenant's share, ``Unavailable`` where others have taken too many."""
+        """Take so many more. Raises ``TooManyAtOnce`` beyond the tenant's share, and where all have taken too many."""
         own = self._taken[tenant]
         if own + count > self._share:
             raise TooManyAtOnce(
                 f"{own} bytes of your requests are held already, and {self._share} may be: send fewer or smaller ones at once"
             )
         if self._taken.total() + count > self._total - (self._total // 4 if own else 0):
-            raise Unavailable("too many requests are arriving at once")
+            raise TooManyAtOnce(
+                f"the requests of all callers hold {self._taken.total()} bytes, and {self._total} may be held: send it again"
+            )
         self._taken[tenant] += count
 
     def give_back(self, tenant: str, count: int) -> None:
@@ -216,10 +230,18 @@ class Place:
     def __init__(self, room: BodyBytes, tenant: Callable[[], str]) -> None:
         self._room, self._whose = room, tenant
         self._tenant, self._held = OURSELVES, 0
-        self._released = False
+        self._waits = self._released = False
+        self.waited_s = 0.0
+        """For its turns, in all."""
+
+    def wait(self) -> None:
+        """Count as one that waits, once. Raises ``TooManyAtOnce``."""
+        if not self._waits:
+            self.hold(WAITING_BYTES)
+            self._waits = True
 
     def hold(self, count: int) -> None:
-        """Hold so many bytes more. Raises ``TooManyAtOnce`` and ``Unavailable``."""
+        """Hold so many bytes more. Raises ``TooManyAtOnce``."""
         if self._released:
             return
         self._tenant = self._whose()
@@ -240,35 +262,50 @@ class Place:
         self.release()
 
 
+_NO_BOUND = BodyBytes(sys.maxsize, sys.maxsize)
+"""For what is done for no request."""
 _PLACE: ContextVar[Place | None] = ContextVar("place", default=None)
 
 
 def hold(count: int) -> None:
-    """Count so many bytes that were brought in for the request that is being answered, beside those of its body. Raises ``TooManyAtOnce`` and ``Unavailable``."""
+    """Count so many bytes that were brought in for the request that is being answered, beside those of its body. Raises ``TooManyAtOnce``."""
     if (place := _PLACE.get()) is not None:
         place.hold(count)
 
 
-def for_storage() -> Threads:
+@asynccontextmanager
+async def _patiently(patience_s: float | None) -> AsyncIterator[None]:
+    """A turn is waited for within, for what the request that is being answered has not waited yet of ``patience_s``. Raises ``TooManyAtOnce`` and ``TimeoutError``."""
+    place = _PLACE.get() or Place(_NO_BOUND, lambda: OURSELVES)
+    place.wait()
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(None if patience_s is None else max(patience_s - place.waited_s, 0.0)):
+            yield
+    finally:
+        place.waited_s += time.monotonic() - began
+
+
+def for_storage(patience_s: float) -> Threads:
     """For calls to S3."""
-    return Threads(STORING, MAY_STORE, "for the object store")
+    return Threads(STORING, "for the object store", patience_s)
 
 
-def for_parsing() -> Threads:
+def for_parsing(patience_s: float) -> Threads:
     """For large JSON, forms and data URLs."""
-    return Threads(PARSING, MAY_PARSE, "for their bodies to be read")
+    return Threads(PARSING, "for its body to be read", patience_s)
 
 
-def for_checks() -> Threads:
+def for_checks(patience_s: float) -> Threads:
     """For looking into the images of a request."""
-    return Threads(CHECKING, MAY_CHECK, "for their images to be checked")
+    return Threads(CHECKING, "for its images to be checked", patience_s)
 
 
-def for_pages() -> Threads:
+def for_pages(patience_s: float) -> Threads:
     """For pages of jobs and of deliveries, which read a hundred records each and sign the URLs of their pictures."""
-    return Threads(LISTING, MAY_LIST, "for pages")
+    return Threads(LISTING, "for its page to be read", patience_s)
 
 
 def for_news() -> Threads:
-    """For telling those who follow or wait for jobs."""
-    return Threads(TELLING, MAY_TELL, "for news of their jobs")
+    """For telling those who follow or wait for jobs: how many they are is limited where they come in, and none of them is sent away from here."""
+    return Threads(TELLING, "for news of its job", None)

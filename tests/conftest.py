@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything reads it: several test processes and their services share the cores
 
 import httpx
 import hypothesis
@@ -199,9 +202,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, model_stor
 
 @pytest.fixture
 def api(stack: LocalStack) -> Iterator[Api]:
-    """A caller of the running service."""
+    """A caller of the running service. What waits when its test is over is canceled: the next finds an idle worker."""
     with httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {stack.api_key}"}, timeout=70) as http:
         yield Api(http)
+        while waiting := http.get("/v1/jobs", params={"status": "queued", "limit": 100}).json()["items"]:
+            for job in waiting:
+                http.post(f"/v1/jobs/{job['id']}/cancel")
 
 
 @pytest.fixture

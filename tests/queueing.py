@@ -19,6 +19,7 @@ from core.settings import Settings
 from core.storage import Storage
 from worker.claims import Claims, Lease
 from worker.engines.backdrop import BackdropEngine
+from worker.engines.base import Engine
 from worker.images.subject import Segmenter
 from worker.metrics import WorkerMetrics
 from worker.paint import PaintWorker
@@ -74,13 +75,14 @@ def backdrop_worker(
     catalogue: Catalogue | None = None,
     metrics: WorkerMetrics | None = None,
     edge: ModelCard | None = None,
+    engine: Engine | None = None,
 ) -> PaintWorker:
-    """A paint worker for the test's own process, which paints backdrops."""
+    """A paint worker for the test's own process, which paints backdrops with ``engine``."""
     records, queue = JobRecords(connection, retention_s=60), JobQueue(connection)
     return PaintWorker(
         settings,
         cards={"backdrop": BACKDROP},
-        engines={"backdrop": BackdropEngine()},
+        engines={"backdrop": engine or BackdropEngine()},
         segmenters={"u2netp": Segmenter(Path(sys.prefix) / "share/outfill/models/u2netp.onnx", most_looks=1)},
         revisions={"u2netp": U2NETP.revision},
         edge=edge,

@@ -15,18 +15,22 @@ from dataclasses import dataclass
 
 import redis
 import structlog
-from rq.exceptions import NoSuchJobError
+from redis.exceptions import OutOfMemoryError
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job as Message
 from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
 from ulid import ULID
 
+from api_schemas.errors import RecordUnreadable
 from api_schemas.jobs import JobSpec
 from core.jobs import JobRecords
-from core.queue import NO_QUEUE, TASK, Claimant, JobQueue, Room
+from core.queue import NO_QUEUE, TASK, Claimant, JobQueue, Room, execution_key, leases_key, lua, message_keys
 
 _log = structlog.get_logger(__name__)
+_AT_ONCE = 100
+"""Ids that are claimed in a row where none of them can be begun, before the worker looks at what else it has to do."""
 _ASKING_S = 0.1
 """For a claim's way to Redis, beside the pause between two."""
 
@@ -82,6 +86,7 @@ class Claims:
         self._asks_again_s = 2 * poll_s + _ASKING_S
         self._held: dict[str, Lease] = {}
         self._lock = threading.Lock()
+        self._extend = connection.register_script(lua("clock", "extend"))
         self._rq = _ManyExecutions([queue.rq_queue(NO_QUEUE)], name=self.name, connection=connection, serializer=JSONSerializer)
         self._rq.lease_s = lease_s
 
@@ -104,7 +109,10 @@ class Claims:
 
         Raises ``LeftToAnother`` where all that wait are for workers that hold fewer.
         """
-        while claimed := self._claim(models, room or Room(), spare_bulk=spare_bulk):
+        for _ in range(_AT_ONCE):
+            claimed = self._claim(models, room or Room(), spare_bulk=spare_bulk)
+            if not claimed:
+                return None
             (queue, job_id) = claimed[0]
             lease = self._adopt(queue, job_id)
             if lease is not None:
@@ -117,12 +125,12 @@ class Claims:
         return self._queue.claim(models, 1, overdue_s=overdue_s, running_jobs=running_jobs, spare_bulk=spare_bulk, claimant=claimant)
 
     def _adopt(self, queue: str, job_id: str) -> Lease | None:
-        """Turn a claimed id into a lease, or clear it away if there is nothing to run."""
+        """Turn a claimed id into a lease, or clear it away if there is nothing to run, or leave it to a worker that can read it."""
         try:
             record = self._records.find(job_id)
-        except ValueError:  # what this release cannot read it cannot run; the record stays, for one that can
-            _log.exception("record_unreadable", job=job_id, queue=queue)
-            record = None
+        except RecordUnreadable:
+            self._queue.set_aside(queue, job_id)
+            return None
         message = self._message(queue, job_id)
         execution = self._lease(message)
         self._rq.prepare_job_execution(message, remove_from_intermediate_queue=True)
@@ -165,14 +173,13 @@ class Claims:
 
     def beat(self) -> None:
         """Extend all leases, by the clock of Redis. A lease that lapsed and was taken away stays away."""
-        lapses_s = self._queue.now_s() + self._lease_s
-        with self._redis.pipeline() as pipe:
-            self._rq.heartbeat(self._lease_s * 4, pipeline=pipe)
-            for lease in self.held():
-                registry = lease.message.started_job_registry
-                lease.execution.heartbeat(registry, self._lease_s, pipe)
-                pipe.zadd(registry.key, {lease.member: lapses_s}, xx=True)
-            pipe.execute()
+        args: list[str | int] = [self._lease_s * 1000]
+        for lease in self.held():
+            job_id = lease.spec.id
+            args += [leases_key(lease.spec.queue), lease.member, execution_key(lease.member), message_keys(job_id)[1], lease.execution.id]
+        self._extend(args=args)
+        with suppress(OutOfMemoryError):  # RQ's tools then miss the worker; its jobs go on
+            self._rq.heartbeat(self._lease_s * 4)
 
     def settle(self, lease: Lease) -> None:
         """The job has ended: drop the lease and RQ's message."""
@@ -193,7 +200,12 @@ class Claims:
 
     def _settle(self, message: Message, execution: Execution) -> None:
         # For RQ every message that was dealt with is a success: how the job ended stands in its record.
-        self._rq._finalize_success(message, self._queue.rq_queue(message.origin), execution, None)  # noqa: SLF001
+        try:
+            self._rq._finalize_success(message, self._queue.rq_queue(message.origin), execution, None)  # noqa: SLF001
+        # RQ counts what it has done, and a full Redis takes no counts; or the job was canceled and deleted meanwhile, and its message with it.
+        except (OutOfMemoryError, InvalidJobOperation, NoSuchJobError):
+            self._rq.executions.pop(execution.id, None)
+            self._queue.discard_lease(message.origin, str(execution.composite_key))
 
     def _forget(self, message: Message, execution: Execution) -> None:
         """Drop an execution and leave the message to the other one."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -10,9 +11,9 @@ import numpy.typing as npt
 
 from api_schemas.requests import MaskOptions
 from imagefiles import bounds
-from imagefiles.sandbox import Allowance, Answer, Call, Sandbox, Wanted
+from imagefiles.sandbox import Allowance, Answer, Call, Pieces, Sandbox, Wanted
 from worker.images import codec
-from worker.images.codec import Frame
+from worker.images.codec import Frame, Picture
 
 if TYPE_CHECKING:
     from core.settings import Limits
@@ -38,8 +39,11 @@ class Decoder(Protocol):
 class SandboxedDecoder:
     """Decodes in a sandbox, for as long as ``wanted`` does not raise. Raises ``ImageTooCostly``, and what the codec raises."""
 
-    def __init__(self, sandbox: Sandbox, limits: Limits, wanted: Wanted) -> None:
-        self._sandbox, self._limits, self._wanted = sandbox, limits, wanted
+    def __init__(
+        self, sandbox: Sandbox, limits: Limits, wanted: Wanted, waiting: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        """``waiting`` is entered while others have the sandbox."""
+        self._sandbox, self._limits, self._wanted, self._waiting = sandbox, limits, wanted, waiting
 
     def decode(self, data: bytes, *, max_pixels: int) -> Frame:
         """The picture in a file."""
@@ -67,19 +71,23 @@ class SandboxedDecoder:
         bounded = bounds.check(data, max_pixels)
         memory = bounded.decoded_bytes + _PIXELS_BYTES * bounded.pixels + self._limits.decoding_slack_bytes
         allowance = Allowance(self._limits.decoding_s, memory)
-        return self._sandbox.call(name, {**asked, "max_pixels": max_pixels}, [data], allowance, self._wanted)
+        return self._sandbox.call(name, {**asked, "max_pixels": max_pixels}, [data], allowance, self._wanted, waiting=self._waiting)
 
 
 def _decode(asked: Any, files: list[bytes]) -> tuple[Any, Sequence[Any]]:
-    frame = codec.decode(files[0], max_pixels=asked["max_pixels"])
-    parts = [np.ascontiguousarray(frame.pixels), *(() if frame.alpha is None else (np.ascontiguousarray(frame.alpha),))]
-    told = {
-        "size": [frame.height, frame.width],
-        "dpi": frame.dpi,
-        "has_alpha": frame.alpha is not None,
-        "has_icc": frame.icc is not None,
-    }
-    return told, [*parts, *(() if frame.icc is None else (frame.icc,))]
+    picture = codec.read(files[0], max_pixels=asked["max_pixels"])
+    height, width, colours = _colours(picture)
+    told = {"size": [height, width], "dpi": picture.dpi, "has_alpha": picture.alpha is not None, "has_icc": picture.icc is not None}
+    alpha = () if picture.alpha is None else (np.ascontiguousarray(picture.alpha),)
+    return told, [colours, *alpha, *(() if picture.icc is None else (picture.icc,))]
+
+
+def _colours(picture: Picture) -> tuple[int, int, Any]:
+    """Height, width, and the pixels: from Pillow's memory into what is sent, without a copy of their own."""
+    colours = picture.colours
+    if isinstance(colours, np.ndarray):
+        return colours.shape[0], colours.shape[1], np.ascontiguousarray(colours)
+    return colours.height, colours.width, Pieces(3 * colours.height * colours.width, codec.bands(colours))
 
 
 def _decode_mask(asked: Any, files: list[bytes]) -> tuple[Any, Sequence[Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
+from core.events import UNREADABLE
 from worker.engine_metrics import EngineMetrics
 from worker.engines.base import WarmUp
 from worker.gpu_metrics import GpuMetrics
@@ -28,6 +29,7 @@ class WorkerMetrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
+        registry.register(UNREADABLE)
         self.gpus, self.engines = GpuMetrics(), EngineMetrics(clock)
         registry.register(self.gpus)
         registry.register(self.engines)

@@ -3,7 +3,8 @@
     claims ──► intake (pool) ──► painter (one thread) ◄──► outputs (pool): composed, painted on, or encoded and stored
                     └────────────────────┴───────────────────┴──► ends (one thread): failed, canceled, given back
 
-A fourth thread beats: it extends leases, stores progress, hears of cancellations and watches the painter and the stages.
+Engines without a device paint in a pool instead of the painter, so that the large picture of one tenant keeps no other's waiting. A fourth thread beats:
+it extends leases, stores progress, hears of cancellations and watches the painter and the stages.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from api_schemas.jobs import JobSpec, JobStatus, StoredOutput, utc_now
 from api_schemas.models import ModelCard
 from api_schemas.requests import Priority, RemoveBackgroundRequest
 from core.catalogue import Catalogue
-from core.jobs import JobRecords, Outcome
-from core.queue import LeftToAnother, Room
+from core.jobs import Commit, JobRecords, Outcome
+from core.queue import LeftToAnother, Room, words
 from core.settings import Settings
-from core.storage import Storage, output_prefix
+from core.storage import Storage, archive_key, output_prefix
 from imagefiles.sandbox import Sandbox
-from worker import intake, outputs
+from worker import host_painting, intake, outputs
 from worker.claims import Claims, Lease
 from worker.decoding import SandboxedDecoder
 from worker.engines.base import Engine, Pixels
@@ -46,7 +47,8 @@ from worker.metrics import WorkerMetrics
 from worker.painter import Ends, Painter
 from worker.report import Examiner
 from worker.rounds import Rounds
-from worker.turns import TurnPool
+from worker.scheduler import HEAD_START_S
+from worker.turns import Running, TurnPool
 from worker.wording import Wordings
 from worker.work import Work
 
@@ -93,12 +95,16 @@ class PaintWorker:
         self._works: dict[str, Work] = {}
         self._memory: PictureMemory[Work] = PictureMemory(settings.worker.pictures_bytes)
         self._lock = threading.Lock()
-        self._stopping = self._drained = False
+        self._stopping = self._abandoning = self._drained = False
         # The image and the masks of a job are decoded at once.
         self._decoding = Sandbox("worker.decoding", 2 * POOL + 2, memory=settings.limits.decoding_bytes, niceness=_LOWEST_PRIORITY)
-        self._intake = TurnPool(quiet_pool("intake", POOL + 1), POOL)
-        self._outputs = TurnPool(quiet_pool("outputs", POOL + 1), POOL)
-        self._unprompted = TurnPool(quiet_pool("unprompted", 2), 1)  # seconds for each picture, in which others' are delivered
+        running = Running()
+        self._intake = _turn_pool("intake", POOL, running)
+        # For engines without a device: like other stages, but that a model on the CPU beside them must not starve them.
+        alone = all(engine.reentrant for engine in engines.values())
+        self._painting = _turn_pool("painting", POOL, running, quiet=alone)
+        self._outputs = _turn_pool("outputs", POOL, running)
+        self._unprompted = _turn_pool("unprompted", 1, running)  # seconds for each picture, in which others' are delivered
         self._ends = quiet_pool("ends", 1)  # so that no job's end waits behind pictures for which S3 is not there
 
     # -- life ---------------------------------------------------------------------------------------------------------------------
@@ -106,6 +112,7 @@ class PaintWorker:
     def stop(self) -> None:
         """Begin no more; what is being painted is finished. A second call gives that back too. Safe in a signal handler."""
         self._painter.drain(abandon=self._stopping)
+        self._abandoning |= self._stopping
         self._stopping = True  # plain flags: an Event's lock could be held by the thread that the signal interrupts
 
     def run(self) -> bool:
@@ -142,14 +149,14 @@ class PaintWorker:
         for thread in threads:
             if thread.name != "painter" or self._painter.is_settled:
                 thread.join()
-        for pool in (self._intake, self._unprompted, self._outputs, self._ends):
+        for pool in (self._intake, self._painting, self._unprompted, self._outputs, self._ends):
             pool.shutdown()
         self._decoding.close()
         try:
             self._catalogue.withdraw(self._claims.name)
             self._claims.stop()
         except RedisError as error:  # what it announced lapses, as a killed worker's does
-            _log.warning("withdrawal_failed", worker=self._claims.name, error=repr(error))
+            _log.warning("withdrawal_failed", worker=self._claims.name, error=words(error))
         _log.info("worker_stopped", worker=self._claims.name)
 
     def _held(self) -> int:
@@ -166,7 +173,7 @@ class PaintWorker:
                 time.sleep(self._settings.worker.poll_s / 10)
                 continue
             except RedisError as error:
-                _log.warning("claim_failed", error=repr(error))
+                _log.warning("claim_failed", error=words(error))
                 time.sleep(1.0)
                 continue
             if lease is None:
@@ -194,7 +201,7 @@ class PaintWorker:
     def _begin(self, works: Sequence[Work]) -> None:
         """Prepare jobs for whose pictures there is memory."""
         for work in works:
-            self._intake.submit(work.spec.tenant, partial(self._guarded, self._prepare, work))
+            self._intake.submit(work.spec.tenant, work.key, partial(self._guarded, self._prepare, work))
 
     def _full_of_bulk(self) -> bool:
         """Whether bulk jobs have all slots but one, which is kept for the others: they would wait for the end of a bulk job."""
@@ -250,15 +257,15 @@ class PaintWorker:
         engine = self._engines.get(work.spec.model)
         wordings = Wordings.of(work.spec.request, engine.read) if engine else Wordings()
         limits, segmenter = self._settings.limits, self._segmenter_of(work.spec)
-        decoder = SandboxedDecoder(self._decoding, limits, lambda: self._check_going_on(work))
+        decoder = SandboxedDecoder(self._decoding, limits, lambda: self._check_going_on(work), work.waiting)
         card = self._cards[work.spec.model]
         plan = intake.prepare(work.spec, card, fetch, segmenter, max_pixels=limits.max_image_pixels, decoder=decoder)
         work.rounds = Rounds(work.spec, plan, Examiner(segmenter, self._settings.quality), wordings)
         self._lap(work, "intake")
         if work.requests:
-            self._painter.inbox.put(work)
+            self._paint(work)
         else:
-            self._outputs.submit(work.spec.tenant, partial(self._guarded, self._compose, work))
+            self._outputs.submit(work.spec.tenant, work.key, partial(self._guarded, self._compose, work))
 
     def _segmenter_of(self, spec: JobSpec) -> Segmenter:
         """What finds the product of a job, in its input and in its outputs. Raises ``ModelNotFound`` where this worker does not have it."""
@@ -272,11 +279,27 @@ class PaintWorker:
             )
         return self._segmenters[name]
 
+    # -- painting -----------------------------------------------------------------------------------------------------------------
+
+    def _paint(self, work: Work) -> None:
+        if not self._engines[work.spec.model].reentrant:
+            self._painter.inbox.put(work)
+            return
+        rank = -round(HEAD_START_S[work.spec.request.priority])
+        self._painting.submit(work.spec.tenant, work.key, partial(self._guarded, self._paint_here, work), rank=rank)
+
+    def _paint_here(self, work: Work) -> None:
+        if self._abandoning or (self._stopping and not work.begun):
+            self._given_back(work)
+            return
+        host_painting.paint(self._engines[work.spec.model], work, self._metrics, lambda: self._check_going_on(work))
+        self._painted(work)
+
     # -- outputs ------------------------------------------------------------------------------------------------------------------
 
     def _painted(self, work: Work) -> None:
         self._lap(work, "paint")
-        self._outputs.submit(work.spec.tenant, partial(self._guarded, self._compose, work))
+        self._outputs.submit(work.spec.tenant, work.key, partial(self._guarded, self._compose, work))
 
     def _compose(self, work: Work) -> None:
         """Take in what was painted; paint on, or deliver."""
@@ -286,9 +309,9 @@ class PaintWorker:
         work.rounds.take(work.take_painted())
         self._lap(work, "compose")
         if work.requests:
-            self._painter.inbox.put(work)
+            self._paint(work)
         elif work.rounds.gives_way:
-            self._unprompted.submit(work.spec.tenant, partial(self._guarded, self._go_on_without_prompt, work))
+            self._unprompted.submit(work.spec.tenant, work.key, partial(self._guarded, self._go_on_without_prompt, work))
         else:
             self._deliver(work)
 
@@ -300,9 +323,9 @@ class PaintWorker:
         work.rounds.go_on_without_prompt()
         self._lap(work, "compose")
         if work.rounds.gives_way:
-            self._unprompted.submit(work.spec.tenant, partial(self._guarded, self._go_on_without_prompt, work))
+            self._unprompted.submit(work.spec.tenant, work.key, partial(self._guarded, self._go_on_without_prompt, work))
         else:
-            self._outputs.submit(work.spec.tenant, partial(self._guarded, self._deliver, work))
+            self._outputs.submit(work.spec.tenant, work.key, partial(self._guarded, self._deliver, work))
 
     def _deliver(self, work: Work) -> None:
         self._check_wanted(work)
@@ -350,7 +373,7 @@ class PaintWorker:
 
     def _previewed(self, work: Work, pixels: Pixels) -> None:
         work.preview_under_way = True
-        self._outputs.submit(work.spec.tenant, partial(self._store_preview, work, pixels))
+        self._outputs.submit(work.spec.tenant, work.key, partial(self._store_preview, work, pixels))
 
     def _store_preview(self, work: Work, pixels: Pixels) -> None:
         """A preview that cannot be stored is the last of its job, and no harm to it."""
@@ -397,17 +420,19 @@ class PaintWorker:
             self._end(work, Outcome(JobStatus.CANCELED))
 
     def _end(self, work: Work, outcome: Outcome) -> bool:
-        """Commit how the job ends. True: it succeeded. Where its lease was lost or it was canceled, what this execution made is dropped."""
+        """Archive how the job ends, then commit it. True: it succeeded. Where its lease was lost or it was canceled, what this execution made is
+        dropped.
+        """
         work.end()
-        commit = self._patiently(lambda: self._records.commit(work.spec, work.lease.member, outcome))
+        commit = self._commit(work, outcome)
         if commit == "canceled":
             outcome = Outcome(JobStatus.CANCELED)
-            commit = self._patiently(lambda: self._records.commit(work.spec, work.lease.member, outcome))
+            commit = self._commit(work, outcome)
         _log.info("job_ended", job=work.spec.id, status=outcome.status, commit=commit, error=outcome.error and outcome.error.code)
         if commit == "lost":
             self._claims.abandon(work.lease)
             self._metrics.fence_rejected.inc()
-            self._drop_objects(work)
+            self._drop_objects(work, archive=True)
         else:
             request = work.spec.request
             self._metrics.finished.labels(request.operation, work.spec.model, outcome.status).inc()
@@ -416,18 +441,40 @@ class PaintWorker:
             if outcome.error is not None:
                 self._metrics.failures.labels(outcome.error.code).inc()
             if commit == "committed" and not outcome.outputs:
-                self._drop_objects(work)
+                self._drop_objects(work, archive=False)
             else:
                 self._drop_preview(work)
             self._patiently(lambda: self._claims.settle(work.lease))
         self._forget(work)
         return commit != "lost" and outcome.status is JobStatus.SUCCEEDED
 
-    def _drop_objects(self, work: Work) -> None:
+    def _commit(self, work: Work, outcome: Outcome) -> Commit:
+        """The archive first, so that whatever is committed outlives Redis. A job without outputs does not wait for S3: the steward archives it."""
+        archived = True
+        try:
+            self._patiently(lambda: self._archive(work, outcome)) if outcome.outputs else self._archive(work, outcome)
+        except Unavailable:
+            if outcome.outputs:
+                raise
+            archived = False
+        commit = self._patiently(lambda: self._records.commit(work.spec, work.lease.member, outcome))
+        if not archived:
+            self._patiently(lambda: self._records.expect_archive(work.spec.id))
+        return commit
+
+    def _archive(self, work: Work, outcome: Outcome) -> None:
+        record = self._patiently(lambda: self._records.archive(work.spec.id, outcome))
+        if record is not None:  # else there is nothing to commit either
+            self._storage.put(self._archive_key(work), record, "application/json")
+
+    def _archive_key(self, work: Work) -> str:
+        return archive_key(work.spec.tenant, work.spec.id, work.lease.execution.id)
+
+    def _drop_objects(self, work: Work, *, archive: bool) -> None:
         """Nobody will ever see them; what is missed here is the steward's."""
         prefix = output_prefix(work.spec.tenant, work.spec.id, work.lease.execution.id)
         try:
-            self._storage.delete(self._storage.keys(prefix))
+            self._storage.delete([*self._storage.keys(prefix), *([self._archive_key(work)] if archive else [])])
         except Unavailable:
             self._patiently(lambda: self._records.expect_leftovers(work.spec))
 
@@ -504,7 +551,7 @@ class PaintWorker:
                     next_announce = now + self._settings.worker.lease_s / 2
                 self._tell_progress()
             except RedisError as error:
-                _log.warning("beat_failed", error=repr(error))
+                _log.warning("beat_failed", error=words(error))
             # Those that wait for memory: preparing them is what says that they are over.
             self._begin(self._memory.give_up(lambda work: self._stopping or work.overdue or work.canceled.is_set()))
             self._watch()
@@ -532,17 +579,27 @@ class PaintWorker:
                 work.canceled.set()
 
 
-def quiet_pool(name: str, size: int) -> ThreadPoolExecutor:
+def _turn_pool(name: str, threads: int, running: Running, *, quiet: bool = True) -> TurnPool:
+    """Threads in which tenants take turns. A tenant's only job there goes before others' further ones."""
+    if not quiet:
+        pool = ThreadPoolExecutor(threads + 1, name)
+        return TurnPool(threads, pool, pool, running)
+    return TurnPool(threads, quiet_pool(name, threads + 1), quiet_pool(f"{name}-further", threads + 1, further=True), running)
+
+
+def quiet_pool(name: str, size: int, *, further: bool = False) -> ThreadPoolExecutor:
     """Threads for work beside the engine: they run in the time that its step leaves idle, and bring no threads of OpenCV's along."""
     cv2.setNumThreads(1)
-    return ThreadPoolExecutor(size, name, initializer=_step_back)
+    return ThreadPoolExecutor(size, name, initializer=partial(_step_back, further=further))
 
 
-def _step_back() -> None:
-    """Give this thread the lowest priority. Only on Linux does a thread have one of its own; without it all is as it was."""
+def _step_back(*, further: bool) -> None:
+    """Give this thread the lowest priority, ``further``: behind those too. Only on Linux does a thread have one of its own; without it all is as it was."""
     if sys.platform == "linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+            if further:
+                os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
 
 
 class _CanceledError(Exception):

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 from standardwebhooks.webhooks import Webhook
 
-from api_schemas.errors import WebhookNotFound
+from api_schemas.errors import RecordUnreadable, WebhookNotFound
 from api_schemas.events import PingData, PingPayload, WebhookPayload, WebhookRow, status_after
 from api_schemas.jobs import utc_now
 from api_schemas.requests import JobEvent
@@ -124,19 +124,24 @@ class Dispatcher:
         except WebhookNotFound:  # its owner deleted the endpoint
             await asyncio.to_thread(self._outbox.drop, row)
             return
+        except RecordUnreadable:  # no attempt of the receiver's: it comes again when its lease lapses, to a steward that can read the job
+            return
         except NoSense as error:
             _log.info("webhook_given_up", webhook=row.id, job=row.event.job_id, tenant=row.event.tenant, reason=str(error))
-            await asyncio.to_thread(self._outbox.bury, row, _attempt(at, 0.0, error=str(error)))
+            await asyncio.to_thread(self._give_up, row, _attempt(at, 0.0, error=str(error)))
             return
         answer: httpx.Response | None = None
-        try:
-            async with asyncio.timeout(self._settings.outbound.timeout_s):
-                async with http.stream("POST", receiver.url, content=body, headers=_headers(row, receiver, body)) as answer:
-                    pass  # status and headers tell; the body is the receiver's own and is not read
-            outcome = "delivered" if answer.is_success else "gone" if answer.status_code == _GONE else "refused"
-            reason = None if answer.is_success else "redirects are not followed" if answer.is_redirect else f"answered {answer.status_code}"
-        except (httpx.HTTPError, *outbound.BAD_REDIRECT, TimeoutError) as fault:
-            outcome, reason = _fault(fault)
+        with outbound.following() as progress:
+            try:
+                async with asyncio.timeout(self._settings.outbound.timeout_s):
+                    async with http.stream("POST", receiver.url, content=body, headers=_headers(row, receiver, body)) as answer:
+                        pass  # status and headers tell; the body is the receiver's own and is not read
+                outcome = "delivered" if answer.is_success else "gone" if answer.status_code == _GONE else "refused"
+                reason = (
+                    None if answer.is_success else "redirects are not followed" if answer.is_redirect else f"answered {answer.status_code}"
+                )
+            except (httpx.HTTPError, *outbound.BAD_REDIRECT, TimeoutError) as fault:
+                outcome, reason = _fault(fault, progress)
         status = answer.status_code if answer is not None else None
         self._metrics.webhook_attempts.labels(outcome).inc()
         _log.info(
@@ -176,7 +181,7 @@ class Dispatcher:
         record = self._records.find(event.job_id or "")
         if record is None:
             raise NoSense("the job was deleted")
-        job = public(record, self._storage, status=status_after(event.type))
+        job = public(record, self._storage, root_path=self._settings.http.root_path, status=status_after(event.type))
         return WebhookPayload(type=event.type, timestamp=event.occurred_at, sequence=row.seq, data=job).model_dump_json().encode()
 
     def _settle(self, row: WebhookRow, outcome: str, answer: httpx.Response | None, attempt: Attempt) -> None:
@@ -187,11 +192,15 @@ class Dispatcher:
         if outcome == "gone" and row.endpoint is not None:
             self._disable(row.event.tenant, row.endpoint)
         if outcome in ("gone", "denied") or row.attempts >= len(delays):
-            self._outbox.bury(row, attempt)
+            self._give_up(row, attempt)
         else:
             asked = _retry_after_s(answer) if answer is not None else 0.0
             # Jitter spreads receivers' load after an outage; it only ever adds, so that the schedule is a floor.
             self._outbox.put_off(row, max(delays[row.attempts] * random.uniform(1.0, 1.2), asked), attempt)  # noqa: S311
+
+    def _give_up(self, row: WebhookRow, attempt: Attempt) -> None:
+        self._outbox.bury(row, attempt)
+        self._metrics.given_up.inc()
 
     def _disable(self, tenant: str, endpoint_id: str) -> None:
         with suppress(WebhookNotFound):
@@ -206,7 +215,6 @@ def _headers(row: WebhookRow, receiver: Receiver, body: bytes) -> dict[str, str]
     signatures = (Webhook(secret.get_secret_value()).sign(row.id, now, body.decode()) for secret in receiver.secrets)
     return {
         "content-type": "application/json",
-        "user-agent": "outfill-webhooks/1",
         "webhook-id": row.id,
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": " ".join(signatures),
@@ -217,17 +225,13 @@ def _attempt(at: datetime, seconds: float, *, status: int | None = None, error: 
     return Attempt(at=at, status_code=status, error=error, duration_ms=round(seconds * 1000))
 
 
-def _fault(fault: Exception) -> tuple[str, str]:
-    """Why nothing was answered: the outcome, and in the owner's words. No address of ours is told."""
-    if isinstance(fault, httpx.HTTPError) and outbound.is_denied(fault):
-        return "denied", "the URL leads to an address that is not allowed"
-    if isinstance(fault, httpx.HTTPError) and outbound.leads_nowhere(fault):  # it may lead somewhere by the next attempt
-        return "unreachable", "the host leads to no address that may be called"
-    if isinstance(fault, (TimeoutError, httpx.TimeoutException)):
-        return "unreachable", "no answer in time"
+def _fault(fault: Exception, progress: outbound.Progress) -> tuple[str, str]:
+    """Why nothing was answered: the outcome, and in the owner's words."""
     if isinstance(fault, outbound.BAD_REDIRECT):
         return "refused", "redirects are not followed"
-    return "unreachable", "no answer" if isinstance(fault, httpx.ReadError | httpx.RemoteProtocolError) else "no connection"
+    denied = isinstance(fault, httpx.HTTPError) and outbound.is_denied(fault)
+    # A host that leads nowhere may lead somewhere by the next attempt.
+    return "denied" if denied else "unreachable", outbound.why(fault, progress)
 
 
 def _retry_after_s(answer: httpx.Response) -> float:

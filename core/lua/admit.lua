@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Lets one request in, or says why not: looks its key up, takes one from the key's bucket of requests, and counts it, in one step, so that
 -- a key that was revoked a moment ago opens nothing.
 -- The bucket holds as many requests as may be made in a minute and refills evenly; it is kept as the time at which it will be full (GCRA).

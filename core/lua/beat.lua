@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Stores the progress of a running job, if it is still this execution's, and wakes who listens where there is any. Returns 0 if it is not, 2 if
 -- its owner asked to cancel, else 1.
 -- KEYS: job, events   ARGV: lease member, step, steps, object key of the preview ('' for none), which preview it is

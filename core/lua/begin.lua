@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- An execution that holds a lease begins a job. Returns {verdict, attempts}:
 --   begun      it is ours; attempts was raised
 --   missing    there is no record

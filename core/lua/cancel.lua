@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Asks for the cancellation of a job that runs. Returns its status, or nothing if there is no such job.
 -- KEYS: job
 local status = redis.call('HGET', KEYS[1], 'status')

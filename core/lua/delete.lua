@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Removes every trace of a job from Redis. Returns 1, or 0 if it is not what it has to be.
 -- KEYS: job, tenant index, counts, queue, intermediate list, events, RQ job, RQ executions, accepting, deadlines, expiry, outbox,
 --       dead letters, started registry, usage of the key on the day that the job was recorded ('' for none),

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- The only way into a terminal state. Sets state, result, event and webhook rows in one step, or nothing.
 -- Returns 1 if this call ended the job, 2 if an earlier call with the same lease did, 0 if it had ended otherwise or the state was
 -- another, -1 if the lease is lost, 3 if it was to succeed and its owner has asked to cancel (end it as canceled instead).
@@ -34,6 +35,7 @@ else
   end
   redis.call('LREM', KEYS[7], 0, ARGV[1])
   redis.call('DEL', KEYS[8], KEYS[9])
+  redis.call('ZADD', 'outfill:unarchived', 0, ARGV[1]) -- a worker archives what it ends before it says so
 end
 local now_ms, begun_ms = clock_ms(), redis.call('HGET', KEYS[1], 'begun_ms')
 if ARGV[3] == 'succeeded' and begun_ms then

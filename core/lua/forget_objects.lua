@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- The inputs, or the outputs, of a job are deleted: they count no more as stored.
 -- KEYS: job, jobs by when these are to be deleted, counts of the tenant   ARGV: id, 'inputs' or 'outputs'
 redis.call('ZREM', KEYS[2], ARGV[1])

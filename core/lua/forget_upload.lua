@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Counts an upload no more: its bytes are gone.
 -- KEYS: uploads by when they expire, those of the tenant, counts of the tenant   ARGV: tenant/id, id
 local due = redis.call('ZSCORE', KEYS[1], ARGV[1])

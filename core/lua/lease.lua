@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Takes due rows and puts them off by a lease, so that a sender that dies does not take them with it. Whoever has least in flight goes first,
 -- tenants before lanes, so that those who are many or slow keep only each other waiting. The last places are for tenants that have none in flight, so that
 -- no few whose receivers hang take all.

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Frees an idempotency key whose request made no job. One that is bound goes with its job (delete.lua).
 -- KEYS: reservation, reservations of the tenant that have no job   ARGV: token
 local found = redis.call('HMGET', KEYS[1], 'token', 'job')

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Gives a job back to the front of its queue, and to its place in its tenant's line: the worker hands it back, or its lease lapsed. Returns 1, or 0 if it is not (or no
 -- longer) this execution's to give, or if it was canceled meanwhile (whoever asks then finishes it instead).
 -- RQ's own trace of the execution goes too: RQ trips over one that lapsed when it later cleans up the message.

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- What became of an attempt. Returns 1, or 0 if the row is owed no more (delivered by another sender, or its job was deleted).
 -- KEYS: outbox, lane, webhook row, deliveries of the tenant, dead letters, dead letters of the tenant, its deliveries that have ended by when, its policy
 -- ARGV: id, lane, state: 'pending' (it comes again), 'delivered', 'dead', or 'gone' (nothing is kept of it), in how many ms, the attempt as

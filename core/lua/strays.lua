@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Gives back ids that a worker claimed before it died without taking a lease. An id is a stray when it stood on the intermediate
 -- list in the last round too. A worker that was only slow finds out when it begins the job. Returns how many were given back.
 -- KEYS: queue, intermediate list, those of the last round, turns
@@ -5,7 +6,9 @@
 local ids = redis.call('LRANGE', KEYS[2], 0, -1)
 local back = 0
 for i = #ids, 1, -1 do
-  if redis.call('SISMEMBER', KEYS[3], ids[i]) == 1 then
+  if not string.match(ids[i], '^job_%w+$') or #ids[i] ~= 30 then
+    table.remove(ids, i) -- another application's, whose queue has a name like ours
+  elseif redis.call('SISMEMBER', KEYS[3], ids[i]) == 1 then
     local found = redis.call('HMGET', 'outfill:job:' .. ids[i], 'tenant', 'place', 'status')
     redis.call('LREM', KEYS[2], 0, ids[i])
     redis.call('LREM', KEYS[1], 0, ids[i])

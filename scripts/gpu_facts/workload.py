@@ -58,6 +58,7 @@ class TimedEngine:
 
     def __post_init__(self) -> None:
         self.card, self.dtype, self.calls = self.engine.card, self.engine.dtype, self.engine.calls
+        self.reentrant = self.engine.reentrant
         self.max_rows, self.budget = self.engine.max_rows, self.engine.budget
 
     def clear(self) -> None:

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from api_schemas.errors import JobNotFound, TooManyStreams
 from service.auth import JobsReader
 from service.bodies import NoQuery
-from service.deps import Parts
+from service.deps import Parts, RootPath
 from service.event_stream import OPENAPI, EventStream, to_resume
 from service.openapi import refusals
 
@@ -27,8 +27,10 @@ LastEventId = Annotated[
 
 
 @router.get("/{job_id}/events", response_class=Response, responses={**OPENAPI, **refusals(JobNotFound, TooManyStreams)})
-async def follow(job_id: str, caller: JobsReader, parts: Parts, _: NoQuery, last_event_id: LastEventId = None) -> Response:
+async def follow(
+    job_id: str, caller: JobsReader, parts: Parts, root_path: RootPath, _: NoQuery, last_event_id: LastEventId = None
+) -> Response:
     """Server-sent events: the states of a job, its progress and its previews, until it has ended."""
     record = await run_in_threadpool(parts.records.get, job_id, caller.name)
     has_heard_the_end, after = await run_in_threadpool(to_resume, parts, record, last_event_id)
-    return Response(status_code=204) if has_heard_the_end else EventStream(parts, record, caller.key_id, after)
+    return Response(status_code=204) if has_heard_the_end else EventStream(parts, record, caller.key_id, after, root_path)

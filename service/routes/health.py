@@ -5,12 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.errors import TooManyAtOnce, Unauthenticated, Unavailable
 from service.auth import Scraper
 from service.deps import Parts
+from service.metrics import SEVERAL, may_have_siblings
 from service.openapi import ODD_HEAD, refusal
 from service.threads import OURSELVES
 
@@ -25,12 +25,8 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", responses={503: {"model": dict[str, str], "description": "A part does not answer."}, **ODD_HEAD})
 async def readyz(response: Response, parts: Parts) -> dict[str, str]:
-    """Redis and S3 answer."""
-    checks = {"redis": "ok", "s3": "ok"}
-    try:
-        await run_in_threadpool(parts.connection.ping)
-    except RedisError:
-        checks["redis"] = "unavailable"
+    """Redis takes jobs and S3 answers; else what is wrong: a word, and an explanation."""
+    checks = {"redis": await run_in_threadpool(parts.queue.trouble) or "ok", "s3": "ok"}
     try:
         await parts.storing.run(OURSELVES, parts.storage.ping)
     except (TooManyAtOnce, Unavailable):
@@ -40,7 +36,14 @@ async def readyz(response: Response, parts: Parts) -> dict[str, str]:
     return checks
 
 
-@router.get("/metrics", dependencies=[Scraper], response_class=PlainTextResponse, responses={401: refusal(Unauthenticated), **ODD_HEAD})
+@router.get(
+    "/metrics",
+    dependencies=[Scraper],
+    response_class=PlainTextResponse,
+    responses={401: refusal(Unauthenticated), 503: refusal(Unavailable), **ODD_HEAD},
+)
 def metrics(parts: Parts) -> Response:
-    """Prometheus metrics of this process. Needs the bearer token of `OUTFILL_METRICS__TOKEN`."""
+    """Prometheus metrics of this process; 503 where several share its address. Needs the bearer token of `OUTFILL_METRICS__TOKEN`."""
+    if may_have_siblings():
+        raise Unavailable(SEVERAL)
     return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)

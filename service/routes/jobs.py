@@ -48,7 +48,7 @@ from api_schemas.requests import Operation, RepeatRequest
 from core.jobs import Glance, JobRecord, public
 from service.auth import JobsReader, JobsRepeater, JobsWriter, Tenant
 from service.bodies import Body, Changes, JobBody, NoQuery, QueryOnce, described, query_once, request_body
-from service.deps import Parts, Services
+from service.deps import Parts, RootPath, Services
 from service.dry_run import dry_run
 from service.idempotency import HEADER as IDEMPOTENCY_KEY
 from service.idempotency import IdempotencyKey, job_digest, once
@@ -59,6 +59,8 @@ from service.submit import submit
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _SECONDS = re.compile(r'"?([0-9]{1,4})"?')
 MAX_WAIT_S = 60
+_LONGEST_WAIT_S = 55
+"""Many proxies give an answer up after 60 seconds; what is asked for beyond this is this."""
 _JOB_ID = r"^job_[0-7][0-9A-HJKMNP-TV-Z]{25}$"
 _Entry = Annotated[str, StringConstraints(pattern=r"^[^=]+=")]
 _OVER_BOUNDS = (TooManyQueued, TooManyLeaving, TooManyReservations)
@@ -85,10 +87,10 @@ def _no_number(value: Any) -> Any:
 _Moment = Annotated[AwareDatetime, Field(ge=_FIRST, lt=_LAST), BeforeValidator(_no_number)]
 
 
-def _view(parts: Services, record: JobRecord) -> Job:
+def _view(parts: Services, record: JobRecord, root_path: str) -> Job:
     waiting = record.status is JobStatus.QUEUED
     position = parts.queue.position(record.spec) if waiting else None
-    return public(record, parts.storage, position=position)
+    return public(record, parts.storage, root_path=root_path, position=position)
 
 
 class ListQuery(BaseModel):
@@ -118,7 +120,11 @@ class ListQuery(BaseModel):
 
 Prefer = Annotated[
     str | None,
-    Header(alias="Prefer", examples=["wait=30"], description="`wait=N`: answer when the job has ended, at most N (1-60) seconds from now."),
+    Header(
+        alias="Prefer",
+        examples=["wait=30"],
+        description="`wait=N` (1-60): answer when the job has ended, or N seconds after the request came in; above 55 it is 55.",
+    ),
 ]
 
 
@@ -155,6 +161,7 @@ async def create(
     response: Response,
     caller: JobsWriter,
     parts: Parts,
+    root_path: RootPath,
     _: QueryOnce,
     body: Body,
     query: Annotated[CreateQuery, Query()],
@@ -166,17 +173,17 @@ async def create(
     if query.dry_run:
         if key is not None or wait_s:
             raise Invalid("a dry run makes no job", field="Prefer" if wait_s else IDEMPOTENCY_KEY)
-        found = await dry_run(parts, caller, *body.take())
+        found = await dry_run(parts, caller, body.take())
         return JSONResponse(found.model_dump(mode="json"))
     spec = await _made(parts, _submitted(parts, caller, key, body))
     request.state.release_body()
-    return await _answer(request, response, parts, spec, wait_s)
+    return await _answer(request, response, parts, root_path, spec, wait_s)
 
 
 async def _submitted(parts: Services, caller: Tenant, key: str | None, body: JobBody) -> JobSpec:
     """The job of a body, which nobody holds afterwards."""
-    asked, files = body.take()
-    return await once(parts, caller, key, partial(job_digest, asked, files), partial(submit, parts, caller, asked, files), size=body.size)
+    sent = body.take()
+    return await once(parts, caller, key, partial(job_digest, sent), partial(submit, parts, caller, sent), size=body.size)
 
 
 @router.post(
@@ -193,6 +200,7 @@ async def repeat_job(
     response: Response,
     caller: JobsRepeater,
     parts: Parts,
+    root_path: RootPath,
     changes: Changes,
     _: NoQuery,
     key: IdempotencyKey,
@@ -206,7 +214,7 @@ async def repeat_job(
     make = partial(repeat, parts, caller, job_id, changes)
     spec = await _made(parts, once(parts, caller, key, partial(repeat_digest, job_id, changes), make))
     request.state.release_body()
-    return await _answer(request, response, parts, spec, wait_s)
+    return await _answer(request, response, parts, root_path, spec, wait_s)
 
 
 async def _made(parts: Services, making: Awaitable[JobSpec]) -> JobSpec:
@@ -218,28 +226,28 @@ async def _made(parts: Services, making: Awaitable[JobSpec]) -> JobSpec:
         raise
 
 
-async def _answer(request: Request, response: Response, parts: Services, spec: JobSpec, wait_s: int) -> Job:
-    """The job just accepted, after ``wait_s`` or when it has ended."""
+async def _answer(request: Request, response: Response, parts: Services, root_path: str, spec: JobSpec, wait_s: int) -> Job:
+    """The job just accepted, when it has ended or ``wait_s`` after the request came in."""
     if wait_s:
         began = time.perf_counter()
         # The job is accepted, whatever happens to the waiting.
         with suppress(RedisError):
-            await parts.listeners.until_terminal(spec.id, spec.tenant, wait_s)
+            await parts.listeners.until_terminal(spec.id, spec.tenant, request.state.began + wait_s - began)
         request.state.waited_s = time.perf_counter() - began
         response.headers["Preference-Applied"] = f"wait={wait_s}"
-    job = await run_in_threadpool(_accepted, parts, spec)
+    job = await run_in_threadpool(_accepted, parts, spec, root_path)
     response.headers["Location"] = job.urls.self
     if wait_s and job.status.terminal:
         response.status_code = 200
     return job
 
 
-def _accepted(parts: Services, spec: JobSpec) -> Job:
+def _accepted(parts: Services, spec: JobSpec, root_path: str) -> Job:
     """The job just accepted, as it is by now; as it was accepted, if Redis went away since."""
     try:
-        return _view(parts, parts.records.get(spec.id, spec.tenant))
+        return _view(parts, parts.records.get(spec.id, spec.tenant), root_path)
     except RedisError:
-        return public(JobRecord(spec, JobStatus.QUEUED, attempts=0), parts.storage)
+        return public(JobRecord(spec, JobStatus.QUEUED, attempts=0), parts.storage, root_path=root_path)
 
 
 def _wait_seconds(prefer: str | None) -> int:
@@ -251,12 +259,12 @@ def _wait_seconds(prefer: str | None) -> int:
             seconds = int(written[1]) if written else 0
             if not 1 <= seconds <= MAX_WAIT_S:
                 raise Invalid(f"wait must be 1 to {MAX_WAIT_S} seconds", field="Prefer")
-            return seconds
+            return min(seconds, _LONGEST_WAIT_S)
     return 0
 
 
 @router.get("", responses={200: {"links": links("job_id", "$response.body#/items/0/id", *_FOLLOWING)}, **refusals()})
-async def page(caller: JobsReader, parts: Parts, _: MetadataAgain, query: Annotated[ListQuery, Query()]) -> JobList:
+async def page(caller: JobsReader, parts: Parts, root_path: RootPath, _: MetadataAgain, query: Annotated[ListQuery, Query()]) -> JobList:
     """The caller's jobs that match all filters, newest first (by id, whose first ten letters are the time).
 
     A page holds `limit` jobs, or fewer where those that match are rare; `next` is null on the last one.
@@ -269,25 +277,26 @@ async def page(caller: JobsReader, parts: Parts, _: MetadataAgain, query: Annota
 
     def read() -> JobList:
         records, following = parts.records.page(caller.name, before=before, since=since, limit=query.limit, wanted=query.matches)
-        return JobList(items=tuple(_view(parts, record) for record in records), next=following)
+        return JobList(items=tuple(_view(parts, record, root_path) for record in records), next=following)
 
     return await parts.listing.run(caller.name, read)
 
 
 @router.get("/{job_id}", responses=refusals(JobNotFound))
-def read(job_id: str, caller: JobsReader, parts: Parts, _: NoQuery) -> Job:
+def read(job_id: str, caller: JobsReader, parts: Parts, root_path: RootPath, _: NoQuery) -> Job:
     """One job."""
-    return _view(parts, parts.records.get(job_id, caller.name))
+    return _view(parts, parts.records.get(job_id, caller.name), root_path)
 
 
 @router.post("/{job_id}/cancel", responses=refusals(JobNotFound, JobAlreadyFinished))
-def cancel(job_id: str, caller: JobsWriter, parts: Parts, _: NoQuery) -> Job | JobState:
+def cancel(job_id: str, caller: JobsWriter, parts: Parts, root_path: RootPath, _: NoQuery) -> Job | JobState:
     """Cancel a job: at once while it waits, at its next step while it runs. Canceling twice is no error.
 
     A key without `jobs:read` is told its state alone.
     """
     record = parts.records.cancel(job_id, caller.name)
-    return _view(parts, record) if Scope.JOBS_READ in caller.scopes else JobState.of(_view(parts, record))
+    job = _view(parts, record, root_path)
+    return job if Scope.JOBS_READ in caller.scopes else JobState.of(job)
 
 
 @router.delete("/{job_id}", status_code=204, responses=refusals(JobNotFound, JobNotFinished))
@@ -302,4 +311,5 @@ def _delete(parts: Services, tenant: str, job_id: str) -> None:
         raise JobNotFinished(f"the job is {record.status}; POST /v1/jobs/{job_id}/cancel first")
     parts.storage.delete_job(tenant, job_id)  # the record last: it is what leads to the objects
     parts.records.delete(record.spec, only_if="ended")
+    parts.storage.delete([record.archive])  # which the steward may have written just now
     parts.queue.wait_until_durable()  # else a Redis that crashes now would bring the record back, without its objects

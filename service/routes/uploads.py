@@ -15,7 +15,7 @@ from core.settings import Limits
 from core.storage import upload_key
 from service import intake
 from service.auth import Tenant, UploadsWriter
-from service.bodies import NoQuery, described, gather, json_body
+from service.bodies import FILE, NoQuery, described, gather, json_body
 from service.deps import Parts, Services
 from service.forms import media_type, read_form
 from service.openapi import FORM_BODY, IMAGE, JSON_BODY, refusals
@@ -33,8 +33,7 @@ def _register(parts: Services, caller: Tenant, size: int) -> Upload:
 Presigned = Annotated[PresignRequest, Depends(json_body(PresignRequest, required=False))]
 _STILL_COMING = timedelta(minutes=15)
 """Until a PUT that began while its URL was good has surely ended: what arrived after the deletion, nobody would ever delete."""
-_FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
-_FORM = {"type": "object", "required": ["file"], "properties": {"file": _FILE}, "additionalProperties": False}
+_FORM = {"type": "object", "required": ["file"], "properties": {"file": FILE}, "additionalProperties": False}
 _BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
 
 
@@ -63,15 +62,14 @@ async def create(request: Request, caller: UploadsWriter, parts: Parts, _: NoQue
 
 def _read_file(body: bytearray, options: dict[bytes, bytes], limits: Limits) -> bytes:
     """The file of a form."""
-    found = read_form(body, options, max_files=1, max_texts=1, texts=())
+    found = read_form(body, options, max_files=2, max_texts=2, texts=())
     if unknown := [part.name for part in found if part.name != "file"]:
         raise UnknownField("there is no such part", field=unknown[0])
-    files = [part.content for part in found if part.is_file]
-    if len(found) != 1 or not files:
-        raise MissingField("send one part, a file", field="file")
-    if len(files[0]) > limits.max_image_bytes:
+    if len(found) != 1:
+        raise Invalid("two parts have this name", field="file") if found else MissingField("the file part is missing", field="file")
+    if len(found[0].content) > limits.max_image_bytes:
         raise PayloadTooLarge(f"the file has more than {limits.max_image_bytes} bytes", field="file")
-    return files[0]
+    return found[0].content
 
 
 @router.post(

@@ -35,6 +35,10 @@ FAULTS: tuple[tuple[str, Fault], ...] = (
     ("the clocks of all workers jump an hour ahead for 20 s", lambda stack: stack.step_clocks(3600.0, 20.0)),
     ("the API is killed", lambda stack: stack.kill("api")),
 )
+FAILOVERS: tuple[tuple[str, Fault], ...] = (
+    ("Valkey is killed and its replica promoted", lambda stack: stack.promote(killed=True)),
+    ("Valkey is demoted and its replica promoted", lambda stack: stack.promote(killed=False)),
+) * 2
 CLOCKS = {"worker-2": -300.0, "worker-3": 20.0, "steward-2": 5.0}
 
 
@@ -46,10 +50,13 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=500)
     parser.add_argument("--kills", type=int, default=30, help="by SIGKILL at named points; a SIGTERM at each point comes on top")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--replica", action="store_true", help="with a replica of Valkey that is promoted four times, and OUTFILL_REDIS__REPLICAS=1"
+    )
     parser.add_argument("--keep", type=Path, help="run in this directory, and leave the logs there")
     parser.add_argument("--skip-measures", action="store_true", help="do not measure how fast others take over")
     arguments = parser.parse_args()
-    plan = _plan(arguments.jobs, arguments.kills, arguments.seed)
+    plan = _plan(arguments.jobs, arguments.kills, arguments.seed, replica=arguments.replica)
     with tempfile.TemporaryDirectory() as folder, running(plan, arguments.keep or Path(folder)) as run:
         figures = {}
         if not arguments.skip_measures:
@@ -65,17 +72,18 @@ def main() -> int:
     return _report(plan, figures, result, jobs)
 
 
-def _plan(jobs: int, kills: int, seed: int) -> Plan:
-    chance = random.Random(seed)
+def _plan(jobs: int, kills: int, seed: int, *, replica: bool) -> Plan:
+    chance, known = random.Random(seed), FAULTS + FAILOVERS * replica
     strikes = [(chance.choice(POINTS), "kill") for _ in range(kills)] + [(point, "term") for point in POINTS]
-    places = sorted(chance.sample(range(len(strikes)), min(len(FAULTS), len(strikes))))
+    places = sorted(chance.sample(range(len(strikes)), min(len(known), len(strikes))))
     return Plan(
         seed=seed,
         workers=3,
         jobs=jobs,
         strikes=shuffled(strikes, seed),
-        faults=dict(zip(places, chance.sample(FAULTS, len(places)), strict=True)),
+        faults=dict(zip(places, chance.sample(known, len(places)), strict=True)),
         clocks=CLOCKS,
+        replica=replica,
         patience_s=1200.0,
     )
 
@@ -100,7 +108,7 @@ def _report(plan: Plan, figures: dict[str, dict[str, object]], result: Result, j
     for line in [*result.breaches, *result.missed, *odd]:
         console.print(f"  {line}", markup=False)
     console.print(table)
-    write_figures("chaos", figures)
+    write_figures("chaos-replica" if plan.replica else "chaos", figures)
     return exit_status(figures)
 
 

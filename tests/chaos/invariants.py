@@ -34,6 +34,7 @@ _LEFT_BEHIND = (
     "outfill:accepting",
     "outfill:deadlines",
     "outfill:leftovers",
+    "outfill:unarchived",
     "outfill:strays:*",
 )
 BYTES_PER_ENDED_JOB = 6144
@@ -103,12 +104,12 @@ def _objects(scene: Scene, found: dict[str, JobRecord | None]) -> Iterator[str]:
     for job_id, record in found.items():
         if record is None:
             continue
-        kept |= {ref.key for ref in record.spec.inputs.values()}
+        kept |= {ref.key for ref in record.spec.inputs.values()} | {record.archive}
         for output in record.outputs:
             kept |= {output.key, *output.layers.values()}
             if hashlib.sha256(scene.storage.get(output.key)).hexdigest() != output.sha256:
                 yield f"{job_id}: the output {output.key} is not what its record says"
-    there = {key for prefix in ("inputs/", "outputs/", "uploads/") for key in scene.storage.keys(prefix)}
+    there = {key for prefix in ("inputs/", "outputs/", "records/", "uploads/") for key in scene.storage.keys(prefix)}
     yield from (f"{key.split('/')[2]}: no record names the object {key}" for key in sorted(there - kept))
     yield from (f"{key.split('/')[2]}: the object {key} is missing" for key in sorted(kept - there))
 

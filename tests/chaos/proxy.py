@@ -52,7 +52,11 @@ class Proxy:
         """Treat everything so from now on. Open connections are closed unless all is passed."""
         self._mode = mode
         if mode is Mode.DOWN:
-            self._loop.call_soon_threadsafe(self._hang_up)
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close all connections; new ones are passed as the mode says."""
+        self._loop.call_soon_threadsafe(self._hang_up)
 
     def drop_replies(self, share: float) -> None:
         """Of the server's replies, take away this share, with the connection: the caller cannot know whether its command was carried out."""

@@ -39,6 +39,8 @@ class Plan:
     """What fails while the strike with that number is waited for, and its name."""
     clocks: Mapping[str, float]
     environment: Mapping[str, str] = field(default_factory=dict)
+    replica: bool = False
+    """Whether Valkey has a replica, which must have each accepted job on disk."""
     patience_s: float = 300.0
     """For everything to have ended."""
 
@@ -156,7 +158,7 @@ def running(plan: Plan, data: Path, *, say: Callable[[str], None] = print) -> It
             **plan.environment,
         },
     )
-    stack = ChaosStack(options, seed=plan.seed, clocks=plan.clocks)
+    stack = ChaosStack(options, seed=plan.seed, clocks=plan.clocks, replica=plan.replica)
     with stack, Receiver(stack.webhook_secret, plan.seed) as receiver:
         caller = Caller(stack.url, stack.api_key, receiver.url, plan.seed)
         run = Run(plan, stack, receiver, caller, say=say)

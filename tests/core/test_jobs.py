@@ -9,11 +9,10 @@ from typing import Any, cast
 
 import pytest
 import redis
-from pydantic import ValidationError
 from queueing import accept, let_lapse, spec_of, take
 
 from api_schemas.errors import ErrorInfo, JobAlreadyFinished, JobNotFound
-from api_schemas.jobs import JobStatus, Report, utc_now
+from api_schemas.jobs import JobStatus, utc_now
 from core.events import Outbox, stream_key
 from core.jobs import Glance, JobRecords, Outcome, job_key
 from core.queue import JobQueue, execution_key, leases_key, queue_key
@@ -287,12 +286,3 @@ def test_the_message_in_redis_is_json_and_names_no_code_to_run(records: JobRecor
     data = zlib.decompress(cast("bytes", own_redis.hget(f"rq:job:{spec.id}", "data")))
     assert json.loads(data)[0] == "outfill.paint"
     assert json.loads(data)[2:] == [[], {}]
-
-
-def test_a_report_of_an_earlier_build_is_read() -> None:
-    """A record from before ``subject.confidence``, with the ``ambiguity`` that stood in its place, is read; a field that none ever had is not."""
-    preserved = {"max_delta": 0, "changed_pixels": 0, "kept_pixels": 4, "sha256": "0" * 64}
-    report = Report.model_validate_json(json.dumps({"preserved": preserved, "coverage": 0.5, "ambiguity": 0.1}))
-    assert report.subject is None
-    with pytest.raises(ValidationError):
-        Report.model_validate_json(json.dumps({"preserved": preserved, "coverage": 0.5, "haste": 0.1}))

@@ -6,12 +6,14 @@ import time
 
 import pytest
 import redis
-from queueing import accept, spec_of
+from queueing import accept, spec_of, take
 from ulid import ULID
 
 from api_schemas.errors import Unavailable
-from core.jobs import JobRecords
-from core.queue import JobQueue, intermediate_key, queue_key
+from api_schemas.jobs import JobStatus
+from core.jobs import JobRecords, Outcome
+from core.queue import JobQueue, intermediate_key, message_keys, queue_key
+from worker.claims import Claims
 
 
 def old_id(age_s: float) -> str:
@@ -31,6 +33,38 @@ def test_pushing_twice_queues_once(own_redis: redis.Redis) -> None:
     queue.push(spec)
     queue.push(spec)
     assert own_redis.lrange(queue_key(spec.queue), 0, -1) == [spec.id.encode()]
+
+
+def test_a_push_that_is_retried_after_the_end_leaves_nothing(own_redis: redis.Redis) -> None:
+    """A job that was done while its caller was told that nothing is sure yet is not queued again by his retry."""
+    records, queue = parts(own_redis)
+    spec = accept(records, queue, spec_of())
+    records.end_queued(spec, Outcome(JobStatus.CANCELED))
+    queue.push(spec)
+    assert not own_redis.exists(queue_key(spec.queue), *message_keys(spec.id))
+    assert queue.claim(["backdrop"], 1, overdue_s=60) == []
+
+
+def test_a_push_whose_answer_was_lost_leaves_the_message_of_a_job_that_runs(own_redis: redis.Redis) -> None:
+    """Where the job was begun before the push is repeated, its worker's message stays."""
+    records, queue = parts(own_redis)
+    spec = accept(records, queue, spec_of())
+    lease = take(Claims(own_redis, records, queue, lease_s=30, overdue_s=60))
+    assert queue.line_up(spec)
+    queue.drop(spec.queue, spec.id, spec.tenant)
+    assert records.get(spec.id, spec.tenant).status is JobStatus.RUNNING
+    assert own_redis.exists(*message_keys(lease.spec.id)) == len(message_keys(spec.id))
+
+
+def test_what_was_queued_again_after_its_end_is_found(own_redis: redis.Redis) -> None:
+    """Where the process died in the middle of that, the housekeeper sees the job and forgets it."""
+    records, queue = parts(own_redis)
+    spec = accept(records, queue, spec_of())
+    records.end_queued(spec, Outcome(JobStatus.CANCELED))
+    queue.rq_queue(spec.queue).enqueue_call("outfill.paint", job_id=spec.id, unique=True, timeout=-1, result_ttl=0)
+    assert queue.out_of_line(spec.queue) == [spec.id]
+    queue.drop(spec.queue, spec.id)
+    assert not own_redis.exists(queue_key(spec.queue), *message_keys(spec.id))
 
 
 def test_interactive_goes_before_standard_before_bulk(own_redis: redis.Redis) -> None:

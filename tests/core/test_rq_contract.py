@@ -32,7 +32,6 @@ def test_rq_is_the_version_that_was_read() -> None:
         (SimpleWorker, "register_death", ["self"]),
         (SimpleWorker, "_shutdown", ["self"]),
         (Execution, "create", ["job", "ttl", "pipeline", "worker_name"]),
-        (Execution, "heartbeat", ["self", "started_job_registry", "ttl", "pipeline"]),
     ],
 )
 def test_rq_has_the_methods_that_we_call(owner: type, name: str, parameters: list[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import PydanticUndefined
 
-from core.settings import Settings
+from core.settings import Metrics, Settings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
 
@@ -50,6 +50,15 @@ def test_the_table_of_settings_is_true() -> None:
     assert table in DOCUMENT.read_text(), f"put this table into docs/operations.md:\n{table}"
 
 
+def test_a_misspelt_section_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that no setting reads is an error with its name; one without a section is somebody else's."""
+    monkeypatch.setenv("OUTFILL_URL", "http://127.0.0.1:8000")
+    assert Settings()
+    monkeypatch.setenv("OUTFILL_BACKUPS__KEY", "0" * 64)
+    with pytest.raises(ValidationError, match=r"OUTFILL_BACKUPS__KEY: there is no section BACKUPS; there are REDIS, S3, "):
+        Settings()
+
+
 def test_nested_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two underscores go one level down; lists are comma-separated."""
     monkeypatch.setenv("OUTFILL_OUTBOUND__ALLOW_PRIVATE", "127.0.0.1/32, 10.0.0.0/8")
@@ -65,6 +74,41 @@ def test_nested_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_variable_stops_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """A misspelt name in a section, or a value out of range, is an error and not a default."""
     monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+def every_variable() -> list[str]:
+    """The names of all settings."""
+    sections = ((section, field.annotation) for section, field in Settings.model_fields.items())
+    return [f"OUTFILL_{section}__{name}".upper() for section, kind in sections for name in kind.model_fields]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", every_variable())
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Compose writes `${VAR:-}` as one, and so does a key that a secret lacks."""
+    monkeypatch.setenv(name, "")
+    assert Settings() == Settings.model_construct()
+
+
+def test_an_empty_token_is_none() -> None:
+    """It would open the metrics to everybody."""
+    with pytest.raises(ValidationError):
+        Metrics.model_validate({"token": ""})
+
+
+@pytest.mark.parametrize("origin", ["shop.example", "https://shop.example/", "https://Shop.example", "https://shop.example/x", "null"])
+def test_an_origin_is_as_browsers_send_it(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
+    """Any other would match no page, without a word."""
+    monkeypatch.setenv("OUTFILL_HTTP__CORS_ORIGINS", origin)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+@pytest.mark.parametrize("prefix", ["outfill", "/outfill/", "/", "//x", "/a b"])
+def test_a_prefix_begins_with_a_slash_and_does_not_end_with_one(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
+    """Paths are put behind it as they are."""
+    monkeypatch.setenv("OUTFILL_HTTP__ROOT_PATH", prefix)
     with pytest.raises(ValidationError):
         Settings()
 

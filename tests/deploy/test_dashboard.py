@@ -79,6 +79,8 @@ def test_what_operators_look_for_is_shown() -> None:
         "outfill_out_of_memory_total",
         "outfill_attention_backend_info",
         "outfill_webhook_attempts_total",
+        "outfill_deletions_due",
+        "outfill_deletions_late_seconds",
     }
     assert promised <= shown
 
@@ -112,6 +114,30 @@ def test_panels_and_their_queries_are_told_apart() -> None:
     for panel in DASHBOARD["panels"]:
         names = [target["refId"] for target in panel.get("targets", ())]
         assert len(names) == len(set(names))
+
+
+def test_each_alert_has_a_case_in_which_it_rings_and_one_in_which_it_is_silent() -> None:
+    """An alert that rings for the wrong reason is as bad as one that does not ring."""
+    cases = yaml.safe_load(Path(__file__).with_name("alerts.promtool.yml").read_text())["tests"]
+    told = [(case["alertname"], bool(case["exp_alerts"])) for test in cases for case in test["alert_rule_test"]]
+    alerts = {rule["alert"] for group in ALERTS["groups"] for rule in group["rules"]}
+    silent_and_ringing = {(alert, rings) for alert in alerts for rings in (True, False)}
+    assert silent_and_ringing - set(told) == set()
+    assert {alert for alert, _ in told} == alerts
+
+
+def test_alerts_go_to_a_receiver() -> None:
+    """Prometheus sends to the Alertmanager of the compose file, each of whose routes ends at a receiver that posts somewhere."""
+    compose = yaml.safe_load((DEPLOY.parent / "docker-compose.yml").read_text())
+    [manager] = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["alerting"]["alertmanagers"]
+    [(host, port)] = [target.split(":") for config in manager["static_configs"] for target in config["targets"]]
+    assert any(mapping.endswith(f":{port}:{port}") for mapping in compose["services"][host]["ports"])
+    assert set(compose["services"]["prometheus"]["networks"]) & set(compose["services"][host]["networks"])
+    config = yaml.safe_load((DEPLOY / "alertmanager/alertmanager.yml").read_text())
+    receivers = {receiver["name"]: receiver["webhook_configs"] for receiver in config["receivers"]}
+    assert {route["receiver"] for route in (config["route"], *config["route"]["routes"])} <= set(receivers)
+    secrets = {f"/run/secrets/{name}" for name in compose["services"][host]["secrets"]}
+    assert {each["url_file"] for webhooks in receivers.values() for each in webhooks} <= secrets
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")

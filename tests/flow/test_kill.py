@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from conftest import Api, Receiver, box_mask, eventually
+from conftest import Api, Receiver, box_mask, eventually, pixels_of, png
 
 from core.settings import Settings
 from core.storage import Storage
@@ -61,9 +61,10 @@ def test_fifty_jobs_outlive_three_killed_workers(
     caller: Api, worker: Part, fragile: LocalStack, receiver: Receiver, coffee: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the worker killed three times while they run, all fifty succeed with one committed result and one webhook id each."""
-    mask, _ = box_mask(coffee)
+    photo = png(pixels_of(coffee)[:160, :240])  # the path is tried, not the painting
+    mask, _ = box_mask(photo)
     request = inpaint(12, webhook={"url": receiver.url, "events": ["job.succeeded", "job.failed"]})
-    ids = [caller.accept(request, photo=coffee, mask=mask)["id"] for _ in range(JOBS)]
+    ids = [caller.accept(request, photo=photo, mask=mask)["id"] for _ in range(JOBS)]
     for number in range(KILLS):
         done = JOBS * (number + 1) // (KILLS + 2)
         eventually(lambda done=done: statuses(caller, ids).count("succeeded") >= done and "running" in statuses(caller, ids), timeout_s=120)  # type: ignore[misc]
@@ -95,12 +96,9 @@ def test_fifty_jobs_outlive_three_killed_workers(
 
 
 def test_a_store_that_hangs_keeps_nobody_waiting_who_does_not_need_it(caller: Api, fragile: LocalStack, coffee: bytes) -> None:
-    """S3 frozen under more uploads than a tenant has places: jobs are read and listed, the uploads that find no place are 429 at once, and
-    the others are kept when S3 goes on.
-    """
+    """S3 frozen under more uploads than a tenant has threads: jobs are read and listed meanwhile, and all uploads are kept when S3 goes on."""
     job = caller.run({"operation": "replace_background", "image": "file:photo", "background": {"color": "#ffffff"}}, photo=coffee)
-    # A fourth of the threads is for other tenants, and half of the places to wait.
-    s3, places = fragile.parts["s3"].process, threads.STORING * 3 // 4 + threads.MAY_STORE // 2
+    s3, count = fragile.parts["s3"].process, 2 * threads.STORING
     assert s3 is not None
     mask, _ = box_mask(coffee)
 
@@ -109,17 +107,15 @@ def test_a_store_that_hangs_keeps_nobody_waiting_who_does_not_need_it(caller: Ap
 
     s3.send_signal(signal.SIGSTOP)
     try:
-        with ThreadPoolExecutor(places + 3) as pool:
-            uploads = [pool.submit(upload, number) for number in range(places + 3)]
-            eventually(lambda: sum(each.done() for each in uploads) == 3)
+        with ThreadPoolExecutor(count) as pool:
+            uploads = [pool.submit(upload, number) for number in range(count)]
             assert caller.read(job["id"])["status"] == "succeeded"
             assert caller.http.get("/v1/jobs").status_code == 200
-            assert {each.result() for each in uploads if each.done()} == {429}
             s3.send_signal(signal.SIGCONT)
             answers = Counter(each.result() for each in uploads)
     finally:
         s3.send_signal(signal.SIGCONT)
-    assert answers == {201: places, 429: 3}
+    assert answers == {201: count}
 
 
 def test_a_stopped_worker_finishes_what_it_paints_and_gives_back_the_rest(caller: Api, worker: Part, coffee: bytes) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -29,6 +31,12 @@ def test_a_started_stack_can_run_jobs(tiny_model: Path, tmp_path: Path) -> None:
         assert "outfill_worker_ready 1.0" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
         models = httpx.get(f"{fresh.url}/v1/models", headers={"Authorization": f"Bearer {fresh.api_key}"}).json()["items"]
         assert "tiny" in {model["card"]["id"] for model in models if model["workers"]}
+
+
+def test_each_part_has_its_share_of_the_processors(stack: LocalStack) -> None:
+    """All parts are in sessions of their own, among which Linux shares evenly: work of low priority does not starve behind callers who poll."""
+    processes = [part.process.pid for part in stack.parts.values() if part.process is not None]
+    assert {os.getsid(process) for process in processes} == set(processes)
 
 
 def test_a_port_that_is_taken_is_named(stack: LocalStack, tmp_path: Path) -> None:
@@ -74,3 +82,38 @@ def _listening(pid: int) -> Iterator[str]:
             _, local, _, state, *rest = line.split()
             if state == "0A" and f"socket:[{rest[5]}]" in sockets:
                 yield local.partition(":")[0]
+
+
+STUBBORN = """
+import subprocess, sys, time
+from pathlib import Path
+from service.local import Part
+part = Part("stubborn", [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"], {}, Path(sys.argv[1]))
+part.start()
+print(part.process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's doing")
+def test_what_it_started_ends_with_it_whatever_killed_it(tmp_path: Path) -> None:
+    """Kill -9, and a part that does not hear SIGTERM is gone too: the next start finds its ports and its data free."""
+    log = tmp_path / "log"
+    with subprocess.Popen([sys.executable, "-c", STUBBORN, str(log)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        eventually(lambda: "deaf" in log.read_text())
+        process.kill()
+    eventually(lambda: not runs(pid))
+
+
+def test_the_object_store_and_all_of_ours_die_at_once_and_valkey_in_order(stack: LocalStack) -> None:
+    """The object store needs seconds to stop, and may hang; Valkey writes its log out first."""
+    assert {part.name for part in stack.parts.values() if part.dies_by == "TERM"} == {"valkey"}
+
+
+def runs(pid: int) -> bool:
+    with suppress(ProcessLookupError, FileNotFoundError):
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False

@@ -80,6 +80,8 @@ def test_a_model_without_previews_refuses_them(api: Api, coffee: bytes) -> None:
 class Told(BackdropEngine):
     """Twelve steps, each when it is told to; its previews are grey in proportion to the step."""
 
+    reentrant = False
+
     def __init__(self) -> None:
         super().__init__()
         self._turns = threading.Semaphore(0)

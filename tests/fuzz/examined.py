@@ -177,7 +177,7 @@ def _form_reader() -> tuple[Any, asyncio.Runner]:
 
     @app.post("/")
     async def read(body: Body) -> str:
-        return body.take()[0].operation
+        return body.take().request.operation
 
     return app, asyncio.Runner()
 

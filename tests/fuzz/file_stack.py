@@ -140,12 +140,13 @@ def send_all(stack: LocalStack, seed: int, numbers: Sequence[int], *, patience_s
 
 
 def _follow(api: httpx.Client, jobs: set[str], answers: Answers, patience_s: float) -> None:
-    deadline, waiting = time.monotonic() + patience_s, sorted(jobs)
+    deadline, waiting = time.monotonic() + patience_s, sorted(jobs)  # of the last end: a machine that is slow has no stuck job
     while waiting and time.monotonic() < deadline:
         told = [api.get(f"/v1/jobs/{job}").raise_for_status().json() for job in waiting]
         waiting = [job["id"] for job in told if job["status"] in _OPEN]
         for job in told:
             if job["status"] not in _OPEN:
+                deadline = time.monotonic() + patience_s
                 end = (job.get("error") or {}).get("code") or job["status"]
                 answers.ends[end] += 1
                 if end in _AT_FAULT:

@@ -7,7 +7,7 @@ import copy
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -134,8 +134,12 @@ _FORMATS = {
 
 
 def with_formats(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with our formats at the strings that only mean something to this service, and names for the files of a form."""
+    """The document with our formats at the strings that only mean something to this service, and names for the files of a form.
+
+    Rules that stand under a condition that always holds stand without it: schemathesis draws by those alone.
+    """
     made = copy.deepcopy(dict(document))
+    _unconditional(made["components"]["schemas"].values())
     for name, schema in made["components"]["schemas"].items():
         if name.endswith(("Request", "Background", "Changes", "Target")):
             for field, wanted in _FORMATS.items():
@@ -147,10 +151,19 @@ def with_formats(document: Mapping[str, Any]) -> dict[str, Any]:
                 if parameter["name"] in IDS:
                     parameter["schema"]["format"] = f"outfill-{IDS[parameter['name']]}"
     form = made["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    for part in FILES:  # only of parts whose name it knows does schemathesis make files
-        form["properties"][part] = form["additionalProperties"]
+    # Of a form with a `format` that it knows schemathesis puts the examples of single fields together, whatever the rules.
+    file = {name: value for name, value in form["additionalProperties"].items() if name != "format"}
+    for part in FILES:  # only of parts whose name it knows does it make files
+        form["properties"][part] = file
     form["additionalProperties"] = False
     return made
+
+
+def _unconditional(schemas: Iterable[dict[str, Any]]) -> None:
+    for schema in schemas:
+        if schema.get("if") == {"type": schema.get("type")}:
+            del schema["if"]
+            schema.update(schema.pop("then"))
 
 
 def _strings(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -22,10 +22,11 @@ from typer.testing import CliRunner
 import core
 from api_schemas.access import Scope
 from api_schemas.jobs import utc_now
+from core.jobs import key_record_key
 from core.settings import Limits, Settings, Webhooks
 from service.app import create_app
 from service.cli import app as outfill
-from service.keys import KeyRecord, KeyRing, NewKey, hash_key, record_key
+from service.keys import KeyRecord, KeyRing, NewKey, hash_key
 from service.local import LocalStack
 from service.tenant_commands import set_
 
@@ -85,7 +86,7 @@ def test_only_the_hash_of_a_key_is_kept(called: Called, live_redis: redis.Redis,
     """Redis holds the SHA-256 of a key and its first letters, and nothing from which the key could be told."""
     client, record = called()
     key = client.headers["authorization"].removeprefix("Bearer ")
-    fields = live_redis.hgetall(record_key(hash_key(key)))
+    fields = live_redis.hgetall(key_record_key(hash_key(key)))
     assert key.startswith(record.prefix)
     assert len(key) - len(record.prefix) > 30
     assert key not in str(fields)
@@ -212,7 +213,7 @@ def test_the_command_line_says_which_redis_does_not_answer() -> None:
         command, env={**os.environ, "OUTFILL_REDIS__URL": "redis://:hunter2@127.0.0.1:1/0"}, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 1
-    assert "127.0.0.1:1/0 does not answer" in ran.stdout
+    assert "Redis at 127.0.0.1:1/0: unavailable: it does not answer" in ran.stdout
     assert "Traceback" not in ran.stdout + ran.stderr
     assert "hunter2" not in ran.stdout + ran.stderr
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from api_schemas.colors import NAMES, parse_color
 from api_schemas.requests import job_request
 from service.idempotency import job_digest
+from service.sources import Sent
 
 REPLACE: dict[str, Any] = {"operation": "replace_background", "image": "upload:upl_01JD0000000000000000000000", "background": "white"}
 ERASE: dict[str, Any] = {"operation": "erase", "image": "upload:upl_01JD0000000000000000000000", "mask": "x"}
@@ -28,6 +29,7 @@ CUT_OUT: dict[str, Any] = {"operation": "remove_background", "image": "upload:up
         (REPLACE, {"output": {"qualty": 3}}, "did you mean output.quality?"),
         (REPLACE, {"format": "jpeg"}, "did you mean output.format?"),
         (REPLACE, {"webhook_url": "x"}, "did you mean webhook.url?"),
+        (REPLACE, {"background": {"image": "x", "colour": "white"}}, "did you mean background.color?"),
         (ERASE, {"feather": 3}, "did you mean mask_options.feather_px?"),
         (ERASE, {"numImages": 3}, "did you mean num_images?"),
         (ERASE, {"loras": [{"name": "x", "weigth": 1}]}, "did you mean loras.weight?"),
@@ -46,6 +48,14 @@ def test_an_unknown_field_is_told_what_may_be_meant(api: Api, request_of: dict[s
     answer = api.post({**request_of, **more})
     assert (answer.status_code, answer.json()["code"]) == (422, "unknown_field")
     assert answer.json()["detail"] == f"there is no such field; {hint}"
+
+
+@pytest.mark.parametrize("more", [{"gradient": {"start": "white", "end": "grey"}}, {"image": "https://example.com/x.png"}])
+def test_a_field_that_does_not_go_with_the_others_is_told_as_such(api: Api, more: dict[str, Any]) -> None:
+    """Two kinds of background at once: the hint is not the field itself, and names what there is."""
+    answer = api.post({**REPLACE, "background": {"color": "white", **more}})
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_field")
+    assert answer.json()["detail"].startswith("there is no such field beside the others here; there are: ")
 
 
 def test_other_bodies_are_told_of_their_own_fields(api: Api) -> None:
@@ -81,7 +91,7 @@ def test_a_colour_is_the_same_however_it_is_written(background: Any) -> None:
     """A name, its digits and the short form are one request to idempotency keys, and one recipe."""
     request = read({**REPLACE, "background": background})
     assert request.model_dump(mode="json")["background"] == {"color": "#ffffff"}
-    assert job_digest(request, {}) == job_digest(read(REPLACE), {})
+    assert job_digest(Sent(request, {}, {})) == job_digest(Sent(read(REPLACE), {}, {}))
 
 
 def test_gradients_take_names_too() -> None:
@@ -94,6 +104,6 @@ def test_jpg_is_jpeg() -> None:
     """The ending that files have is taken, is the same request, and may have a quality."""
     request = read({**REPLACE, "output": {"format": "jpg", "quality": 80}})
     assert request.output.format == "jpeg"
-    assert job_digest(request, {}) == job_digest(read({**REPLACE, "output": {"format": "jpeg", "quality": 80}}), {})
+    assert job_digest(Sent(request, {}, {})) == job_digest(Sent(read({**REPLACE, "output": {"format": "jpeg", "quality": 80}}), {}, {}))
     with pytest.raises(ValidationError, match="'png', 'jpeg' or 'webp'"):
         read({**REPLACE, "output": {"format": "JPG"}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -117,7 +118,7 @@ def test_huge_headers_are_refused(stack: LocalStack) -> None:
             answer = connection.recv(4096)
         except (BrokenPipeError, ConnectionResetError):  # it has answered and hung up
             return
-    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
 
 
 def test_a_body_that_trickles_is_given_up(settings: Settings, stack: LocalStack) -> None:
@@ -396,3 +397,68 @@ def test_a_query_of_many_parameters_is_refused(api: Api) -> None:
     answer = api.http.get("/v1/jobs?" + "&".join(f"a{number}" for number in range(10_000)))
     assert code(answer) == (422, "invalid_request")
     assert answer.json()["field"] == "query"
+
+
+def raw(stack: LocalStack, *packets: bytes) -> bytes:
+    """Bytes that come back on a connection that sends these packets, until the service closes it."""
+    with socket.create_connection(("127.0.0.1", stack.api_port), timeout=30) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for packet in packets:
+            connection.sendall(packet)
+            select.select([connection], [], [], 0.1)  # the next is one of its own
+        answer = bytearray()
+        while piece := connection.recv(2**16):
+            answer += piece
+        return bytes(answer)
+
+
+@pytest.mark.parametrize("packets", [1, 2, 7])
+@pytest.mark.parametrize(("size", "status"), [(60_000, b"401"), (70_000, b"431"), (120_000, b"431")])
+def test_a_head_is_refused_by_its_size_however_it_is_cut(stack: LocalStack, packets: int, size: int, status: bytes) -> None:
+    """64 kB are read, more are 431 with a reason, in one packet as in several, and the answer arrives."""
+    head = b"GET /v1/jobs HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Long: " + b"x" * size + b"\r\n\r\n"
+    step = -(-len(head) // packets)
+    answer = raw(stack, *(head[begin : begin + step] for begin in range(0, len(head), step)))
+    assert answer.startswith(b"HTTP/1.1 " + status), answer[:200]
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == int(status)
+
+
+def test_the_answer_to_a_body_too_large_arrives_while_it_is_sent(stack: LocalStack) -> None:
+    """413 is read to its end by a caller who sends on, and no reset takes it away."""
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n"
+    answer = raw(stack, head, *[b" " * 2**16] * 8)
+    assert answer.startswith(b"HTTP/1.1 413"), answer[:200]
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "payload_too_large"
+
+
+def test_bytes_that_are_not_http_are_refused_by_name(stack: LocalStack) -> None:
+    """Problem+json with a reason, as every other refusal."""
+    answer = raw(stack, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100)
+    assert answer.startswith(b"HTTP/1.1 400"), answer[:200]
+    assert b"application/problem+json" in answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["detail"] == "the request is not HTTP/1.1"
+
+
+@pytest.mark.parametrize("packets", [1, 50])
+def test_blanks_around_a_header_count(stack: LocalStack, packets: int) -> None:
+    """A head that is long by blanks alone, which a parser drops, is 431 in one packet as in many."""
+    head = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Blank: " + b" " * 100_000 + b"x\r\n\r\n"
+    step = -(-len(head) // packets)
+    assert raw(stack, *(head[begin : begin + step] for begin in range(0, len(head), step))).startswith(b"HTTP/1.1 431")
+
+
+def test_a_refused_head_request_has_no_body(stack: LocalStack) -> None:
+    """HEAD with a head too large is 431 without a body, and its connection ends in order."""
+    answer = raw(stack, b"HEAD /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 70_000 + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 431")
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def test_a_body_that_breaks_off_leaves_no_trace_in_the_log(stack: LocalStack) -> None:
+    """A malformed chunk, with a key and without, is 400, and no error of the service: nobody fills its log."""
+    before = stack.parts["api"].log.read_text(errors="replace").count("Traceback")
+    for key in ("", f"Authorization: Bearer {stack.api_key}\r\n"):
+        head = f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\n{key}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert raw(stack, head.encode() + b"zz\r\n").startswith(b"HTTP/1.1 40")
+        assert raw(stack, head.encode(), b"2\r\n{}\r\n", b"zz\r\n").startswith(b"HTTP/1.1 40")
+    assert stack.parts["api"].log.read_text(errors="replace").count("Traceback") == before

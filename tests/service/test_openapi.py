@@ -9,13 +9,16 @@ from functools import partial
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 from conftest import Api
 from pydantic import BaseModel, ValidationError
 
 from api_schemas import requests, webhooks
 from api_schemas.requests import RepeatRequest, job_request
+from service import reference_prose as prose
 from service.app import create_app
+from service.bodies import EXAMPLES
 from service.local import LocalStack
 
 DOCUMENT: dict[str, Any] = create_app().openapi()
@@ -62,7 +65,8 @@ def test_every_refusal_is_a_problem_with_its_codes(path: str, method: str) -> No
         if status >= "400":
             (said,) = answer["content"].items()
             assert said[0] == "application/problem+json"
-            assert said[1]["schema"]["allOf"][1]["properties"]["code"]["enum"]
+            assert said[1]["schema"]["$ref"] == "#/components/schemas/Problem"
+            assert said[1]["schema"]["properties"]["code"]["enum"]
     assert "Retry-After" in answers["429"]["headers"]
     assert "WWW-Authenticate" in answers["401"]["headers"]
 
@@ -82,7 +86,11 @@ def test_an_unknown_query_parameter_is_refused_once_the_key_is_known(api: Api, s
 
 def test_a_method_that_a_path_lacks_is_told_those_that_it_has(api: Api) -> None:
     """Allow names the methods of all routes at the path, not of the first alone."""
-    for path, allowed in (("/v1/jobs", "GET, POST"), (f"/v1/jobs/{SOME_ID}", "DELETE, GET"), ("/v1/webhooks/deliveries", "GET")):
+    for path, allowed in (
+        ("/v1/jobs", "GET, HEAD, POST"),
+        (f"/v1/jobs/{SOME_ID}", "DELETE, GET, HEAD"),
+        ("/v1/webhooks/deliveries", "GET, HEAD"),
+    ):
         answer = api.http.request("QUERY", path)
         assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
 
@@ -197,3 +205,93 @@ def test_null_is_offered_only_where_it_is_taken() -> None:
     for name in RepeatRequest.model_fields:
         assert "null" in str(DOCUMENT["components"]["schemas"]["RepeatRequest"]["properties"][name])
         RepeatRequest.model_validate_json(f'{{"{name}": null}}', strict=True)
+
+
+def validator(schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
+    """Of a schema of the document."""
+    return jsonschema.Draft202012Validator({**schema, "components": DOCUMENT["components"]})
+
+
+def examples() -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """All of the document: where, the schema beside it, and the value."""
+    sent = ((name, "told", operation["post"]["requestBody"]) for name, operation in DOCUMENT["webhooks"].items())
+    asked = ((said["operationId"], "request", said["requestBody"]) for _, _, said in OPERATIONS if "requestBody" in said)
+    answers = ((said["operationId"], status, answer) for _, _, said in OPERATIONS for status, answer in said["responses"].items())
+    for operation, what, holder in (*sent, *asked, *answers):
+        for media in holder.get("content", {}).values():
+            for name, example in media.get("examples", {}).items():
+                yield f"{operation} {what} {name}", media["schema"], example["value"]
+            if "example" in media and media["schema"]:
+                yield f"{operation} {what}", media["schema"], media["example"]
+
+
+@pytest.mark.parametrize(("schema", "value"), [pytest.param(*rest, id=name) for name, *rest in examples()])
+def test_every_example_is_valid(schema: dict[str, Any], value: Any) -> None:
+    """By the schema beside it."""
+    assert [error.message for error in validator(schema).iter_errors(value)] == []
+
+
+def test_there_is_an_example_of_every_answer() -> None:
+    """Every 2xx with a body of JSON has one, but those for machines; and so has the problem."""
+    shown = {name.rpartition(" ")[0] for name, _, _ in examples()}
+    wanted = {
+        f"{said['operationId']} {status}"
+        for path, _, said in OPERATIONS
+        for status, answer in said["responses"].items()
+        if path.startswith("/v1/") and status < "300" and "application/json" in answer.get("content", {})
+    }
+    assert wanted <= shown
+    problem = DOCUMENT["components"]["schemas"]["Problem"]
+    assert [error.message for example in problem["examples"] for error in validator(problem).iter_errors(example)] == []
+
+
+def test_an_example_of_a_job_has_what_a_job_has(api: Api) -> None:
+    """The fields of the examples are those that the service answers with, all the way down; so they stay true as it changes."""
+    request = EXAMPLES["white_background"]["value"]
+    job = api.http.post("/v1/jobs", json=request, headers={"Prefer": "wait=55"}).json()
+    for live, kept in (
+        (job, prose.EXAMPLES["succeeded"]),
+        (api.http.post("/v1/jobs", params={"dry_run": True}, json=request).json(), prose.EXAMPLES["dry_run"]),
+        (api.http.post("/v1/uploads/presigned").json(), prose.EXAMPLES["presigned"]),
+    ):
+        assert shape(live) == shape(kept)
+
+
+def shape(value: Any) -> Any:
+    """The names in a value of JSON."""
+    if isinstance(value, dict):
+        return {name: shape(inner) for name, inner in value.items() if name != "metadata"}
+    return [shape(inner) for inner in value] if isinstance(value, list) else None
+
+
+def test_every_operation_has_a_title_of_its_own() -> None:
+    """Under which the reference lists it; there is a first page, and a word on each group."""
+    titles = [said["summary"] for _, _, said in OPERATIONS]
+    assert len(set(titles)) == len(titles)
+    assert set(prose.TITLES) == {said["operationId"] for _, _, said in OPERATIONS}
+    assert {tag["name"] for tag in DOCUMENT["tags"]} == {name for _, _, said in OPERATIONS for name in said["tags"]}
+    assert "Idempotency-Key" in DOCUMENT["info"]["description"]
+
+
+def test_the_document_tells_of_every_webhook() -> None:
+    """Each event that is sent is among the webhooks, with its body and the headers of its signature."""
+    assert set(DOCUMENT["webhooks"]) == {*requests.JobEvent, "webhook.ping"}
+    for event, operation in DOCUMENT["webhooks"].items():
+        assert {parameter["name"] for parameter in operation["post"]["parameters"]} == {
+            "webhook-id",
+            "webhook-timestamp",
+            "webhook-signature",
+        }
+        schema = operation["post"]["requestBody"]["content"]["application/json"]["schema"]
+        body = {**schema, **resolved(DOCUMENT, schema["$ref"])}["properties"]["type"] | schema.get("properties", {}).get("type", {})
+        assert body["const"] == event
+
+
+def test_rules_over_several_fields_are_in_the_document() -> None:
+    """A validator refuses what the service refuses: `expand` beside `canvas`, a quality of a PNG."""
+    image = EXAMPLES["outpaint"]["value"]["image"]
+    schema = {"$ref": "#/components/schemas/OutpaintRequest"}
+    good = {"operation": "outpaint", "image": image, "expand": {"left": 8}}
+    bad = ({**good, "canvas": {"ratio": "4:5"}}, {**good, "output": {"quality": 90}}, {**good, "expand": {}})
+    assert validator(schema).is_valid(good)
+    assert not any(validator(schema).is_valid(each) for each in bad)

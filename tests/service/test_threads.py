@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from api_schemas.errors import FetchFailed, TooManyAtOnce, Unavailable
+from api_schemas.errors import FetchFailed, TooManyAtOnce
 from core import outbound
 from core.settings import Outbound
-from service.threads import BodyBytes, Pace, Shares, Threads
+from service.threads import WAITING_BYTES, BodyBytes, Pace, Place, Shares, Threads
+
+PATIENCE_S = 60.0
 
 
 class Calls:
@@ -69,17 +71,81 @@ def run(work: Callable[[], Awaitable[Any]]) -> Any:
     return asyncio.run(main())
 
 
-def test_of_calls_that_come_at_once_only_those_without_a_place_are_refused() -> None:
-    """Two threads for a tenant and three places to wait: of nine calls in one turn of the loop four are refused for its own, and later there is room again."""
+def test_however_many_come_at_once_wait_for_their_turn() -> None:
+    """Three threads, and five hundred calls of one tenant in one turn of the loop: none is refused, and all are answered."""
 
     async def work() -> None:
-        calls = Calls(Threads(3, 6, "for nothing"))
-        tasks = [calls.send("shop") for _ in range(9)]
-        await until(lambda: sum(task.done() for task in tasks) == 4)
-        answers = await calls.end()
-        assert [each for each in answers if each == "shop"] == ["shop"] * 5
-        assert sum(isinstance(each, TooManyAtOnce) for each in answers) == 4
-        assert await calls.room.run("shop", lambda: "again") == "again"
+        calls = Calls(Threads(3, "for nothing", PATIENCE_S))
+        for _ in range(500):
+            calls.send("shop")
+        assert await calls.end() == ["shop"] * 500
+
+    run(work)
+
+
+def test_whose_turn_does_not_come_in_time_is_told_how_long_it_waited() -> None:
+    """It is refused for the time that it waited and what was before it, gives its place up, and takes no thread later."""
+
+    async def work() -> None:
+        calls = Calls(Threads(1, "for nothing", 0.05))
+        calls.send("a")
+        await calls.until_begun("a")
+        refused = await asyncio.gather(*(calls.send(tenant) for tenant in ("a", "b")), return_exceptions=True)
+        told = "the request waited 0.05 s in all, at last for nothing; "
+        assert [str(each) for each in refused] == [f"{told}1 more of yours are there", f"{told}those of other callers were before it"]
+        assert {type(each) for each in refused} == {TooManyAtOnce}
+        calls.let_go(0)
+        assert await calls.room.run("b", lambda: "free") == "free"
+        await calls.end()
+
+    run(work)
+
+
+def test_the_time_that_a_request_waits_is_that_of_all_its_steps() -> None:
+    """What it waited at one step it has no longer at the next, so that it is answered before a proxy gives it up."""
+
+    async def work() -> None:
+        calls = Calls(Threads(1, "for nothing", 60.0))
+        calls.send("b")
+        await calls.until_begun("b")
+        with Place(BodyBytes(2**20, 2**20), lambda: "a") as place:
+            place.waited_s = 60.0
+            with pytest.raises(TooManyAtOnce, match="waited 60 s in all"):
+                await calls.room.run("a", lambda: None)
+            calls.let_go(0)
+            await until(lambda: not calls.room._running)
+            await calls.room.run("a", lambda: None)  # what need not wait does not ask
+        await calls.end()
+
+    run(work)
+
+
+def test_who_waits_counts_by_bytes() -> None:
+    """A request that waits holds as much as it keeps in memory, once, whatever its steps; where its tenant may hold no more it is refused."""
+
+    async def request(bodies: BodyBytes, room: Threads, gate: asyncio.Event) -> int:
+        with Place(bodies, lambda: "a"):
+            await room.run("a", lambda: None)
+            await room.run("a", lambda: None)
+            await gate.wait()
+            return bodies.taken("a")
+
+    async def work() -> None:
+        bodies, calls, gate = (
+            BodyBytes(10 * WAITING_BYTES, 2 * WAITING_BYTES),
+            Calls(Threads(1, "for nothing", PATIENCE_S)),
+            asyncio.Event(),
+        )
+        calls.send("b")
+        await calls.until_begun("b")
+        tasks = [asyncio.create_task(request(bodies, calls.room, gate)) for _ in range(3)]
+        await until(tasks[2].done)
+        assert isinstance(tasks[2].exception(), TooManyAtOnce)
+        calls.let_go(0)
+        gate.set()
+        assert max(await asyncio.gather(*tasks[:2])) == 2 * WAITING_BYTES
+        assert bodies.taken("a") == 0
+        await calls.end()
 
     run(work)
 
@@ -88,7 +154,7 @@ def test_a_call_that_fails_gives_its_place_back() -> None:
     """One place, and a call that raises: the next is taken."""
 
     async def work() -> None:
-        room = Threads(1, 0, "for nothing")
+        room = Threads(1, "for nothing", PATIENCE_S)
         with pytest.raises(ZeroDivisionError):
             await room.run("shop", lambda: 1 // 0)
         assert await room.run("shop", lambda: "taken") == "taken"
@@ -100,7 +166,7 @@ def test_who_has_none_running_does_not_wait_for_who_has_all() -> None:
     """A tenant that sends without end leaves a thread free, and another's call begins at once in it."""
 
     async def work() -> None:
-        calls = Calls(Threads(3, 20, "for nothing"))
+        calls = Calls(Threads(3, "for nothing", PATIENCE_S))
         for _ in range(8):
             calls.send("loud")
         await calls.until_begun("loud", "loud")
@@ -115,7 +181,7 @@ def test_tenants_take_turns() -> None:
     """Of those who wait goes first who has the fewest calls running, and of equals who has waited longest, whatever the length of their lines."""
 
     async def work() -> None:
-        calls = Calls(Threads(1, 40, "for nothing"))
+        calls = Calls(Threads(1, "for nothing", PATIENCE_S))
         calls.send("a")
         await calls.until_begun("a")
         for tenant in ("a", "a", "a", "b", "b", "c"):
@@ -131,29 +197,11 @@ def test_tenants_take_turns() -> None:
     run(work)
 
 
-def test_a_line_that_others_fill_is_no_fault_of_who_comes_last() -> None:
-    """Where all places to wait are taken a tenant that has none is refused as by a service that is full, and before that it still finds one."""
-
-    async def work() -> None:
-        calls = Calls(Threads(1, 4, "for nothing"))
-        for tenant in ("a", "a", "a", "b"):
-            calls.send(tenant)
-        refused = [calls.send("b"), calls.send("a")]  # the last place is for who has none
-        await until(lambda: all(task.done() for task in refused))
-        calls.send("c")
-        last = calls.send("d")
-        await until(last.done)
-        answers = await calls.end()
-        assert [type(each) for each in answers] == [str, str, str, str, Unavailable, TooManyAtOnce, str, Unavailable]
-
-    run(work)
-
-
 def test_who_leaves_the_line_is_not_waited_for() -> None:
     """A call that is given up while it waits takes neither a thread nor a place."""
 
     async def work() -> None:
-        calls = Calls(Threads(1, 2, "for nothing"))
+        calls = Calls(Threads(1, "for nothing", PATIENCE_S))
         calls.send("a")
         await calls.until_begun("a")
         gone = calls.send("b")
@@ -169,10 +217,10 @@ def test_who_leaves_the_line_is_not_waited_for() -> None:
 
 
 def test_calls_to_hosts_are_shared_and_so_are_the_places_to_wait_for_them() -> None:
-    """One call at once, one that waits, and a third is refused; another tenant is not concerned; and what ended leaves nothing behind."""
+    """One call at once, and those that wait too long are refused; another tenant is not concerned; and what ended leaves nothing behind."""
 
     async def work() -> None:
-        shares, gate, inside = Shares(1, 1), asyncio.Event(), []
+        shares, gate, inside = Shares(1, 0.05), asyncio.Event(), []
 
         async def call(tenant: str) -> None:
             async with shares.of(tenant):
@@ -180,8 +228,8 @@ def test_calls_to_hosts_are_shared_and_so_are_the_places_to_wait_for_them() -> N
                 await gate.wait()
 
         tasks = [asyncio.create_task(call(tenant)) for tenant in ("a", "a", "a", "b")]
-        await until(lambda: tasks[2].done() and len(inside) == 2)
-        assert isinstance(tasks[2].exception(), TooManyAtOnce)
+        await until(lambda: tasks[1].done() and tasks[2].done() and len(inside) == 2)
+        assert [type(each.exception()) for each in tasks[1:3]] == [TooManyAtOnce] * 2
         assert sorted(inside) == ["a", "b"]
         gate.set()
         await asyncio.wait(tasks)
@@ -204,7 +252,7 @@ def test_a_lookup_that_nobody_waits_for_counts_until_it_ends(monkeypatch: pytest
     monkeypatch.setattr(outbound, "_TOLD_AFTER_S", 0.0)
 
     async def work() -> None:
-        shares, settings = Shares(1, 0), Outbound(timeout_s=0.05)
+        shares, settings = Shares(1, 0.05), Outbound(timeout_s=0.05)
         async with outbound.client(settings) as http:
             with pytest.raises(FetchFailed):
                 async with shares.of("a"):
@@ -231,10 +279,10 @@ def test_bytes_of_bodies_are_shared() -> None:
     with pytest.raises(TooManyAtOnce):
         room.take("a", 1)
     room.take("b", 20)
-    with pytest.raises(Unavailable):
+    with pytest.raises(TooManyAtOnce, match="all callers hold 70 bytes, and 100 may be held"):
         room.take("b", 6)
     room.take("c", 30)
-    with pytest.raises(Unavailable):
+    with pytest.raises(TooManyAtOnce, match="all callers"):
         room.take("d", 1)
     for tenant, count in (("a", 50), ("b", 20), ("c", 30)):
         room.give_back(tenant, count)

@@ -17,8 +17,9 @@ pytest.importorskip("torch")
 
 import torch
 
+from training.studio import alignment as alignments
 from training.studio import autoencoder, checkpoint, decoder, diffusion, export, judge, latents, precision, reward, sampling, store, text
-from training.studio.alignment import STEPS, Alignment
+from training.studio.alignment import Alignment
 from training.studio.recipe import Phase, Recipe
 
 TINY = replace(
@@ -213,24 +214,31 @@ def test_batches_that_are_drawn_ahead_are_those_of_their_steps(work: Path, monke
     assert all(torch.equal(one, other) for pair in zip(here, ahead, strict=True) for one, other in zip(*pair, strict=True))
 
 
-def test_the_pictures_of_an_alignment_are_those_of_the_sampler(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Steps from noise to a picture: fewer than the trained twenty, for which the tests would take minutes."""
+    monkeypatch.setattr(alignments, "STEPS", 8)
+    return 8
+
+
+def test_the_pictures_of_an_alignment_are_those_of_the_sampler(work: Path, few_steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """From noise to the last step each picture in progress is what the stock DDIM scheduler makes of guided predictions; then a new one begins."""
     monkeypatch.setattr(precision, "_fast", lambda _device: False)
     learner, alignment, phase = aligned(work, reward=0.0)
     rng, generator = checkpoint.step_rngs(1, 1, 1)
-    for _ in range(STEPS):  # until those that began in the middle are finished
+    for _ in range(few_steps):  # until those that began in the middle are finished
         alignment.step(learner.networks, phase, rng, generator)
     assert alignment.pictures is not None
     scheduler = sampling.scheduler()
-    scheduler.set_timesteps(STEPS)
+    scheduler.set_timesteps(few_steps)
     finished = 0
-    for _ in range(STEPS):
+    for _ in range(few_steps):
         before = deepcopy(alignment.pictures)
-        place = int((before.at % STEPS).argmin())
+        place = int((before.at % few_steps).argmin())
         missed = alignment.step(learner.networks, phase, rng, generator)
         finished += len(missed)
         one = before[place : place + 1]
-        if int(one.at) == STEPS:
+        if int(one.at) == few_steps:
             assert int(alignment.pictures.at[place]) == 1
             continue
         shown = torch.cat([one.noisy, one.mask, one.masked], dim=1)
@@ -246,19 +254,19 @@ def test_the_pictures_of_an_alignment_are_those_of_the_sampler(work: Path, monke
     assert finished == phase.painted
 
 
-def test_an_alignment_teaches_what_the_reward_asks(work: Path) -> None:
+def test_an_alignment_teaches_what_the_reward_asks(work: Path, few_steps: int) -> None:
     """Of pictures from the same noise, those that are painted after steps for the reward alone miss less than those painted without."""
     missed = []
     for rate in (0.0, 3e-4):
         learner, alignment, phase = aligned(work, reward=1.0)
         optimiser = torch.optim.Adam(learner.networks.parameters(), lr=rate)
         found = []
-        for step in range(3 * STEPS):
+        for step in range(2 * few_steps):
             rng, generator = checkpoint.step_rngs(1, 1, step)
             optimiser.zero_grad()
             found.append(alignment.step(learner.networks, phase, rng, generator))
             optimiser.step()
-        missed.append(float(torch.cat(found[-STEPS:]).mean()))
+        missed.append(float(torch.cat(found[-few_steps:]).mean()))
     assert missed[1] < 0.9 * missed[0]
 
 

@@ -107,7 +107,7 @@ def test_for_every_mask_and_size_what_is_kept_equals_the_input(
         assert kept[mask <= 16].all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     width=sides,
     height=sides,

@@ -63,8 +63,13 @@ def outbox(own_redis: redis.Redis) -> Outbox:
 
 
 @pytest.fixture
+def figures() -> StewardMetrics:
+    return StewardMetrics()
+
+
+@pytest.fixture
 def dispatcher(
-    settings: Settings, own_redis: redis.Redis, outbox: Outbox, records: JobRecords, storage: Storage
+    settings: Settings, own_redis: redis.Redis, outbox: Outbox, records: JobRecords, storage: Storage, figures: StewardMetrics
 ) -> Iterator[Callable[[], Running]]:
     """Starts dispatchers, each with a share of 3 in flight for an endpoint and 5 for a tenant, that wait a minute for an answer."""
     limits = settings.webhooks.model_copy(
@@ -74,7 +79,7 @@ def dispatcher(
     running: list[Running] = []
 
     def start() -> Running:
-        running.append(Running(lambda: Dispatcher(patient, outbox, Endpoints(own_redis), records, storage, StewardMetrics())))
+        running.append(Running(lambda: Dispatcher(patient, outbox, Endpoints(own_redis), records, storage, figures)))
         return running[-1]
 
     yield start
@@ -208,6 +213,7 @@ def test_what_is_no_success_is_tried_again(
     records: JobRecords,
     queue: JobQueue,
     own_redis: redis.Redis,
+    figures: StewardMetrics,
     status: int,
     headers: dict[str, str],
     error: str,
@@ -217,7 +223,8 @@ def test_what_is_no_success_is_tried_again(
     receiver.answer, receiver.headers = (lambda _: status), headers
     dispatcher()
     (spec,) = end_jobs(records, queue, "shop", 1)
-    eventually(lambda: outbox.dead_letters() == 1)
+    eventually(lambda: figures.registry.get_sample_value("outfill_webhooks_given_up_total") == 1)
+    assert outbox.dead_letters() == 1
     assert len(receiver.events(spec.id)) == 4
     assert len(receiver.deliveries) == 4
     dead = only(outbox, "shop")

@@ -52,3 +52,24 @@ def test_a_start_whose_answer_was_lost_is_made_again(own_redis: redis.Redis, rec
     claims.start()
     claims.start()
     assert len(own_redis.keys(f"rq:worker:{claims.name}")) == 1
+
+
+def test_a_job_that_is_canceled_and_deleted_while_it_is_claimed_breaks_no_worker(
+    own_redis: redis.Redis, records: JobRecords, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message of RQ is gone by the time that the worker would settle it: nothing is left, and the next job is taken."""
+    claims = Claims(own_redis, JobRecords(own_redis, retention_s=60), queue, lease_s=30, overdue_s=60)
+    gone, begin = accept(records, queue, spec_of()), claims._records.begin
+
+    def once_it_is_gone(spec: JobSpec, lease: str) -> Any:
+        if spec.id == gone.id:
+            records.cancel(spec.id, spec.tenant)
+            queue.drop(spec.queue, spec.id)
+        return begin(spec, lease)
+
+    monkeypatch.setattr(claims._records, "begin", once_it_is_gone)
+    following = accept(records, queue, spec_of())
+    lease = take(claims)
+    assert lease.spec.id == following.id
+    assert own_redis.zrange(leases_key(gone.queue), 0, -1) == [lease.member.encode()]
+    assert not own_redis.keys(f"rq:job:{gone.id}*")

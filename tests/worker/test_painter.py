@@ -48,6 +48,7 @@ class Scripted:
     """
 
     card = BACKDROP
+    reentrant = False
     dtype: str | None = None
     max_rows = 4
     budget = 4.0

@@ -34,6 +34,8 @@ from worker.engines import registry
 from worker.engines.backdrop import BackdropEngine
 
 class Compiling(BackdropEngine):
+    reentrant = False
+
     def warm_up(self):
         print("thread", threading.current_thread().name, file=sys.stderr, flush=True)
         while not Path(sys.argv[-1]).exists():

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, cast
 
 import pytest
 import redis
+from conftest import eventually
 from queueing import accept, let_lapse, spec_of, take
+from ulid import ULID
 
 import worker.steward
+from api_schemas.errors import Unavailable
 from api_schemas.jobs import JobStatus, StoredOutput, utc_now
 from core.catalogue import Catalogue
 from core.events import OUTBOX, Outbox
 from core.jobs import INPUTS_EXPIRY, OUTPUTS_EXPIRY, JobRecords, Outcome, job_key, public
 from core.queue import JobQueue, leases_key, queue_key
 from core.settings import Limits, Settings
-from core.storage import Storage, input_key
+from core.storage import Storage, archive_key, input_key
 from worker.claims import Claims
 from worker.steward import LOCK, Steward
 from worker.steward_metrics import StewardMetrics
@@ -209,8 +213,97 @@ def test_thousands_that_never_began_go_in_one_round(
         spec = accept(records, queue, spec_of().model_copy(update={"request": request}))
         records.cancel(spec.id, "shop")
     steward.delete_old_jobs()
-    assert calls == [20, 20, 10]
+    assert calls == [2 * 20, 2 * 20, 2 * 10]  # the input of each, and its archive
     assert not own_redis.keys("outfill:job:*")
+
+
+def test_jobs_that_ran_go_by_the_keys_of_their_records(
+    steward: Steward, queue: JobQueue, own_redis: redis.Redis, storage: Storage, claims: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inputs, outputs, layers and archives go in one call for many jobs, and the store is asked for no list; what another job has stays."""
+    records = JobRecords(own_redis, retention_s=-1)
+    monkeypatch.setattr(steward._storage, "keys", lambda _: pytest.fail("listed"))
+    calls: list[list[str]] = []
+    delete = storage.delete
+
+    def count(keys: Iterable[str]) -> None:
+        calls.append(list(keys))
+        delete(calls[-1])
+
+    monkeypatch.setattr(steward._storage, "delete", count)
+    request = spec_of().request.model_copy(update={"webhook": None})
+    objects = [ended_with_objects(records, queue, claims, storage, request) for _ in range(3)]
+    storage.put("outputs/shop/other/e/0.png", b"x", "image/png")
+    steward.delete_old_jobs()
+    assert [sorted(call) for call in calls] == [sorted(key for keys in objects for key in keys)]
+    monkeypatch.undo()
+    left = {key for prefix in ("inputs/shop/", "outputs/shop/", "records/shop/") for key in storage.keys(prefix)}
+    assert "outputs/shop/other/e/0.png" in left
+    assert not left & {key for keys in objects for key in keys}
+    assert not own_redis.keys("outfill:job:*")
+    storage.delete(["outputs/shop/other/e/0.png"])
+
+
+def ended_with_objects(records: JobRecords, queue: JobQueue, claims: Claims, storage: Storage, request: Any) -> list[str]:
+    """A job that succeeded, and the keys of its objects, which are there."""
+    spec = spec_of()
+    ref = spec.inputs["image"].model_copy(update={"key": input_key("shop", spec.id, "image")})
+    spec = accept(records, queue, spec.model_copy(update={"inputs": {"image": ref}, "request": request}))
+    lease, prefix = take(claims), f"outputs/shop/{spec.id}/e/"
+    output = stored_output(f"{prefix}0.png").model_copy(update={"layers": {"mask": f"{prefix}0.mask.png"}})
+    keys = [ref.key, output.key, *output.layers.values()]
+    keys.append(archive_key("shop", spec.id, lease.execution.id))
+    for key in keys:
+        storage.put(key, b"x", "image/png")
+    assert records.commit(spec, lease.member, Outcome(JobStatus.SUCCEEDED, outputs=(output,))) == "committed"
+    return keys
+
+
+def stored_output(key: str) -> StoredOutput:
+    return StoredOutput.model_validate(
+        {
+            "key": key,
+            "width": 1,
+            "height": 1,
+            "format": "png",
+            "bytes": 1,
+            "sha256": "0",
+            "report": {"preserved": {"max_delta": 0, "changed_pixels": 0, "kept_pixels": 1, "sha256": "0"}, "coverage": 0.5},
+        }
+    )
+
+
+def test_what_is_due_and_not_deleted_is_measured(
+    steward: Steward, queue: JobQueue, own_redis: redis.Redis, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the store deletes nothing the backlog is counted by kind, with how long its first has been due; afterwards it is nought."""
+    records = JobRecords(own_redis, retention_s=-90)
+    request = spec_of().request.model_copy(update={"webhook": None})
+    for _ in range(3):
+        spec = accept(records, queue, spec_of().model_copy(update={"request": request}))
+        records.cancel(spec.id, "shop")
+    records.expect_upload("shop", "upl_1", utc_now() - timedelta(seconds=10), 1)
+
+    def backlog() -> list[float]:
+        steward.set_gauges()
+        registry = steward._metrics.registry
+        names = ("outfill_deletions_due", "outfill_deletions_late_seconds")
+        return [registry.get_sample_value(name, {"kind": kind}) or 0.0 for kind in ("jobs", "uploads") for name in names]
+
+    def refuse(_: object) -> None:
+        raise Unavailable("the object store does not delete")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steward._storage, "delete", refuse)
+        for duty in (steward.delete_old_jobs, steward.delete_old_uploads):
+            steward._try(duty)
+        jobs, jobs_late, uploads, uploads_late = backlog()
+    assert (jobs, uploads) == (3, 1)
+    assert jobs_late >= 90
+    assert uploads_late >= 10
+    steward.delete_old_jobs()
+    steward.delete_old_uploads()
+    assert backlog() == [0, 0, 0, 0]
 
 
 def test_an_upload_that_no_job_may_use_is_deleted(steward: Steward, storage: Storage, settings: Settings) -> None:
@@ -232,21 +325,13 @@ def test_inputs_and_outputs_may_go_before_their_record(
     records = JobRecords(own_redis, retention_s=60, **(times if by == "settings" else {}))
     if by == "tenant":
         records.set_policy("shop", times)
-    spec = accept(records, queue, spec_of())
+    spec = spec_of()
+    ref = spec.inputs["image"].model_copy(update={"key": input_key("shop", spec.id, "image")})
+    spec = accept(records, queue, spec.model_copy(update={"inputs": {"image": ref}}))
     kept = accept(records, queue, spec_of(tenant="other"))
     lease = take(claims)
-    output = StoredOutput.model_validate(
-        {
-            "key": f"outputs/shop/{spec.id}/e/0.png",
-            "width": 1,
-            "height": 1,
-            "format": "png",
-            "bytes": 1,
-            "sha256": "0",
-            "report": {"preserved": {"max_delta": 0, "changed_pixels": 0, "kept_pixels": 1, "sha256": "0"}, "coverage": 0.5},
-        }
-    )
-    for key in (input_key("shop", spec.id, "image"), output.key, input_key("other", kept.id, "image")):
+    output = stored_output(f"outputs/shop/{spec.id}/e/0.png")
+    for key in (spec.inputs["image"].key, output.key, input_key("other", kept.id, "image")):
         storage.put(key, b"x", "image/png")
     records.commit(spec, lease.member, Outcome(JobStatus.SUCCEEDED, outputs=(output,)))
     assert public(records.get(spec.id, "shop"), storage).outputs[0].url
@@ -309,9 +394,9 @@ def test_of_two_stewards_one_is_active(
     assert not first._renew_or_acquire()
 
 
-def test_a_steward_whose_acquiring_was_not_answered_is_active_all_the_same(steward: Steward) -> None:
+def test_a_steward_whose_acquiring_was_not_answered_is_active_all_the_same(steward: Steward, own_redis: redis.Redis) -> None:
     """Where the answer to taking the lock was lost, the next try finds that the lock is held, by itself."""
-    assert steward._lock.acquire(token=steward._token)  # as if nobody had heard of it
+    assert own_redis.set(LOCK, steward._token, nx=True, px=10_000)  # as if nobody had heard of it
     assert steward._renew_or_acquire()
 
 
@@ -336,6 +421,38 @@ def test_a_lapsed_lease_does_not_wait_for_s3(
     asyncio.run(keep())
 
 
+def test_a_round_that_hangs_shows(steward: Steward, records: JobRecords, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of the last round stands still for the kind that hangs, and goes on for the other."""
+    asks, answers = threading.Event(), threading.Event()
+
+    def keys(_: str) -> list[str]:
+        asks.set()
+        answers.wait(60)
+        return []
+
+    monkeypatch.setattr(steward._storage, "keys", keys)
+    records.expect_leftovers(spec_of())  # what makes it ask S3
+
+    def ended(kind: str) -> float:
+        found = steward._metrics.registry.get_sample_value("outfill_steward_last_round_timestamp_seconds", {"round": kind})
+        assert found is not None
+        return found
+
+    def watch() -> None:
+        assert asks.wait(60)
+        storage, jobs = ended("storage"), ended("jobs")
+        eventually(lambda: ended("jobs") > jobs)
+        assert ended("storage") == storage
+        answers.set()
+        eventually(lambda: ended("storage") > storage)
+        steward.stop()
+
+    async def keep() -> None:
+        await asyncio.gather(steward.run(), asyncio.to_thread(watch))
+
+    asyncio.run(keep())
+
+
 def test_the_gauges_tell_to_how_many_and_how_late_webhooks_go(
     steward: Steward, records: JobRecords, queue: JobQueue, own_redis: redis.Redis
 ) -> None:
@@ -352,6 +469,27 @@ def test_the_gauges_tell_to_how_many_and_how_late_webhooks_go(
     assert registry.get_sample_value("outfill_webhook_lanes") == 1
     assert late is not None
     assert late >= 90
+
+
+def test_a_tenant_that_waits_for_itself_makes_no_queue_old(
+    steward: Steward, records: JobRecords, queue: JobQueue, claims: Claims, own_redis: redis.Redis
+) -> None:
+    """The age of a queue is that of the first job that a worker may take: not of a tenant's of which workers hold as many as they may."""
+
+    def age() -> float:
+        steward.set_gauges()
+        found = steward._metrics.registry.get_sample_value("outfill_queue_oldest_age_seconds", {"queue": "backdrop.standard"})
+        assert found is not None
+        return found
+
+    hour_ago = str(ULID.from_timestamp(time.time() - 3600))
+    records.set_policy("shop", {"running_jobs": 1})
+    accept(records, queue, spec_of())
+    take(claims)
+    accept(records, queue, spec_of(id=f"job_{hour_ago}"))
+    assert age() == 0
+    records.set_policy("shop", {"running_jobs": 2})
+    assert 3600 <= age() < 3700
 
 
 def test_the_gauges_tell_states_depth_and_age(

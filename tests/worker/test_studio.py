@@ -21,7 +21,7 @@ from worker.engines.registry import build_engine
 from worker.engines.weights import EMBEDDED
 
 DIRECTORY = EMBEDDED / STUDIO.id
-SIDE = 256
+SIDE, STEPS = 256, 10
 LIMIT_BYTES = 40 * 2**20
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,13 +32,13 @@ def engine() -> Engine:
     return build_engine(STUDIO, path=DIRECTORY)
 
 
-def painted(engine: Engine, *prompts: str, steps: int = 20) -> list[npt.NDArray[np.uint8]]:
+def painted(engine: Engine, *prompts: str) -> list[npt.NDArray[np.uint8]]:
     """One whole picture for each prompt, from the same noise."""
     grey, whole = np.full((SIDE, SIDE, 3), 127, np.uint8), np.full((SIDE, SIDE), 255, np.uint8)
     defaults = STUDIO.sampling
     assert defaults is not None
     slots = [
-        engine.prepare(PaintRequest(grey, whole, 3, Sampling(prompt, "", steps, defaults.guidance_scale, 1.0, defaults.scheduler)))
+        engine.prepare(PaintRequest(grey, whole, 3, Sampling(prompt, "", STEPS, defaults.guidance_scale, 1.0, defaults.scheduler)))
         for prompt in prompts
     ]
     while not all(slot.done for slot in slots):
@@ -108,7 +108,7 @@ def test_light_and_dark_are_told_apart(engine: Engine) -> None:
 def test_the_end_of_a_long_prompt_is_heard(engine: Engine) -> None:
     """Behind a long opening of photographers' talk, each of two endings is what is painted: a teal wall and a dark table; pink paper."""
     opening = "Professional e-commerce product photograph, ultra sharp, 8k, award-winning, Hasselblad, shallow depth of field, "
-    room, paper = painted(engine, opening + "dark wooden table, teal wall", opening + "seamless pink paper", steps=10)
+    room, paper = painted(engine, opening + "dark wooden table, teal wall", opening + "seamless pink paper")
     assert share_of_teal(room[:80]) > 0.9
     table, pink = median_lab(room[-60:]), median_lab(paper)
     assert (table[0] < 45, table[2] > 3) == (True, True)
@@ -118,14 +118,14 @@ def test_the_end_of_a_long_prompt_is_heard(engine: Engine) -> None:
 def test_a_prompt_of_many_known_words_is_read_to_its_end(engine: Engine) -> None:
     """Words that Studio knows are heard behind the 30 that its text encoder reads at once."""
     opening = "professional product photo, high quality, photorealistic, sharp focus, elegant, clean, beautiful, minimal, realistic, " * 2
-    red, blue = painted(engine, opening + "red paper backdrop", opening + "blue paper backdrop", steps=10)
+    red, blue = painted(engine, opening + "red paper backdrop", opening + "blue paper backdrop")
     assert median_lab(red)[1] > 20
     assert median_lab(blue)[2] < -20
 
 
 def test_a_weight_makes_more_or_less_of_its_words(engine: Engine) -> None:
     """With a weight of 1.6 more of the picture is teal than with one of 1, and with one of 0.2 none; the table stays dark."""
-    heavy, plain, light = painted(engine, *(f"dark wooden table, (teal wall:{weight})" for weight in (1.6, 1, 0.2)), steps=10)
+    heavy, plain, light = painted(engine, *(f"dark wooden table, (teal wall:{weight})" for weight in (1.6, 1, 0.2)))
     assert np.abs(heavy.astype(int) - light).mean() > 8
     assert share_of_teal(heavy) > share_of_teal(plain) + 0.05 > 0.3
     assert share_of_teal(light) < 0.05

@@ -29,6 +29,8 @@ from worker.engines import registry
 from worker.engines.backdrop import BackdropEngine
 
 class Endless(BackdropEngine):
+    reentrant = False
+
     def step(self, slots):
         threading.Event().wait(0.01)
 

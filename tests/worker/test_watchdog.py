@@ -25,6 +25,8 @@ from worker.engines import registry
 from worker.engines.backdrop import BackdropEngine
 
 class Hanging(BackdropEngine):
+    reentrant = False
+
     def step(self, slots):
         threading.Event().wait()
 

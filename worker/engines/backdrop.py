@@ -23,6 +23,7 @@ class BackdropEngine:
     """A colour, gradient or picture the size of the frame, with the product's shadow on it. The product is not in it."""
 
     card: ModelCard = BACKDROP
+    reentrant = True
     dtype: str | None = None
     max_rows: int = 1
     budget: float = 1.0

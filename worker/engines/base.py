@@ -123,12 +123,16 @@ class WarmUp:
 
 
 class Engine(Protocol):
-    """A resident model. Called from one thread only, but for ``read``.
+    """A resident model. Called from one thread only, but for ``read`` and where it is ``reentrant``.
 
     ``prepare``, ``step`` and ``finish`` raise ``OutOfMemory`` where the device has no room; the same call with less may then succeed.
     """
 
     card: ModelCard
+    reentrant: bool
+    """Whether threads may call it at once, each with slots of its own: it has no device, and its steps share nothing. Its ``step`` looks at
+    ``worker.images.checkpoint`` where it takes long.
+    """
     dtype: str | None
     """The precision that the model computes in; ``None`` where that is no choice."""
     max_rows: int

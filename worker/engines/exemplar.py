@@ -48,6 +48,7 @@ class ExemplarEngine:
     """
 
     card: ModelCard = EXEMPLAR
+    reentrant = True
     dtype: str | None = None
     max_rows: int = 1
     budget: float = 1.0

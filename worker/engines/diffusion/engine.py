@@ -66,6 +66,7 @@ class DiffusionEngine:
         use_device(device)
         ready_profiler()
         self.card = card
+        self.reentrant = False
         self.tuning = tuning
         self.dtype: str | None = tuning.dtype
         self.max_rows = 8

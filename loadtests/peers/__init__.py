@@ -1,0 +1,1 @@
+"""Outfill beside its peers, from photo to photo: ``make race``."""
