@@ -10,13 +10,17 @@ TEST_PROCESSES ?= 2
 
 .PHONY: setup demo up check format test test-gpu chaos fuzz fuzz-files bench bench-path bench-queue bench-burst bench-accept bench-posts bench-growth bench-retention bench-engine bench-quality bench-composing bench-intake bench-tenants bench-outpaint bench-product bench-studio bench-codecs bench-gpu race load studio clean
 
-# Without --no-compile pip compiles ten thousand modules, for a minute; those that are used compile themselves.
+# Shells of containers often set this; every start of a worker would then compile Outfill's modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+# pip compiles ten thousand modules one after the other, for a minute; compileall takes all processors. PyTorch's own tests have syntax of later Pythons.
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt scripts/fetch_weights.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[local,dev]'
+	$(BIN)/python -m compileall -q -j 0 -x /torch/testing/ $(VENV)/lib
 	$(BIN)/python scripts/fetch_weights.py
 	touch $@
 
