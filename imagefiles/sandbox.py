@@ -207,9 +207,9 @@ class _Process:
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=environment,
-                # A terminal's Ctrl-C is the parent's to hear. Outside of containers and units Linux shares processors evenly among sessions
-                # (sched_autogroup): there its niceness counts for nothing beside the parent's threads. In the parent's session it did, and calls starved.
-                start_new_session=True,
+                # A terminal's Ctrl-C is the parent's to hear. In a session of its own its niceness would count for nothing beside the parent's threads
+                # (sched_autogroup).
+                process_group=0,
             )
         self.is_alive, self.is_busy = True, False
 

@@ -92,9 +92,9 @@ class Part:
     """The signal that the kernel sends where this process was killed: nothing may outlive it, and hold ports and data that the next start needs."""
 
     def start(self) -> None:
-        """Start it in a session of its own: Ctrl-C reaches only us, and we stop it in order; and Linux gives it as much of the processors as any other part
-        (sched_autogroup), where a worker's stages, of the lowest priority, would starve behind callers who poll. What it writes is its user's alone, and so
-        are its sockets: the object store's in /tmp ask for no certificate.
+        """Start it in a process group of its own: Ctrl-C reaches only us, and we stop it in order. All parts are of one session, as Linux shares the
+        processors among sessions first (sched_autogroup): in one of its own a worker's decoding would keep callers waiting, whatever its niceness. What
+        it writes is its user's alone, and so are its sockets: the object store's in /tmp ask for no certificate.
         """
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own commands
@@ -103,7 +103,7 @@ class Part:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
+                process_group=0,
                 umask=0o077,
             )
 

@@ -56,14 +56,15 @@ T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 POOL = max(min(len(os.sched_getaffinity(0)) // 2, 4), 1) if sys.platform == "linux" else 2
-"""Threads each for intake and for output: together one for each core, as even at the lowest priority more take from the engine's step. Each has one more,
+"""Threads each for intake and for output: together one for each core, as even with a low priority more take from the engine's step. Each has one more,
 for tenants that have none."""
 LOOK_AHEAD = 2
 """Jobs of a model that are prepared while its slots are full; more would keep them from idle workers."""
 _BEAT_S = 0.5
 _PATIENCE_S = 900.0
 _STALLED_EXIT, _BROKEN_EXIT = 70, 71
-_LOWEST_PRIORITY = 19
+_BEHIND_ENGINE, _BEHIND_OTHERS = 10, 19
+"""Niceness of work beside the engine, a ninth and a seventieth of the engine's share of a busy processor; and of a tenant's further jobs."""
 
 
 class PaintWorker:
@@ -97,7 +98,7 @@ class PaintWorker:
         self._lock = threading.Lock()
         self._stopping = self._abandoning = self._drained = False
         # The image and the masks of a job are decoded at once.
-        self._decoding = Sandbox("worker.decoding", 2 * POOL + 2, memory=settings.limits.decoding_bytes, niceness=_LOWEST_PRIORITY)
+        self._decoding = Sandbox("worker.decoding", 2 * POOL + 2, memory=settings.limits.decoding_bytes, niceness=_BEHIND_ENGINE)
         running = Running()
         self._intake = _turn_pool("intake", POOL, running)
         # For engines without a device: like other stages, but that a model on the CPU beside them must not starve them.
@@ -594,12 +595,10 @@ def quiet_pool(name: str, size: int, *, further: bool = False) -> ThreadPoolExec
 
 
 def _step_back(*, further: bool) -> None:
-    """Give this thread the lowest priority, ``further``: behind those too. Only on Linux does a thread have one of its own; without it all is as it was."""
+    """Put this thread behind the engine's, ``further``: behind those too. Only on Linux does a thread have a niceness of its own; without it all is as it was."""
     if sys.platform == "linux":
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
-            if further:
-                os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BEHIND_OTHERS if further else _BEHIND_ENGINE)
 
 
 class _CanceledError(Exception):

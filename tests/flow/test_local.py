@@ -33,10 +33,11 @@ def test_a_started_stack_can_run_jobs(tiny_model: Path, tmp_path: Path) -> None:
         assert "tiny" in {model["card"]["id"] for model in models if model["workers"]}
 
 
-def test_each_part_has_its_share_of_the_processors(stack: LocalStack) -> None:
-    """All parts are in sessions of their own, among which Linux shares evenly: work of low priority does not starve behind callers who poll."""
+def test_niceness_counts_among_parts_and_a_terminal_reaches_none(stack: LocalStack) -> None:
+    """All parts are of one session, within which Linux shares the processors by niceness, and of process groups of their own."""
     processes = [part.process.pid for part in stack.parts.values() if part.process is not None]
-    assert {os.getsid(process) for process in processes} == set(processes)
+    assert {os.getsid(process) for process in processes} == {os.getsid(0)}
+    assert {os.getpgid(process) for process in processes} == set(processes)
 
 
 def test_a_port_that_is_taken_is_named(stack: LocalStack, tmp_path: Path) -> None:

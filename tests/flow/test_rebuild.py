@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -178,3 +179,62 @@ def test_the_doctor_finds_what_differs_and_deletes_nothing_that_may_come_back(
         assert api.http.delete(f"/v1/jobs/{job_id}").status_code == 204
         assert [key for prefix in ("inputs/", "outputs/", "records/") for key in storage.keys(prefix) if job_id in key] == []
     connection.close()
+
+
+def test_an_older_copy_of_redis_is_brought_up_to_date(frail: LocalStack, coffee: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restored with worker and steward stopped, and rebuilt: a job that ended since is read as before, one that waited then runs again under its id, and
+    the doctor names the objects of one that was deleted since.
+    """
+    connection = redis.Redis(port=frail.redis_port)
+    valkey, worker, steward = (frail.parts[name] for name in ("valkey", "worker-1", "steward"))
+    files, copy = frail.options.data / "valkey", frail.options.data / "copy"
+    mask = box_mask(coffee)[0]
+    request = {"operation": "inpaint", "image": "file:photo", "mask": "file:mask", "prompt": "x", "steps": 2, "model": "tiny", "seed": 1}
+    with called_as(frail, frail.api_key) as api:
+        deleted = api.run(request, photo=coffee, mask=mask)
+        eventually(lambda: not connection.exists(UNARCHIVED))
+        worker.stop()
+        waits = api.accept(request, photo=coffee, mask=mask)["id"]
+        shutil.copytree(files, copy)
+
+        worker.start()
+        first = eventually(lambda: (job := api.read(waits))["status"] in ENDED and job, timeout_s=120)
+        since = api.run({**request, "seed": 2}, photo=coffee, mask=mask)
+        eventually(lambda: not connection.exists(UNARCHIVED))
+        assert api.http.delete(f"/v1/jobs/{deleted['id']}").status_code == 204
+
+        for part in (worker, steward, valkey):
+            part.stop()
+        shutil.rmtree(files)
+        shutil.copytree(copy, files)
+        valkey.start()
+        eventually(lambda: answers(connection))
+        done = outfill(frail, "rebuild")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Back: 1 jobs" in done.stdout, done.stdout
+        assert told(api.read(since["id"])) == told(since)
+        assert api.read(waits)["status"] == "queued"
+        missing = Rebuilder(settings_for(frail, monkeypatch)).examine().missing
+        assert missing
+        assert all(deleted["id"] in name for name in missing)
+
+        for part in (steward, worker):
+            part.start()
+        again = eventually(lambda: (job := api.read(waits))["status"] in ENDED and job, timeout_s=120)
+        assert again["outputs"][0]["sha256"] == first["outputs"][0]["sha256"]
+        assert api.http.delete(f"/v1/jobs/{deleted['id']}").status_code == 204
+
+        def clean() -> bool:
+            outfill(frail, "doctor", "--repair")
+            return outfill(frail, "doctor").returncode == 0
+
+        eventually(clean, timeout_s=60, every_s=1)
+        assert httpx.get(api.read(since["id"])["outputs"][0]["url"]).status_code == 200
+    connection.close()
+
+
+def answers(connection: redis.Redis) -> bool:
+    """Whether Redis has read its files."""
+    with suppress(redis.RedisError):
+        return bool(connection.ping())
+    return False

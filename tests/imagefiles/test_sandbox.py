@@ -48,6 +48,16 @@ def test_the_buffers_of_an_answer_are_the_callers(sandbox: Sandbox) -> None:
     assert bytes(buffer) == b"xbc"
 
 
+def test_a_process_goes_behind_its_parent() -> None:
+    """It has the niceness that it was given, in its parent's session, where that counts; and in a process group of its own, which no terminal ends."""
+    sandbox = Sandbox("sandboxed_calls", 1, memory=2**30, niceness=7)
+    process = pid_of(sandbox)
+    assert os.getpriority(os.PRIO_PROCESS, process) == os.getpriority(os.PRIO_PROCESS, 0) + 7
+    assert os.getsid(process) == os.getsid(0)
+    assert os.getpgid(process) == process
+    sandbox.close()
+
+
 def test_a_process_serves_many_calls(sandbox: Sandbox) -> None:
     """A call that behaves, or is refused, leaves its process for the next."""
     first = pid_of(sandbox)
