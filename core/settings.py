@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,8 +21,8 @@ from urllib.parse import unquote, urlsplit
 
 import redis.asyncio.connection
 import redis.connection
-from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, StringConstraints, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from api_schemas.access import Scope
 
@@ -573,3 +575,42 @@ class Settings(BaseSettings):
             if name.upper().startswith("OUTFILL_") and separator and section.lower() not in sections:
                 raise ValueError(f"{name}: there is no section {section}; there are {', '.join(sections).upper()}")
         return self
+
+    @classmethod
+    def read(cls) -> Self:
+        """Return the settings of this process's environment.
+
+        Raises ``SystemExit`` with a line for each fault, which names the variable and tells nothing of its value.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            faults = [_fault(found["loc"], found["type"], found["msg"]) for found in error.errors(include_url=False, include_input=False)]
+        except SettingsError:
+            faults = list(_broken_json())
+            if not faults:
+                raise
+        raise SystemExit("\n".join(["These settings cannot be used:", *(f"  {fault}" for fault in faults)]))
+
+
+def _fault(place: Sequence[int | str], kind: str, message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    if not place:
+        return message
+    section, *names = map(str, place)
+    variable = f"OUTFILL_{section}__{names[0]}".upper() if names else f"OUTFILL_{section}".upper()
+    if kind == "extra_forbidden" and len(names) == 1:
+        known = getattr(Settings.model_fields[section].annotation, "model_fields", {})
+        meant = [f"OUTFILL_{section}__{name}".upper() for name in get_close_matches(names[0], known, n=1)]
+        return f"{variable}: there is no such setting" + (f"; {meant[0]} is one" if meant else "")
+    return f"{variable}: {'.'.join(names[1:])}{': ' if names[1:] else ''}{message}"
+
+
+def _broken_json() -> Iterator[str]:
+    """The variables that begin as JSON and are none, of which pydantic-settings tells the section alone."""
+    for name, value in os.environ.items():
+        if name.upper().startswith("OUTFILL_") and value.lstrip()[:1] in ("[", "{"):
+            try:
+                json.loads(value)
+            except json.JSONDecodeError as error:
+                yield f"{name}: is not JSON: {error.msg} at character {error.pos + 1}"

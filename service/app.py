@@ -80,7 +80,7 @@ def _room_for_bodies(limits: Limits) -> threads.BodyBytes:
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application. Without ``settings`` they come from the environment."""
-    settings = settings or Settings()
+    settings = settings or Settings.read()
     logging.configure(settings.logging, "api")
     services = build_services(settings)
 

@@ -75,7 +75,7 @@ def demo(
 @app.command()
 def bucket() -> None:
     """Create the bucket of the settings in the object store, where it is missing."""
-    settings = Settings()
+    settings = Settings.read()
     made = Storage(settings.s3).create_bucket()
     _say(f"The bucket {settings.s3.bucket} {'is made' if made else 'is there'}.")
 
@@ -89,7 +89,7 @@ def _rebuilder(data: Path | None) -> Rebuilder:
             os.environ.update(settings_of(data))
         except StackError as error:
             raise typer.BadParameter(str(error), param_hint="--data") from error
-    return Rebuilder(Settings())
+    return Rebuilder(Settings.read())
 
 
 @app.command()
@@ -149,7 +149,7 @@ def main() -> None:
     try:
         app()
     except RedisError as error:
-        address, said = Settings().redis.url.get_secret_value().rpartition("@")[2], trouble(error)
+        address, said = Settings.read().redis.url.get_secret_value().rpartition("@")[2], trouble(error)
         _console.print(f"Redis at {address}: {said} ({error})", style="red", highlight=False, markup=False, emoji=False)
         if said.startswith("unavailable"):
             _console.print("Set OUTFILL_REDIS__URL to that of the service; `outfill up` prints it.", highlight=False)

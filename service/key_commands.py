@@ -24,7 +24,7 @@ Tenant = Annotated[str, typer.Option(help="Whose jobs the key sees: lower-case l
 
 def ring() -> KeyRing:
     """The keys of the service that the environment names."""
-    settings = Settings()
+    settings = Settings.read()
     return KeyRing(queue.connect(settings.redis), settings)
 
 
@@ -48,7 +48,7 @@ def create(
         raise typer.BadParameter("it is a number of days", param_hint="--expires-in-days")
     expires_at = None if expires_in_days is None else datetime.now(UTC) + timedelta(days=expires_in_days)
     scopes = tuple(dict.fromkeys(scope)) if scope else tuple(Scope)
-    settings = Settings()
+    settings = Settings.read()
     connection = queue.connect(settings.redis)
     key, record = KeyRing(connection, settings).create(NewKey(tenant_name(tenant), name, scopes, expires_at, requests_per_minute))
     typer.echo(f"id   {record.id}\nkey  {key}")
@@ -87,7 +87,7 @@ def usage(
     key_id: Annotated[str, typer.Argument(help="As `outfill keys list` shows it.")], days: Annotated[int, typer.Option(min=1, max=400)] = 31
 ) -> None:
     """Show what a key was used for, by day (UTC)."""
-    settings, until = Settings(), datetime.now(UTC).date()
+    settings, until = Settings.read(), datetime.now(UTC).date()
     connection = queue.connect(settings.redis)
     keys = KeyRing(connection, settings)
     if key_id not in {*(record.id for record in keys.records()), *(known for known, _ in keys.named())}:

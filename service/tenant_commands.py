@@ -18,7 +18,7 @@ app = typer.Typer(
 
 
 def _records() -> JobRecords:
-    settings = Settings()
+    settings = Settings.read()
     return JobRecords.of(queue.connect(settings.redis), settings)
 
 

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
     if process != "models" or not commands.needs_network(arguments):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    settings = Settings()
+    settings = Settings.read()
     if process == "models":
         return commands.run(arguments, settings)
     logging.configure(settings.logging, process)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +61,36 @@ def test_a_misspelt_section_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("OUTFILL_BACKUPS__KEY", "0" * 64)
     with pytest.raises(ValidationError, match=r"OUTFILL_BACKUPS__KEY: there is no section BACKUPS; there are REDIS, S3, "):
         Settings()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("-m", "worker", "steward"), ("-m", "service.cli", "keys", "list"), ("-m", "uvicorn", "service.app:create_app", "--factory")],
+)
+def test_every_fault_is_told_by_its_variable_and_without_its_value(command: tuple[str, ...]) -> None:
+    """A process that cannot start says all that is wrong in one go, and shows no trace and no secret."""
+    faults = {
+        "OUTFILL_LIMITS__UPLOADS": "-1",
+        "OUTFILL_WORKER__STALL_S": "tell-nobody",
+        "OUTFILL_S3__BUKCET": "tell-nobody",
+        "OUTFILL_AUTH__KEYS": '[{"tenant": "Shop", "sha256": "tell-nobody"}]',
+    }
+    run = subprocess.run([sys.executable, *command], env={**os.environ, **faults}, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    told = run.stdout + run.stderr
+    assert "Traceback" not in told
+    assert "tell-nobody" not in told
+    assert told.startswith("These settings cannot be used:\n")
+    assert "  OUTFILL_LIMITS__UPLOADS: Input should be greater than or equal to 0\n" in told
+    assert "  OUTFILL_S3__BUKCET: there is no such setting; OUTFILL_S3__BUCKET is one\n" in told
+    assert set(re.findall(r"^  (\w+):", told, re.MULTILINE)) == set(faults)
+
+
+def test_what_is_not_json_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list or table that cannot be read names its variable and the place where reading ended."""
+    monkeypatch.setenv("OUTFILL_AUTH__KEYS", '[{"tenant"]')
+    with pytest.raises(SystemExit, match=r"OUTFILL_AUTH__KEYS: is not JSON: Expecting ':' delimiter at character 11$"):
+        Settings.read()
 
 
 def test_nested_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

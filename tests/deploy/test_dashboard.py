@@ -24,6 +24,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana/outfill.json").read_text())
 ALERTS: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}
+OPERATIONS = DEPLOY.parent / "docs/operations.md"
 NAME = re.compile(r"\boutfill_\w+")
 
 
@@ -54,6 +55,14 @@ def expressions() -> Iterator[tuple[str, str]]:
 def test_every_metric_exists(expression: str) -> None:
     """A panel or an alert asks for no metric that the code does not export."""
     assert set(NAME.findall(expression)) - existing() == set()
+
+
+def test_every_metric_is_documented() -> None:
+    """The table of docs/operations.md names every metric that the code exports, and no other."""
+    section = OPERATIONS.read_text().partition("\n## Metrics\n")[2].partition("\n## ")[0]
+    named = {name for line in section.splitlines() if line.startswith("| `") for name in NAME.findall(line.split("|")[1])}
+    exported = {re.sub("_(bucket|sum|count)$", "", name) for name in existing() if NAME.match(name)}
+    assert named == exported
 
 
 def test_what_operators_look_for_is_shown() -> None:
