@@ -66,7 +66,10 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
+                size = int(self.headers["content-length"])
+                body = self.rfile.read(size)
+                if len(body) < size:  # its steward was killed while it was sending
+                    return
                 status = 500 if chance.random() < _REFUSED_SHARE else 204
                 receiver.take({key.lower(): value for key, value in self.headers.items()}, body, status)
                 self.send_response(status)
