@@ -28,7 +28,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
 ]
 
-TOLERANCE = 1e-4
+TOLERANCE, WIDE_TOLERANCE = 1e-5, 1e-4
+"""The second for Euler at zero terminal SNR: there diffusers' float32 latents begin at 4,096 times the size that they end with."""
 SUBJECT = Sampling(prompt="a red sofa", negative_prompt="people", steps=5, guidance_scale=5.0, strength=1.0, scheduler=Scheduler.DDIM)
 STRANGERS = [
     request_for(replace(SUBJECT, prompt="a lamp", steps=3, scheduler=Scheduler.EULER_A), seed=101),
@@ -72,7 +73,7 @@ class Comparison:
     def __init__(self, directory: Path, kind: str) -> None:
         build(directory, kind=kind)
         card = card_for(directory, kind)
-        self.xl = "sdxl" in kind
+        self.kind, self.xl = kind, "sdxl" in kind
         self.engine = DiffusionEngine.load(directory, card)
         self._pipeline = load_stock(directory)
         self.subjects = [
@@ -107,7 +108,9 @@ def test_final_latents_equal_the_stock_pipeline(model: Comparison, run: Callable
     """With every sampler, strength and guidance, in any company, the latents are those of the stock pipeline called alone."""
     errors = {sampling: relative_error(latents, model.reference(sampling)) for sampling, latents in model.results(run).items()}
     assert len(errors) == 4 * len(model.engine.card.schedulers) >= 20
-    assert {sampling: error for sampling, error in errors.items() if not error <= TOLERANCE} == {}
+    grown = {sampling for sampling in errors if model.kind == "zero-snr" and sampling.scheduler is Scheduler.EULER}
+    limits = {sampling: WIDE_TOLERANCE if sampling in grown else TOLERANCE for sampling in errors}
+    assert {sampling: error for sampling, error in errors.items() if not error <= limits[sampling]} == {}
 
 
 @pytest.mark.parametrize("run", [among_strangers, joining_late])

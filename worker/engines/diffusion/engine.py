@@ -36,8 +36,9 @@ from worker.engines.diffusion.pictures import ImageEncoder, decode_latents, imag
 from worker.engines.diffusion.previews import Projection
 from worker.engines.diffusion.prompts import PromptEmbeds, PromptEncoder
 from worker.engines.diffusion.residency import apply, warm_up
-from worker.engines.diffusion.samplers import Sampler, build_sampler, generator_kwargs, strength_timesteps
+from worker.engines.diffusion.sampler_tables import SamplerTable, SamplerTables
 from worker.engines.diffusion.slot import DiffusionSlot, Kept
+from worker.engines.diffusion.stepping import Finite, StepNumbers, advanced, shown
 from worker.engines.diffusion.unet_call import blank_call, blank_inputs
 from worker.engines.out_of_memory import is_out_of_memory
 from worker.tuning import PLAIN, Tuning
@@ -81,6 +82,8 @@ class DiffusionEngine:
         self._prompts = PromptEncoder(self._parts, self._reader)
         self._loras = LoraAdapters(parts.unet, parts.text_encoders, lora_files)
         self._kept_bytes = kept_bytes
+        self._tables = SamplerTables(parts.sampler_config)
+        self._finite = Finite()
         self._projection: Projection | None = None
 
     @classmethod
@@ -144,8 +147,7 @@ class DiffusionEngine:
         """
         sampling = _sampling(request)
         self._check_size(request)
-        sampler = build_sampler(sampling.scheduler, self._parts.sampler_config)
-        timesteps = strength_timesteps(sampler, sampling.steps, sampling.strength)
+        table = self._tables.table(sampling.scheduler, sampling.steps, sampling.strength)
         generator = torch.Generator("cpu").manual_seed(request.seed)
         loras = tuple(sorted(sampling.loras))
         guided = sampling.guidance_scale > 1.0
@@ -153,24 +155,26 @@ class DiffusionEngine:
         with self._device_memory():
             self._loras.activate(loras)
             with torch.inference_mode():
-                latents, kept = self._initial_latents(request, sampler, timesteps, sampling.strength, generator)
+                latents, kept = self._initial_latents(request, table, sampling.strength, generator)
                 masked_image_latents = self._masked_image_latents(request, mask, latents, generator)
+                state = table.start.to(latents.device).view(-1, 1, 1, 1) * latents
+                sizes = torch.tensor([[*request.mask.shape, 0, 0, *request.mask.shape]], dtype=self._unet.dtype, device=self._unet.device)
             prompt = self._prompts.encode(sampling.prompt, loras)
             negative_prompt = self._prompts.encode_negative(sampling.negative_prompt, loras) if guided else None
             tokens = max(prompt.tokens, negative_prompt.tokens if negative_prompt else 0)
             return DiffusionSlot(
                 request=request,
-                steps=len(timesteps),
+                steps=len(table.rows),
                 batch_key=(self.card.id, tuple(latents.shape[1:]), loras, tokens if self._keeps_lengths_apart else None),
                 cost=(2 if guided else 1) * request.mask.size / (self.card.native_size or 512) ** 2,
                 loras=loras,
-                sampler=sampler,
-                extra_step_kwargs=generator_kwargs(sampler, generator),
-                timesteps=timesteps,
-                latents=latents,
-                mask_latents=mask_latents(mask, self._encoder.factor).to(latents),
+                table=table,
+                generator=generator,
+                state=state,
+                mask_latents=mask_latents(mask, self._encoder.factor).to(latents.device, self._unet.dtype),
                 masked_image_latents=masked_image_latents,
                 kept=kept,
+                time_ids=sizes,
                 prompt=prompt,
                 negative_prompt=negative_prompt,
                 guidance_scale=sampling.guidance_scale,
@@ -179,23 +183,26 @@ class DiffusionEngine:
     def step(self, slots: Sequence[Slot]) -> None:
         """Advance every slot by one step, in one UNet call.
 
-        A row whose sampler raises or whose latents are no longer finite gets an ``EngineFailed`` as its error; the others go on. Raises
-        ``OutOfMemory`` with all slots as they were, so that the step can be tried again with fewer, and ``EngineFailed`` where a LoRA
-        that had made room for others cannot be read again.
+        A row whose latents are no longer finite gets an ``EngineFailed`` as its error, at the latest in the next call of ``step`` or ``finish``,
+        since nobody waits here for the device; the others go on. Raises ``OutOfMemory`` with all slots as they were, so that the step can be
+        tried again with fewer, and ``EngineFailed`` where a LoRA that had made room for others cannot be read again.
         """
-        rows = [cast(DiffusionSlot, slot) for slot in slots if not slot.done]
-        rows.sort(key=lambda slot: slot.negative_prompt is None)
-        if not rows:
-            return
         with self._device_memory():
+            self._finite.look()
+            rows = [cast(DiffusionSlot, slot) for slot in slots if not slot.done]
+            rows.sort(key=lambda slot: slot.negative_prompt is None)
+            if not rows:
+                return
             # Not under inference_mode: peft marks parameters as trainable or not.
             self._loras.activate(rows[0].loras)
             with torch.inference_mode():
-                inputs = [(slot, scaled) for slot in rows if (scaled := _scaled_latents(slot)) is not None]
-                if inputs:
-                    for (slot, _), noise_pred in zip(inputs, list(self._predict_noise(inputs)), strict=True):
-                        _advance(slot, noise_pred)
-                    _fail_non_finite([slot for slot, _ in inputs])
+                numbers = StepNumbers.of(rows, self._unet.device)
+                states = torch.stack([slot.state for slot in rows])
+                output = self._predict_noise(rows, numbers, shown(rows, numbers, states))
+                states = advanced(rows, numbers, states, output)
+                self._finite.watch(rows, states)
+                for slot, state in zip(rows, states, strict=True):
+                    slot.advance(state)
 
     def finish(self, slots: Sequence[Slot]) -> list[Pixels]:
         """Decode, up to ``max_rows`` of one shape at a time. Raises ``OutOfMemory``.
@@ -204,11 +211,12 @@ class DiffusionEngine:
         """
         pixels: list[Pixels] = []
         with self._device_memory(), torch.inference_mode():
+            self._finite.look()
             for batch in self._decodable([cast(DiffusionSlot, slot) for slot in slots]):
                 decoded, finite = decode_latents(self._vae, torch.cat([slot.latents for slot in batch]))
                 pixels.extend(decoded)
                 for slot, is_finite in zip(batch, finite, strict=True):
-                    if not is_finite:
+                    if not is_finite and slot.error is None:
                         slot.error = EngineFailed("the decoded picture is not finite")
         return pixels
 
@@ -217,7 +225,7 @@ class DiffusionEngine:
         slot = cast(DiffusionSlot, slot)
         with self._device_memory(), torch.inference_mode():
             # Some samplers' latents grow with their noise; the UNet's input is of one scale.
-            latents = slot.latents if slot.done else slot.sampler.scale_model_input(slot.latents, slot.timestep)
+            latents = slot.latents if slot.done else shown([slot], StepNumbers.of([slot], self._unet.device), slot.state[None])
             return self._project().picture(latents)
 
     def _project(self) -> Projection:
@@ -256,7 +264,7 @@ class DiffusionEngine:
             raise ValueError(f"{width}×{height} is not a multiple of {self.card.size_multiple}")
 
     def _initial_latents(
-        self, request: PaintRequest, sampler: Sampler, timesteps: torch.Tensor, strength: float, generator: torch.Generator
+        self, request: PaintRequest, table: SamplerTable, strength: float, generator: torch.Generator
     ) -> tuple[torch.Tensor, Kept | None]:
         """Noise at full strength, else the noised picture; ``StableDiffusionInpaintPipeline.prepare_latents``."""
         height, width = (side // self._encoder.factor for side in request.mask.shape)
@@ -264,10 +272,11 @@ class DiffusionEngine:
         needed = strength < 1.0 or not self._inpaints
         image_latents = self._encoder.sample(image_tensor(request.image), generator) if needed else None
         noise: torch.Tensor = randn_tensor(shape, generator=generator, device=self._unet.device, dtype=self._unet.dtype)
+        of_picture, of_noise = table.begin.tolist()
+        latents = of_noise * noise.float()
         if image_latents is None:
-            return noise * sampler.init_noise_sigma, None
-        latents = noise * sampler.init_noise_sigma if strength == 1.0 else sampler.add_noise(image_latents, noise, timesteps[:1])
-        return latents, None if self._inpaints else Kept(image_latents, noise)
+            return latents, None
+        return latents + of_picture * image_latents.float(), None if self._inpaints else Kept(image_latents, noise)
 
     def _masked_image_latents(
         self, request: PaintRequest, mask: torch.Tensor, latents: torch.Tensor, generator: torch.Generator
@@ -287,38 +296,34 @@ class DiffusionEngine:
         """
         return bool(self._unet.config.addition_embed_type == "text" or self._unet.is_compiled)
 
-    def _predict_noise(self, inputs: Sequence[tuple[DiffusionSlot, torch.Tensor]]) -> Iterator[torch.Tensor]:
+    def _predict_noise(self, slots: Sequence[DiffusionSlot], numbers: StepNumbers, sample: torch.Tensor) -> torch.Tensor:
         """One UNet call for all rows, then classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) where it is on.
 
-        The slots with guidance come first, so that the rows without the prompt repeat the first ones.
+        The slots with guidance come first, so that the rows without the prompt repeat the first ones. ``float32``.
         """
-        rows = [(slot, slot.unet_input(scaled), slot.prompt) for slot, scaled in inputs]
-        rows += [(slot, sample, slot.negative_prompt) for slot, sample, _ in rows if slot.negative_prompt is not None]
-        tokens = max(prompt.tokens for _, _, prompt in rows)
+        negative = [slot.negative_prompt for slot in slots if slot.negative_prompt is not None]
+        prompts, guided = [*(slot.prompt for slot in slots), *negative], len(negative)
+        if self._inpaints:
+            masks, pictures = [slot.mask_latents for slot in slots], [slot.masked_image_latents for slot in slots]
+            sample = torch.cat([sample, torch.cat(masks), torch.cat([each for each in pictures if each is not None])], dim=1)
+        tokens = max(prompt.tokens for prompt in prompts)
         predicted: torch.Tensor = self._unet(
-            torch.cat([sample for _, sample, _ in rows]),
-            torch.stack([slot.timestep.float() for slot, _, _ in rows]).to(self._unet.device),
-            encoder_hidden_states=torch.cat([prompt.repeated(tokens) for _, _, prompt in rows]),
-            added_cond_kwargs=self._added_conditions(inputs[0][0], [prompt for _, _, prompt in rows]),
-            repeated=len(rows) - len(inputs),
-            adapted=bool(inputs[0][0].loras),
-        )[0]
-        text, uncond = torch.split(predicted[: len(inputs)], 1), iter(torch.split(predicted[len(inputs) :], 1))
-        for (slot, _), noise_text in zip(inputs, text, strict=True):
-            if slot.negative_prompt is None:
-                yield noise_text
-            else:
-                noise_uncond = next(uncond)
-                yield noise_uncond + slot.guidance_scale * (noise_text - noise_uncond)
+            torch.cat([sample, sample[:guided]]),
+            torch.cat([numbers.timesteps, numbers.timesteps[:guided]]),
+            encoder_hidden_states=torch.cat([prompt.repeated(tokens) for prompt in prompts]),
+            added_cond_kwargs=self._added_conditions(slots[0], prompts),
+            repeated=guided,
+            adapted=bool(slots[0].loras),
+        )[0].float()
+        text, without = predicted[: len(slots)], predicted[len(slots) :]
+        return torch.cat([torch.lerp(without, text[:guided], numbers.guidance[:guided]), text[guided:]])
 
     def _added_conditions(self, slot: DiffusionSlot, prompts: Sequence[PromptEmbeds]) -> dict[str, torch.Tensor] | None:
         """SDXL's micro-conditioning (Podell et al. 2023, arXiv 2307.01952): original size, crop and target size, of which rows are equal."""
         pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
         if not pooled:
             return None
-        height, width = slot.request.mask.shape
-        time_ids = pooled[0].new_tensor([[height, width, 0, 0, height, width]])
-        return {"text_embeds": torch.cat(pooled), "time_ids": time_ids.expand(len(pooled), -1)}
+        return {"text_embeds": torch.cat(pooled), "time_ids": slot.time_ids.expand(len(pooled), -1)}
 
     def _decodable(self, slots: Iterable[DiffusionSlot]) -> Iterator[list[DiffusionSlot]]:
         for _, group in groupby(slots, key=lambda slot: slot.latents.shape):
@@ -330,38 +335,3 @@ def _sampling(request: PaintRequest) -> Sampling:
     if not isinstance(request.recipe, Sampling):
         raise TypeError(f"a diffusion model needs a Sampling recipe, not {type(request.recipe).__name__}")
     return request.recipe
-
-
-def _scaled_latents(slot: DiffusionSlot) -> torch.Tensor | None:
-    """The sampler's input scaling; ``None`` if it failed, which is then the slot's error."""
-    try:
-        return slot.sampler.scale_model_input(slot.latents, slot.timestep)
-    except Exception as error:
-        if isinstance(error, torch.AcceleratorError) or is_out_of_memory(error):  # the machine's failure, not the row's
-            raise
-        slot.error = _failed("the sampler failed", error)
-        return None
-
-
-def _advance(slot: DiffusionSlot, noise_pred: torch.Tensor) -> None:
-    try:
-        slot.advance(noise_pred)
-    except Exception as error:
-        if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):  # the machine's failure, not the row's
-            raise
-        # Out of memory too: a sampler that stopped half-way cannot be asked again.
-        slot.error = _failed("the sampler failed", error)
-
-
-def _fail_non_finite(slots: Sequence[DiffusionSlot]) -> None:
-    """One check, and so one wait for the device, for all rows."""
-    finite = torch.isfinite(torch.cat([slot.latents for slot in slots])).flatten(1).all(dim=1).tolist()
-    for slot, is_finite in zip(slots, finite, strict=True):
-        if not is_finite and slot.error is None:
-            slot.error = EngineFailed(f"the latents were not finite after step {slot.position} of {slot.steps}")
-
-
-def _failed(what: str, error: Exception) -> EngineFailed:
-    failure = EngineFailed(f"{what}: {error}")
-    failure.__cause__ = error
-    return failure

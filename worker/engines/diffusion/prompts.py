@@ -119,11 +119,11 @@ class _Run:
         ids = [tokenizer.bos_token_id, *(token.id for token in chunk), tokenizer.eos_token_id]
         padding = int(tokenizer.model_max_length) - len(ids)
         masks_padding = getattr(self.encoder.config, "use_attention_mask", False) and not self.penultimate
-        mask = torch.tensor([[1] * len(ids) + [int(not masks_padding)] * padding], device=device)
+        mask = torch.tensor([[1] * len(ids) + [int(not masks_padding)] * padding])
         mask[:, unseen] = 0
         output = self.encoder(
             torch.tensor([ids + [tokenizer.pad_token_id] * padding], device=device),
-            attention_mask=mask if masks_padding or unseen else None,
+            attention_mask=mask.to(device) if masks_padding or unseen else None,
             output_hidden_states=self.penultimate,
         )
         states = output.hidden_states[-2] if self.penultimate else output[0]

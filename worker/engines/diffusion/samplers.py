@@ -1,4 +1,4 @@
-"""The samplers of a slot: diffusers' schedulers, one object for each slot since they keep state between steps.
+"""The samplers of a model: diffusers' schedulers, from which ``sampler_tables`` takes its numbers.
 
 diffusers calls them schedulers; here that word belongs to what decides which slots step next.
 """
