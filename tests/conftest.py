@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything reads it: several test processes and their services share the cores
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Linux shares the processors among sessions first (sched_autogroup). In one for all, a service's work of low priority would wait for the other process's
+    # tests, and its own test would poll meanwhile.
+    os.setsid()
 
 import httpx
 import hypothesis
