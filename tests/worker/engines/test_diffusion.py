@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -227,6 +228,16 @@ def test_few_posteriors_are_remembered(engine: DiffusionEngine) -> None:
         kept = list(encoder._posteriors)
         encoder.mean(torch.full((1, 3, 16, 16), 0.0))
     assert list(encoder._posteriors) == kept[::-1]
+
+
+def test_a_slot_that_leaves_is_not_held(engine: DiffusionEngine) -> None:
+    """What it had on the device is free at once, though its last step has not been looked at yet."""
+    staying, leaving = engine.prepare(request_for(seed=1)), engine.prepare(request_for(seed=2))
+    engine.step([staying, leaving])
+    gone = weakref.ref(leaving)
+    del leaving
+    assert gone() is None
+    engine.step([staying])
 
 
 @pytest.mark.parametrize("kind", ["sd15-inpaint", "sd15"])

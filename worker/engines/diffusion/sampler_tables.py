@@ -107,9 +107,8 @@ def _run(sampler: Sampler, timesteps: torch.Tensor) -> _Run:
         shown.append(sampler.scale_model_input(latents, timestep))
         largest = latents.abs().argmax()
         scale = shown[-1].flatten()[largest] / latents.flatten()[largest]
-        known.append(
-            (scale * _noised(sampler, timesteps[at : at + 1])).float()
-        )  # at the sampler's own place: some go by that, not by the timestep
+        # Here, and not before the steps: some samplers go by their own place and not by the timestep.
+        known.append((scale * _noised(sampler, timesteps[at : at + 1])).float())
         generator.manual_seed(0)
         fresh = generator.get_state()
         output = unit[_Run.inputs_before(at)][None]

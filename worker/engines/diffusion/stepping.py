@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
+from weakref import ReferenceType, ref
 
 import torch
 
@@ -84,14 +85,14 @@ class Finite:
     """Looks one call late whether rows were finite: by then the device has long said so."""
 
     def __init__(self) -> None:
-        self._slots: Sequence[DiffusionSlot] = ()
+        self._slots: list[ReferenceType[DiffusionSlot]] = []
         self._flags = torch.ones(0, dtype=torch.bool)
         self._copied: torch.cuda.Event | None = None
 
     def watch(self, slots: Sequence[DiffusionSlot], states: torch.Tensor) -> None:
-        """Ask of the ``states`` to which a step of ``slots`` led."""
+        """Ask of the ``states`` to which a step of ``slots`` led. It keeps none of them: one that leaves is gone from the device."""
         flags = torch.isfinite(states).flatten(1).all(dim=1)
-        self._slots, self._flags = slots, flags.to("cpu", non_blocking=True)
+        self._slots, self._flags = [ref(slot) for slot in slots], flags.to("cpu", non_blocking=True)
         if flags.device.type == "cuda":
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._copied.record()
@@ -100,7 +101,8 @@ class Finite:
         """Give the rows of the last step that were not finite their error."""
         if self._copied is not None:
             self._copied.synchronize()  # of the last step: the device is at most one ahead
-        for slot, is_finite in zip(self._slots, self._flags.tolist(), strict=True):
-            if not is_finite and slot.error is None:
+        for reference, is_finite in zip(self._slots, self._flags.tolist(), strict=True):
+            slot = reference()
+            if slot is not None and not is_finite and slot.error is None:
                 slot.error = EngineFailed(f"the latents were not finite after step {slot.position} of {slot.steps}")
-        self._slots, self._flags, self._copied = (), self._flags[:0], None
+        self._slots, self._flags, self._copied = [], self._flags[:0], None
