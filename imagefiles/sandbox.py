@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -91,6 +92,10 @@ class Sandbox:
         self._line: list[_Ticket] = []
         self._changed = threading.Condition()
         self._closed = False
+        self._starter = ThreadPoolExecutor(1, "sandbox-starter")
+        self._starter.submit(
+            int
+        ).result()  # its thread is made here: threads, and the processes that they start, inherit niceness, and a call's has its own
 
     def call(
         self,
@@ -137,7 +142,7 @@ class Sandbox:
             while (process := self._idle.pop() if self._idle else None) is not None and process.has_ended:
                 process.end()
         try:
-            process = process or _Process(self._module, self._niceness)
+            process = process or self._starter.submit(_Process, self._module, self._niceness).result()
             yield process
         finally:
             with self._changed:

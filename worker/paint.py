@@ -63,8 +63,9 @@ LOOK_AHEAD = 2
 _BEAT_S = 0.5
 _PATIENCE_S = 900.0
 _STALLED_EXIT, _BROKEN_EXIT = 70, 71
-_BEHIND_ENGINE, _BEHIND_OTHERS = 10, 19
-"""Niceness of work beside the engine, a ninth and a seventieth of the engine's share of a busy processor; and of a tenant's further jobs."""
+_BEHIND_ENGINE, _BEHIND_OTHERS = 5, 10
+"""Niceness of work beside the engine, a third of the engine's share of a busy processor, and of a tenant's further jobs, a ninth. With less, decoding stood
+still beside anything else of the same session that computes."""
 
 
 class PaintWorker:
