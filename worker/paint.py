@@ -63,9 +63,9 @@ LOOK_AHEAD = 2
 _BEAT_S = 0.5
 _PATIENCE_S = 900.0
 _STALLED_EXIT, _BROKEN_EXIT = 70, 71
-_BEHIND_ENGINE, _BEHIND_OTHERS = 5, 10
-"""Niceness of work beside the engine, a third of the engine's share of a busy processor, and of a tenant's further jobs, a ninth. With less, decoding stood
-still beside anything else of the same session that computes."""
+_BEHIND_ENGINE, _BEHIND_OTHERS = 10, 19
+"""Niceness of work beside the engine: a ninth of the engine's share of a busy processor, and a third of that of the API's checks, for which callers wait;
+and of a tenant's further jobs."""
 
 
 class PaintWorker:
