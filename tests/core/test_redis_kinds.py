@@ -356,8 +356,7 @@ def test_a_process_with_a_bad_url_ends(tmp_path: Path) -> None:
         [sys.executable, "-m", "worker", "steward"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 1
-    assert "has a path that is no number of a database" in ended.stderr
-    assert "redis.url" in ended.stderr
+    assert "OUTFILL_REDIS__URL: has a path that is no number of a database" in ended.stderr
     assert "hush" not in ended.stderr
 
 
