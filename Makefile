@@ -13,14 +13,15 @@ TEST_PROCESSES ?= 2
 # Shells of containers often set this; every start of a worker would then compile Outfill's modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# pip compiles ten thousand modules one after the other, for a minute; compileall takes all processors. PyTorch's own tests have syntax of later Pythons.
+# pip compiles ten thousand modules one after the other, for a minute; compileall takes all processors. PyTorch's own tests have syntax of later Pythons,
+# and of the models of transformers few are used.
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt scripts/fetch_weights.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[local,dev]'
-	$(BIN)/python -m compileall -q -j 0 -x /torch/testing/ $(VENV)/lib
+	$(BIN)/python -m compileall -q -j 0 -x '/torch/testing/|/transformers/models/' $(VENV)/lib
 	$(BIN)/python scripts/fetch_weights.py
 	touch $@
 

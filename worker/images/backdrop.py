@@ -8,7 +8,6 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import find_peaks
 
 from api_schemas.requests import Background, ColorBackground, GradientBackground, GradientStops, Shadow
 from worker.images.blend import composite
@@ -181,6 +180,8 @@ def _shade(light: npt.NDArray[np.float32], part: npt.NDArray[np.bool_], shadow: 
 
 def _standing(edge: npt.NDArray[np.float32], columns: npt.NDArray[np.bool_], size: int) -> npt.NDArray[np.intp]:
     """The columns, in order, in which a part whose lower outline is ``edge (W,)`` stands on the ground."""
+    from scipy.signal import find_peaks  # here, as it takes half a second of a worker's start
+
     at = np.nonzero(columns)[0]
     dips, _ = find_peaks(np.concatenate(([0.0], edge[at], [0.0])), prominence=max(1.0, _DIP * size), plateau_size=1)
     candidates = sorted({*(int(at[dip - 1]) for dip in dips), *_hull(at, edge)}, key=lambda x: -float(edge[x]))
