@@ -93,9 +93,8 @@ class Sandbox:
         self._changed = threading.Condition()
         self._closed = False
         self._starter = ThreadPoolExecutor(1, "sandbox-starter")
-        self._starter.submit(
-            int
-        ).result()  # its thread is made here: threads, and the processes that they start, inherit niceness, and a call's has its own
+        # Its thread is made here: threads, and the processes that they start, inherit niceness, and a call's thread has its own.
+        self._starter.submit(int).result()
 
     def call(
         self,
