@@ -586,10 +586,8 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             faults = [_fault(found["loc"], found["type"], found["msg"]) for found in error.errors(include_url=False, include_input=False)]
-        except SettingsError:
-            faults = list(_broken_json())
-            if not faults:
-                raise
+        except SettingsError as error:
+            faults = list(_broken_json()) or [str(error)]
         raise SystemExit("\n".join(["These settings cannot be used:", *(f"  {fault}" for fault in faults)]))
 
 

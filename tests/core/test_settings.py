@@ -91,6 +91,10 @@ def test_what_is_not_json_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OUTFILL_AUTH__KEYS", '[{"tenant"]')
     with pytest.raises(SystemExit, match=r"OUTFILL_AUTH__KEYS: is not JSON: Expecting ':' delimiter at character 11$"):
         Settings.read()
+    monkeypatch.setenv("OUTFILL_AUTH__KEYS", "tell-nobody")
+    with pytest.raises(SystemExit, match=r'field "auth"') as told:
+        Settings.read()
+    assert "tell-nobody" not in str(told.value)
 
 
 def test_nested_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
