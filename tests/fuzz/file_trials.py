@@ -38,7 +38,11 @@ class Tried:
     @property
     def is_bounded(self) -> bool:
         """Whether it holds to all bounds and is answered."""
-        return self.cost is not None and self.cost.is_bounded and not (self.role == "form" and self.cost.verdict.startswith("5"))
+        return self.is_within(1.0)
+
+    def is_within(self, cpu_share: float) -> bool:
+        """Whether it is answered and holds to all bounds, CPU to so many times its own."""
+        return self.cost is not None and self.cost.is_within(cpu_share) and not (self.role == "form" and self.cost.verdict.startswith("5"))
 
     @property
     def why(self) -> str:
