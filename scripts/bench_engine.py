@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -35,9 +35,10 @@ from scripts import bench_engine_intake, tiny_pipeline, true_size
 from scripts.figures import exit_status, timed, write_figures
 from scripts.figures import figure as limited
 from scripts.stock import load_stock, run_stock
-from worker.engines.base import Engine, PaintRequest, Sampling, Slot
+from worker.engines.base import Engine, PaintRequest, Sampling, Slot, begin
 from worker.engines.device import read_device
 from worker.engines.diffusion.engine import DiffusionEngine
+from worker.engines.diffusion.slot import DiffusionSlot
 from worker.engines.registry import EngineOptions, build_engine, discover
 from worker.scheduler import Scheduler as Batches
 from worker.scheduler import Task
@@ -155,7 +156,7 @@ def _paint_one_by_one(stock: Any, requests: Iterable[PaintRequest]) -> None:
 def _unet_ms_per_row(engine: DiffusionEngine) -> dict[str, float]:
     def rows(number: int) -> float:
         recipe = Sampling("a", "", 50, 1.0, 1.0, Scheduler.DDIM)
-        slots = [engine.prepare(PaintRequest(_request(0).image, _request(0).mask, seed, recipe)) for seed in range(number)]
+        slots = begin(engine, (PaintRequest(_request(0).image, _request(0).mask, seed, recipe) for seed in range(number)))
         times = [timed(lambda: engine.step(slots)) for _ in range(6)]
         return round(1000 * statistics.median(times[1:]) / number, 2)
 
@@ -247,7 +248,7 @@ def _true_size(folder: Path) -> dict[str, Figure]:
         0,
         Sampling("a product on a table", "", TRUE_SIZE_STEPS, 7.5, 1.0, Scheduler.DPMPP_2M_KARRAS),
     )
-    slot = engine.prepare(request)
+    slot = cast(DiffusionSlot, begin(engine, [request])[0])
     ours: list[float] = []
     theirs: list[float] = []
     last = [time.perf_counter()]
@@ -320,7 +321,8 @@ def _engine(path: Path, dtype: Dtype | Literal["auto"]) -> DiffusionEngine:
 
 
 def _task(engine: Engine, request: PaintRequest, admitted_at: float) -> Task[Slot]:
-    return Task(str(request.seed), "model", Priority.STANDARD, admitted_at, engine.prepare(request))
+    (slot,) = begin(engine, [request])
+    return Task(str(request.seed), "model", Priority.STANDARD, admitted_at, slot)
 
 
 def _in_turns(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[float, float]:

@@ -30,7 +30,7 @@ from api_schemas.models import BACKDROP, EXEMPLAR, U2NETP, ModelCard
 from api_schemas.requests import Scheduler, job_request
 from core.settings import Quality, Settings
 from scripts.tiny_pipeline import build
-from worker.engines.base import Engine, PaintRequest, Sampling
+from worker.engines.base import Engine, PaintRequest, Sampling, begin
 from worker.engines.registry import build_engine, discover
 from worker.images.subject import Segmenter
 from worker.intake import prepare
@@ -70,7 +70,7 @@ def _stepper(engine: Engine) -> Callable[[], None]:
     """Steps a batch of guided slots, for ever: slots at their end are replaced by what they began as."""
     recipe = Sampling("a", "", steps=150, guidance_scale=5.0, strength=1.0, scheduler=Scheduler.DDIM)
     picture, mask = np.zeros((SIDE, SIDE, 3), np.uint8), np.full((SIDE, SIDE), 255, np.uint8)
-    slots = [engine.prepare(PaintRequest(picture, mask, seed, recipe)) for seed in range(ROWS)]
+    slots = begin(engine, (PaintRequest(picture, mask, seed, recipe) for seed in range(ROWS)))
 
     def step() -> None:
         if slots[0].done:

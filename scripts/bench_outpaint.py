@@ -31,6 +31,7 @@ from api_schemas.requests import Level, job_request
 from core.settings import Settings
 from scripts.figures import exit_status, figure, timed, write_figures
 from scripts.photos import SKIMAGE
+from worker.engines.base import begin
 from worker.engines.exemplar import ExemplarEngine
 from worker.images.copies import second_copy
 from worker.images.ground import PRODUCT
@@ -146,7 +147,7 @@ def _extended(
 
 def _paint(rounds: Rounds, engine: ExemplarEngine) -> None:
     while rounds.requests:
-        slots = [engine.prepare(request) for request in rounds.requests]
+        slots = begin(engine, rounds.requests)
         engine.step(slots)
         if error := next((slot.error for slot in slots if slot.error), None):
             raise error

@@ -29,6 +29,7 @@ from core.storage import Storage
 from scripts.figures import exit_status, figure, timed, write_figures
 from service.local import LocalStack, StackOptions
 from worker.engines.backdrop import BackdropEngine
+from worker.engines.base import begin
 from worker.images.subject import Segmenter
 from worker.intake import prepare
 from worker.report import Examiner
@@ -80,7 +81,7 @@ def _in_process(settings: Settings, photo: bytes, jobs: int) -> float:
     def one() -> None:
         plan = prepare(spec, BACKDROP, lambda _: photo, segmenter, max_pixels=10**8)
         rounds = Rounds(spec, plan, Examiner(segmenter, settings.quality))
-        slots = [engine.prepare(request) for request in rounds.requests]
+        slots = begin(engine, rounds.requests)
         engine.step(slots)
         rounds.take(engine.finish(slots))
 

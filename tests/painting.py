@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from api_schemas.requests import Scheduler
-from worker.engines.base import PaintRequest, Sampling
+from worker.engines.base import Engine, PaintRequest, Sampling, begin
 from worker.engines.diffusion.engine import DiffusionEngine
 
 SIZE = 64
@@ -21,13 +23,20 @@ def request_for(sampling: Sampling = SAMPLING, *, seed: int = 0, height: int = S
     return PaintRequest(image=coarse.repeat(8, 0).repeat(8, 1), mask=blocks.repeat(8, 0).repeat(8, 1), seed=seed, recipe=sampling)
 
 
+def begun(engine: Engine, request: PaintRequest) -> Any:
+    """The slot of ``request``, painted by ``engine`` alone."""
+    (slot,) = begin(engine, [request])
+    return slot
+
+
 def result_of(engine: DiffusionEngine, request: PaintRequest) -> torch.Tensor:
     """The final latents of ``request``, painted alone."""
-    slot = engine.prepare(request)
+    slot = begun(engine, request)
     while not slot.done:
         engine.step([slot])
     assert slot.error is None
-    return slot.latents
+    latents: torch.Tensor = slot.latents
+    return latents
 
 
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from api_schemas.errors import EngineFailed, OutfillError
-from worker.engines.base import Engine, Slot
+from worker.engines.base import Engine, Slot, begin
 from worker.metrics import WorkerMetrics
 from worker.work import Work
 
@@ -21,7 +21,7 @@ def paint(engine: Engine, work: Work, metrics: WorkerMetrics, wanted: Callable[[
     Raises what it raises, and ``EngineFailed`` where the engine cannot paint one.
     """
     try:
-        work.slots = [engine.prepare(request) for request in work.requests]
+        work.slots = begin(engine, work.requests)
         for slot in work.slots:
             wanted()
             began = time.monotonic()

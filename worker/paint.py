@@ -26,7 +26,7 @@ import stamina
 import structlog
 from redis.exceptions import RedisError
 
-from api_schemas.errors import DeadlineExceeded, ErrorInfo, ModelNotFound, OutfillError, StageTooLong, Unavailable
+from api_schemas.errors import DeadlineExceeded, EngineFailed, ErrorInfo, ModelNotFound, OutfillError, StageTooLong, Unavailable
 from api_schemas.jobs import JobSpec, JobStatus, StoredOutput, utc_now
 from api_schemas.models import ModelCard
 from api_schemas.requests import Priority, RemoveBackgroundRequest
@@ -263,6 +263,7 @@ class PaintWorker:
         card = self._cards[work.spec.model]
         plan = intake.prepare(work.spec, card, fetch, segmenter, max_pixels=limits.max_image_pixels, decoder=decoder)
         work.rounds = Rounds(work.spec, plan, Examiner(segmenter, self._settings.quality), wordings)
+        self._make_ready(work)
         self._lap(work, "intake")
         if work.requests:
             self._paint(work)
@@ -282,6 +283,19 @@ class PaintWorker:
         return self._segmenters[name]
 
     # -- painting -----------------------------------------------------------------------------------------------------------------
+
+    def _make_ready(self, work: Work) -> None:
+        """Do here what an engine with a device does before it: its thread makes no tensors of pictures while others are painted."""
+        engine = self._engines.get(work.spec.model)
+        if engine is None or engine.reentrant:
+            return
+        try:
+            work.prepared = tuple(engine.prepare(request) for request in work.requests)
+        except OutfillError:
+            raise
+        except Exception as error:
+            _log.exception("prepare_failed", job=work.spec.id, model=work.spec.model)
+            raise EngineFailed("the model could not take the picture") from error
 
     def _paint(self, work: Work) -> None:
         if not self._engines[work.spec.model].reentrant:
@@ -309,6 +323,7 @@ class PaintWorker:
         if work.rounds is None:
             raise ValueError("a job is planned before it is composed")
         work.rounds.take(work.take_painted())
+        self._make_ready(work)
         self._lap(work, "compose")
         if work.requests:
             self._paint(work)

@@ -1,7 +1,8 @@
 """The engine thread: the only one that touches a model. Many jobs advance together, one step at a time.
 
 Where the device runs out of memory, less is asked of it: in a step, the engine's budget is halved and the slots go on in smaller batches; in
-``prepare``, the job waits until those before it have left and is tried once more alone; in ``finish``, pictures are decoded one at a time.
+``start``, jobs are begun one at a time, and one that has no room even so waits until those before it have left; in ``finish``, pictures are decoded
+one at a time.
 What does not fit even alone fails that one job.
 """
 
@@ -167,26 +168,47 @@ class Painter:
     def _admit(self) -> None:
         """Begin those waiting, in turn. What found no room is first in turn, so that it does not wait for ever, and needs to be alone."""
         while self._waiting and not (self._waiting[0] is self._crowded and self._painting):
-            self._begin(self._waiting[0])
+            first = self._waiting[0]
+            alike = [work for work in self._waiting if work.spec.model == first.spec.model]
+            self._begin([first] if first is self._crowded else alike)
 
-    def _begin(self, work: Work) -> None:
-        engine, requests = self._engines[work.spec.model], work.requests
+    def _begin(self, works: Sequence[Work]) -> None:
+        """Begin jobs of one model at once; where that fails, one after the other, so that it fails nobody but whose fault it is."""
+        model = works[0].spec.model
         try:
-            with self._watched(work.spec.model, "prepare"):
-                slots = [engine.prepare(request) for request in requests]
-        except OutOfMemory:
-            self._metrics.out_of_memory.labels(work.spec.model).inc()
-            _log.warning("prepare_out_of_memory", job=work.spec.id, model=work.spec.model, alone=not self._painting)
+            with self._watched(model, "encode"):
+                slots = self._engines[model].start([prepared for work in works for prepared in work.prepared])
+        except Exception as error:
+            no_room, jobs = isinstance(error, OutOfMemory), [work.spec.id for work in works]
+            if no_room:
+                self._metrics.out_of_memory.labels(model).inc()
+            # With a trace only where it is told of one job: what draws traces may hold what is in their frames, and that is what took the room.
+            unexpected = error if len(works) == 1 and not no_room and not isinstance(error, OutfillError) else None
+            _log.warning("start_failed", model=model, jobs=jobs, painting=len(self._painting), error=repr(error), exc_info=unexpected)
+            if len(works) == 1:
+                self._begin_failed(works[0], error)
+                return
+        else:
+            for work in works:
+                self._enter(work, slots[: len(work.prepared)])
+                slots = slots[len(work.prepared) :]
+                work.prepared = ()
+            return
+        for work in works:  # out of the handler: it would keep what the failed call had on the device
+            self._begin([work])
+            if work is self._crowded:  # those behind it wait with it
+                return
+
+    def _begin_failed(self, work: Work, error: Exception) -> None:
+        if isinstance(error, OutOfMemory):
             if self._painting:
                 self._crowded = work
-            else:
-                self._leave(work, lambda work: self._ends.failed(work, _no_room(requests[0])))
-            return
-        except Exception as error:
-            _log.exception("prepare_failed", job=work.spec.id, model=work.spec.model)
-            failure = error if isinstance(error, OutfillError) else EngineFailed("the model could not take the picture")
-            self._leave(work, lambda work: self._ends.failed(work, failure))
-            return
+                return
+            error = _no_room(work.requests[0])
+        failure = error if isinstance(error, OutfillError) else EngineFailed("the model could not take the picture")
+        self._leave(work, lambda work: self._ends.failed(work, failure))
+
+    def _enter(self, work: Work, slots: list[Slot]) -> None:
         self._waiting.remove(work)
         admitted_at = self._admitted_at(work.spec.tenant)
         self._painting[work.key] = work
@@ -289,7 +311,8 @@ class Painter:
             no_room = isinstance(error, OutOfMemory)
             if no_room:
                 self._metrics.out_of_memory.labels(engine.card.id).inc()
-            _log.warning("decode_failed", model=engine.card.id, slots=len(tasks), exc_info=error)
+            unexpected = None if no_room else error  # as of a start that failed
+            _log.warning("decode_failed", model=engine.card.id, slots=len(tasks), error=repr(error), exc_info=unexpected)
             if len(tasks) == 1:
                 tasks[0].slot.error = _no_room(tasks[0].slot.request) if no_room else error
                 return

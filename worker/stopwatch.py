@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
-Phase = Literal["prepare", "step", "decode"]
+Phase = Literal["encode", "step", "decode"]
 """The phases of an engine's work. All else that the thread does, waiting for work included, is idle."""
 Doing: TypeAlias = tuple[str, str]
 """A model and a phase."""

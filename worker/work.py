@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from api_schemas.jobs import JobSpec, utc_now
 from worker.claims import Lease
-from worker.engines.base import PaintRequest, Pixels, Slot
+from worker.engines.base import PaintRequest, Pixels, Prepared, Slot
 from worker.rounds import Rounds
 
 
@@ -23,6 +23,8 @@ class Work:
     """Set when the owner asked to cancel."""
     rounds: Rounds | None = None
     """What is painted, once it is planned."""
+    prepared: tuple[Prepared, ...] = ()
+    """One for each request of the round, until it is in an engine with a device."""
     slots: list[Slot] = field(default_factory=list)
     """One for each request of the round, while it is painted."""
     painted: dict[int, Pixels] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from scripts.gpu_facts.cpu_device import CpuDevice
 from scripts.gpu_facts.cuda_device import CudaDevice
 from scripts.gpu_facts.device import Device
 from scripts.stock import stock_of
-from worker.engines.base import Engine, PaintRequest, Pixels, Sampling, Slot
+from worker.engines.base import Engine, PaintRequest, Pixels, Sampling, Slot, begin
 from worker.engines.device import read_device
 from worker.engines.diffusion.card import card_for
 from worker.engines.diffusion.engine import DiffusionEngine
@@ -213,7 +213,7 @@ def facts_of(parts: Parts, latent_area: int) -> ModelFacts:
 
 def paint(engine: Engine, requests: Sequence[PaintRequest]) -> list[Pixels]:
     """From requests to pixels, all at once. Raises what failed a row."""
-    slots = [engine.prepare(request) for request in requests]
+    slots = begin(engine, requests)
     step_all(engine, slots)
     return engine.finish(slots)
 
@@ -223,12 +223,12 @@ class Stepping:
 
     def __init__(self, engine: Engine, requests: Sequence[PaintRequest]) -> None:
         self._engine, self._requests = engine, requests
-        self.slots: list[Slot] = [engine.prepare(request) for request in requests]
+        self.slots = begin(engine, requests)
 
     def __call__(self) -> None:
         """One step. Raises what failed a row."""
         if all(slot.done for slot in self.slots):
-            self.slots = [self._engine.prepare(request) for request in self._requests]
+            self.slots = begin(self._engine, self._requests)
         self._engine.step(self.slots)
         for slot in self.slots:
             if slot.error is not None:

@@ -20,7 +20,7 @@ from api_schemas.requests import Scheduler, job_request
 from core.settings import Quality
 from worker import intake
 from worker.claims import Lease
-from worker.engines.base import Engine, PaintRequest, Pixels, Reading, Slot, WarmUp
+from worker.engines.base import Engine, PaintRequest, Pixels, Prepared, Reading, Slot, WarmUp
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.images.subject import Segmenter
 from worker.metrics import WorkerMetrics
@@ -48,13 +48,13 @@ class Load:
 
 @dataclass(eq=False)
 class TimedEngine:
-    """An engine whose calls are timed. Its thread is the only one that calls it."""
+    """An engine whose calls are timed, those of its thread."""
 
     engine: DiffusionEngine
     steps: list[tuple[int, float]] = field(default_factory=list)
     """Slots and seconds of each step."""
     others_s: list[float] = field(default_factory=list)
-    """Seconds of each ``prepare`` and ``finish``."""
+    """Seconds of each ``start`` and ``finish``."""
 
     def __post_init__(self) -> None:
         self.card, self.dtype, self.calls = self.engine.card, self.engine.dtype, self.engine.calls
@@ -74,9 +74,13 @@ class TimedEngine:
         """As the engine does."""
         return self.engine.read(prompt, names_product=names_product)
 
-    def prepare(self, request: PaintRequest) -> Slot:
+    def prepare(self, request: PaintRequest) -> Prepared:
+        """Not timed: it is not the thread's."""
+        return self.engine.prepare(request)
+
+    def start(self, prepared: Sequence[Prepared]) -> list[Slot]:
         """Timed."""
-        return cast("Slot", self._timed(partial(self.engine.prepare, request), self.others_s.append))
+        return cast("list[Slot]", self._timed(partial(self.engine.start, prepared), self.others_s.append))
 
     def step(self, slots: Sequence[Slot]) -> None:
         """Timed, with the number of slots."""
@@ -166,6 +170,7 @@ class Jobs:
         self._paint(work)
 
     def _paint(self, work: Work) -> None:
+        work.prepared = tuple(map(self._engine.prepare, work.requests))
         self.painting.enter()
         self.painter.inbox.put(work)
 

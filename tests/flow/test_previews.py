@@ -25,8 +25,8 @@ from core.queue import JobQueue
 from core.settings import Settings
 from core.storage import Storage
 from worker.claims import Claims
-from worker.engines.backdrop import BackdropEngine, BackdropSlot
-from worker.engines.base import PaintRequest, Pixels, Slot
+from worker.engines.backdrop import BackdropEngine
+from worker.engines.base import Pixels, Prepared, Slot
 from worker.images.subject import Segmenter
 from worker.metrics import WorkerMetrics
 from worker.paint import PaintWorker
@@ -89,10 +89,11 @@ class Told(BackdropEngine):
     def go(self, steps: int) -> None:
         self._turns.release(steps)
 
-    def prepare(self, request: PaintRequest) -> BackdropSlot:
-        slot = super().prepare(request)
-        slot.steps = STEPS
-        return slot
+    def start(self, prepared: Sequence[Prepared]) -> list[Slot]:
+        slots = super().start(prepared)
+        for slot in slots:
+            slot.steps = STEPS
+        return slots
 
     def step(self, slots: Sequence[Slot]) -> None:
         self._turns.acquire()

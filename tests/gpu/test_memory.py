@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from painting import begun
 
 from gpu.rig import GIB, Rig
 from worker.engines.base import Pixels
@@ -25,7 +26,7 @@ CONTEXT_BYTES = 7 * GIB // 10
 
 def paint(rig: Rig, engine: DiffusionEngine, family: str) -> Pixels:
     """One guided picture of the native size, from request to pixels."""
-    slot = engine.prepare(rig.request(family))
+    slot = begun(engine, rig.request(family))
     while not slot.done:
         engine.step([slot])
     assert slot.error is None

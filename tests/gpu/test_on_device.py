@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from painting import relative_error, result_of
+from painting import begun, relative_error, result_of
 
 from api_schemas.requests import Priority
 from gpu.rig import Rig
@@ -41,7 +41,7 @@ KERNELS: dict[str, dict[str, set[str]]] = {
 def test_latents_are_those_of_the_stock_pipeline(rig: Rig, family: str) -> None:
     """A picture painted in company ends where the stock pipeline ends alone, to the precision of the device."""
     engine = rig.engine(family)
-    subject, neighbour = engine.prepare(rig.request(family)), engine.prepare(rig.request(family, seed=8, steps=4))
+    subject, neighbour = begun(engine, rig.request(family)), begun(engine, rig.request(family, seed=8, steps=4))
     while not subject.done:
         engine.step([neighbour, subject])
     assert subject.error is None
@@ -61,7 +61,7 @@ def test_the_kernel_that_was_chosen_really_runs(rig: Rig, family: str, attention
     if attention == "xformers":
         pytest.importorskip("xformers")
     engine = rig.engine(family, rig.tuning(family, replace(wishes, compile="off")))
-    slot = engine.prepare(rig.request(family))
+    slot = begun(engine, rig.request(family))
     ran = set(attention_kernels(lambda: engine.step([slot])))
     assert ran
     assert ran <= KERNELS[rig.device][attention]
@@ -116,7 +116,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(rig: Rig, family: str, cap: 
     engine = rig.engine(family, rig.tuning(family, replace(rig.wishes, compile="off")))
     alone = result_of(engine, rig.request(family))
     pictures = 32 if rig.on_gpu else 8
-    slots = [engine.prepare(rig.request(family)) for _ in range(pictures)]
+    slots = [begun(engine, rig.request(family)) for _ in range(pictures)]
     make_room_for_few(rig, engine, cap)
     scheduler: Scheduler[Slot] = Scheduler({family: 64.0})
     for number, slot in enumerate(slots):

@@ -19,7 +19,7 @@ from api_schemas.errors import EngineFailed, MaskFull, OutfillError
 from api_schemas.jobs import JobSpec
 from api_schemas.models import BACKDROP, EXEMPLAR, U2NETP, ModelCard
 from worker.engines.backdrop import BackdropEngine
-from worker.engines.base import Backdrop
+from worker.engines.base import Backdrop, begin
 from worker.images.blend import composite
 from worker.images.codec import Frame, into_space
 from worker.intake import Plan
@@ -316,7 +316,7 @@ def test_a_background_has_its_colours_in_the_space_of_the_photo(kind: str) -> No
     request = {"operation": "replace_background", "image": "image", "background": background}
     spec, plan = plan_of(request, BACKDROP, {"image": wide, **({"background.image": png(plain)} if kind == "picture" else {})})
     engine, rounds = BackdropEngine(), rounds_of(spec, plan)
-    slots = [engine.prepare(each) for each in rounds.requests]
+    slots = begin(engine, rounds.requests)
     engine.step(slots)
     rounds.take(engine.finish(slots))
     output = Image.open(io.BytesIO(rounds.rendered[0].data))

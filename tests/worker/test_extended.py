@@ -15,6 +15,7 @@ from planning import plan_of, rounds_of
 from api_schemas.jobs import Report
 from api_schemas.models import EXEMPLAR
 from api_schemas.requests import Level
+from worker.engines.base import begin
 from worker.engines.exemplar import ExemplarEngine
 from worker.images.blend import composite
 
@@ -40,7 +41,7 @@ def extended(picture: Array, *, repaint: bool = False, **fields: object) -> tupl
     spec, plan = plan_of({"operation": "outpaint", "image": "image", "seed": 1, **fields}, EXEMPLAR, {"image": png(picture)})
     rounds, engine = rounds_of(spec, plan), ExemplarEngine()
     while rounds.requests:
-        slots = [engine.prepare(request) for request in rounds.requests]
+        slots = begin(engine, rounds.requests)
         engine.step(slots)
         assert not any(slot.error for slot in slots)
         painted = engine.finish(slots)

@@ -25,7 +25,7 @@ from api_schemas.models import BACKDROP
 from api_schemas.requests import Scheduler
 from worker import scheduler
 from worker.claims import Lease
-from worker.engines.base import DeviceBroken, OutOfMemory, PaintRequest, Pixels, Reading, Sampling, Slot, WarmUp
+from worker.engines.base import DeviceBroken, OutOfMemory, PaintRequest, Pixels, Prepared, Reading, Sampling, Slot, WarmUp
 from worker.engines.registry import build_engine, discover
 from worker.metrics import WorkerMetrics
 from worker.painter import Ends, Painter
@@ -43,8 +43,8 @@ class ScriptedSlot(Slot):
 class Scripted:
     """An engine whose rows do what their seed says.
 
-    12 cannot be prepared, 13 fails its row, 14 breaks the whole call, 15 cannot be decoded, 16 never ends, 17 cannot be previewed,
-    19 breaks the device. Each call has room for as many slots as ``room`` says; ``prepare`` counts those that are alive.
+    12 cannot be started, 13 fails its row, 14 breaks the whole call, 15 cannot be decoded, 16 never ends, 17 cannot be previewed,
+    19 breaks the device. Each call has room for as many slots as ``room`` says; ``start`` counts those that are alive.
     """
 
     card = BACKDROP
@@ -55,8 +55,9 @@ class Scripted:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.started: list[int] = []
         self.calls: Counter[str] = Counter()
-        self.room = {"prepare": 100, "step": 100, "finish": 100}
+        self.room = {"start": 100, "step": 100, "finish": 100}
         self.alive: weakref.WeakSet[Slot] = weakref.WeakSet()
         self.meanwhile: Callable[[Sequence[Slot]], None] = lambda _: None
         """Called in every step, before the slots move."""
@@ -68,14 +69,18 @@ class Scripted:
     def read(self, _prompt: str, *, names_product: bool) -> Reading:  # noqa: ARG002 - the protocol's
         return Reading()
 
-    def prepare(self, request: PaintRequest) -> Slot:
-        if len(self.alive) >= self.room["prepare"]:
+    def prepare(self, request: PaintRequest) -> Prepared:
+        return Prepared(request)
+
+    def start(self, prepared: Sequence[Prepared]) -> list[Slot]:
+        self.started.append(len(prepared))
+        if len(self.alive) + len(prepared) > self.room["start"]:
             raise OutOfMemory
-        if request.seed == 12:
-            raise ValueError("cannot be prepared")
-        slot = ScriptedSlot(request, steps={16: 10**9, 17: 9, 18: 9}.get(request.seed, 3))
-        self.alive.add(slot)
-        return slot
+        if any(each.request.seed == 12 for each in prepared):
+            raise ValueError("cannot be started")
+        slots: list[Slot] = [ScriptedSlot(each.request, steps={16: 10**9, 17: 9, 18: 9}.get(each.request.seed, 3)) for each in prepared]
+        self.alive.update(slots)
+        return slots
 
     def step(self, slots: Sequence[Slot]) -> None:
         self.batches.append(len(slots))
@@ -138,7 +143,7 @@ def work_of(*seeds: int, previews: bool = False, **spec: Any) -> Work:
     job = job.model_copy(update={"request": job.request.model_copy(update={"previews": previews})})
     member = SimpleNamespace(composite_key=f"{job.id}:{next(EXECUTIONS)}")
     lease = Lease(job, 1, None, member)  # type: ignore[arg-type]  # of RQ's side the painter sees only this name
-    return Work(lease, rounds=one_round(requests))
+    return Work(lease, rounds=one_round(requests), prepared=tuple(map(Prepared, requests)))
 
 
 def one_round(requests: tuple[PaintRequest, ...]) -> Rounds:
@@ -192,9 +197,21 @@ def test_a_job_is_painted_when_all_its_pictures_are(painter: Painter, ended: End
     assert eventually(lambda: ended.painted.get(work.spec.id)) == [1, 2, 3]
 
 
+def test_jobs_that_wait_are_begun_in_one_call(engine: Scripted, ended: Ended, metrics: WorkerMetrics) -> None:
+    """Texts and pictures of all that wait are encoded together, and each job gets its own pictures."""
+    painter = Painter({"backdrop": engine}, ended.ends(), metrics, previewed=ended.previewed)
+    works = [work_of(1, 2), work_of(3), work_of(4, 5, 6)]
+    for work in works:
+        painter.inbox.put(work)
+    with running(painter):
+        eventually(lambda: len(ended.painted) == 3)
+    assert engine.started == [6]
+    assert [ended.painted[work.spec.id] for work in works] == [[1, 2], [3], [4, 5, 6]]
+
+
 @pytest.mark.parametrize("seed", [12, 13, 14, 15])
 def test_a_failing_row_fails_its_job_alone(painter: Painter, ended: Ended, seed: int) -> None:
-    """Whether it breaks in prepare, in its row, in the whole call or in decoding: one job fails with a code, its neighbours are painted."""
+    """Whether it breaks as it is started, in its row, in the whole call or in decoding: one job fails with a code, its neighbours are painted."""
     bad, good = work_of(1, seed), [work_of(1), work_of(2)]
     for work in (good[0], bad, good[1]):
         painter.inbox.put(work)
@@ -306,9 +323,9 @@ def test_a_picture_that_has_no_room_alone_fails_alone(painter: Painter, ended: E
     assert eventually(lambda: ended.painted.get(again.spec.id)) == [2]
 
 
-def test_out_of_memory_in_prepare_waits_until_the_others_have_left(painter: Painter, ended: Ended, engine: Scripted) -> None:
+def test_out_of_memory_in_start_waits_until_the_others_have_left(painter: Painter, ended: Ended, engine: Scripted) -> None:
     """A job that finds no room is begun once those before it are done, before those behind it, and is painted."""
-    engine.room["prepare"] = 3
+    engine.room["start"] = 3
     first, large, behind = work_of(1, 2), work_of(3, 4), work_of(5)
     for work in (first, large, behind):
         painter.inbox.put(work)
@@ -318,8 +335,8 @@ def test_out_of_memory_in_prepare_waits_until_the_others_have_left(painter: Pain
 
 
 def test_a_job_without_room_even_alone_fails(painter: Painter, ended: Ended, engine: Scripted) -> None:
-    """A job that runs out of memory in prepare with nobody beside it fails, and those behind it go on."""
-    engine.room["prepare"] = 2
+    """A job that runs out of memory as it is started with nobody beside it fails, and those behind it go on."""
+    engine.room["start"] = 2
     first, large, behind = work_of(1), work_of(2, 3, 4), work_of(5)
     for work in (first, large, behind):
         painter.inbox.put(work)
@@ -329,7 +346,7 @@ def test_a_job_without_room_even_alone_fails(painter: Painter, ended: Ended, eng
 
 def test_a_job_that_waits_for_room_can_be_canceled(painter: Painter, ended: Ended, engine: Scripted) -> None:
     """What waits until others have left need not be waited for: canceled it is gone, and those behind it are begun beside the others."""
-    engine.room["prepare"] = 2
+    engine.room["start"] = 2
     endless, large, behind = work_of(16), work_of(2, 3), work_of(5)
     for work in (endless, large, behind):
         painter.inbox.put(work)
@@ -389,6 +406,7 @@ def test_neighbours_of_a_canceled_job_are_painted_as_if_alone(tiny_model: Path, 
         work = work_of(seed)
         image, mask = np.full((64, 64, 3), 90, np.uint8), np.full((64, 64), 255, np.uint8)
         work.rounds = one_round((PaintRequest(image, mask, seed, recipe),))
+        work.prepared = tuple(map(engine.prepare, work.requests))
         return work
 
     alone, beside, canceled = diffused(1), diffused(1), diffused(2)
@@ -421,14 +439,14 @@ def test_time_is_counted_by_phase(engine: Scripted, ended: Ended) -> None:
         eventually(lambda: work.spec.id in ended.painted)
     seconds = metrics.engines.stopwatch.seconds()
     total = next(ticks) - 1
-    assert {phase: seconds["backdrop", phase] for phase in ("prepare", "step", "decode")} == {"prepare": 1, "step": 9, "decode": 3}
+    assert {phase: seconds["backdrop", phase] for phase in ("encode", "step", "decode")} == {"encode": 1, "step": 9, "decode": 3}
     assert sum(seconds.values()) == total
 
 
 def test_every_phase_is_there_before_its_first_call(engine: Scripted, ended: Ended, metrics: WorkerMetrics) -> None:
     """The seconds of every model and phase are exported from the start, as 0, so that a rate misses no first call."""
     Painter({"backdrop": engine}, ended.ends(), metrics, previewed=ended.previewed)
-    for phase in ("prepare", "step", "decode"):
+    for phase in ("encode", "step", "decode"):
         assert metrics.registry.get_sample_value("outfill_engine_seconds_total", {"model": "backdrop", "phase": phase}) == 0
     assert metrics.registry.get_sample_value("outfill_engine_seconds_total", {"model": "", "phase": "idle"}) is not None
 

@@ -17,6 +17,7 @@ from api_schemas.jobs import WarningCode
 from api_schemas.models import BACKDROP, U2NETP
 from api_schemas.requests import Level
 from worker.engines.backdrop import BackdropEngine
+from worker.engines.base import begin
 from worker.outputs import Rendered
 
 Array = npt.NDArray[np.uint8]
@@ -48,7 +49,7 @@ def run(request: dict[str, Any], **inputs: bytes) -> Rendered:
     """The one output of a job."""
     spec, plan = plan_of(request, U2NETP if request["operation"] == "remove_background" else BACKDROP, inputs)
     rounds, engine = rounds_of(spec, plan), BackdropEngine()
-    slots = [engine.prepare(each) for each in rounds.requests]
+    slots = begin(engine, rounds.requests)
     engine.step(slots)
     rounds.take(engine.finish(slots))
     (rendered,) = rounds.rendered

@@ -18,6 +18,7 @@ from api_schemas.models import BACKDROP, EMBEDDED_MODELS, EXEMPLAR, U2NETP, Mode
 from api_schemas.requests import GradientBackground, job_request
 from service.resolve import resolve
 from worker.engines.backdrop import BackdropEngine
+from worker.engines.base import begin
 from worker.images.backdrop import render
 from worker.images.blend import composite
 from worker.images.codec import Frame
@@ -56,7 +57,7 @@ def run(request: dict[str, Any], data: bytes, card: ModelCard = BACKDROP, **inpu
     if not rounds.requests:
         rounds.take([])
     while rounds.requests:
-        slots = [engine.prepare(each) for each in rounds.requests]
+        slots = begin(engine, rounds.requests)
         engine.step(slots)
         rounds.take(engine.finish(slots))
     return rounds.rendered[0]

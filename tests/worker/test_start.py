@@ -42,9 +42,9 @@ class Compiling(BackdropEngine):
             threading.Event().wait(0.02)
         return super().warm_up()
 
-    def prepare(self, request):
+    def start(self, prepared):
         print("thread", threading.current_thread().name, file=sys.stderr, flush=True)
-        return super().prepare(request)
+        return super().start(prepared)
 
 registry.FACTORIES[EngineKind.BACKDROP] = lambda *_: Compiling()
 sys.exit(worker.main(["paint"]))

@@ -30,7 +30,7 @@ def stopwatch(clock: Clock) -> Stopwatch:
 def test_every_second_belongs_to_one_phase(stopwatch: Stopwatch, clock: Clock) -> None:
     """Calls are of their model and phase, what lies between them is idle, and together they are all the time there was."""
     clock.now += 1
-    with stopwatch.during("sd15", "prepare"):
+    with stopwatch.during("sd15", "encode"):
         clock.now += 2
     clock.now += 4
     for model in ("sd15", "sdxl", "sd15"):
@@ -39,7 +39,7 @@ def test_every_second_belongs_to_one_phase(stopwatch: Stopwatch, clock: Clock) -
     with stopwatch.during("sdxl", "decode"):
         clock.now += 16
     found = stopwatch.seconds()
-    assert found == {IDLE: 5, ("sd15", "prepare"): 2, ("sd15", "step"): 16, ("sdxl", "step"): 8, ("sdxl", "decode"): 16}
+    assert found == {IDLE: 5, ("sd15", "encode"): 2, ("sd15", "step"): 16, ("sdxl", "step"): 8, ("sdxl", "decode"): 16}
     assert sum(found.values()) == clock.now - 1000
 
 
@@ -70,12 +70,12 @@ def test_a_call_that_raises_ends(stopwatch: Stopwatch, clock: Clock) -> None:
 
 def test_a_call_within_a_call_is_taken_from_it(stopwatch: Stopwatch, clock: Clock) -> None:
     """No second is counted twice where one call is made inside another."""
-    with stopwatch.during("sd15", "prepare"):
+    with stopwatch.during("sd15", "encode"):
         clock.now += 1
         with stopwatch.during("sd15", "step"):
             clock.now += 2
         clock.now += 4
-    assert stopwatch.seconds() == {IDLE: 0, ("sd15", "prepare"): 5, ("sd15", "step"): 2}
+    assert stopwatch.seconds() == {IDLE: 0, ("sd15", "encode"): 5, ("sd15", "step"): 2}
 
 
 def test_the_watchdog_sees_the_call_under_way(stopwatch: Stopwatch, clock: Clock) -> None:

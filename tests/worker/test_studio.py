@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+from painting import begun
+
 from api_schemas.models import STUDIO
 from worker.engines.base import Engine, PaintRequest, Sampling
 from worker.engines.diffusion.card import card_for
@@ -38,7 +40,7 @@ def painted(engine: Engine, *prompts: str) -> list[npt.NDArray[np.uint8]]:
     defaults = STUDIO.sampling
     assert defaults is not None
     slots = [
-        engine.prepare(PaintRequest(grey, whole, 3, Sampling(prompt, "", STEPS, defaults.guidance_scale, 1.0, defaults.scheduler)))
+        begun(engine, PaintRequest(grey, whole, 3, Sampling(prompt, "", STEPS, defaults.guidance_scale, 1.0, defaults.scheduler)))
         for prompt in prompts
     ]
     while not all(slot.done for slot in slots):

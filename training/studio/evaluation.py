@@ -19,7 +19,7 @@ from training.studio.judge import Judge, Verdict, backdrop_of, colour_of, parts_
 from training.studio.recipe import Recipe
 from training.studio.scene import contact_sheet, draw_scene
 from training.studio.store import Bytes, Scenes, sheet
-from worker.engines.base import Engine, PaintRequest, Sampling
+from worker.engines.base import Engine, PaintRequest, Sampling, begin
 from worker.engines.registry import build_engine, discover
 from worker.images.blend import composite
 
@@ -70,7 +70,7 @@ def paint(engine: Engine, pairs: Sequence[Pair]) -> Bytes:
     painted: list[Bytes] = []
     for start in range(0, len(pairs), _TOGETHER):
         some = pairs[start : start + _TOGETHER]
-        slots = [engine.prepare(_request(engine, pair)) for pair in some]
+        slots = begin(engine, (_request(engine, pair) for pair in some))
         while unfinished := [slot for slot in slots if not slot.done]:
             engine.step(unfinished)
         for pair, pixels in zip(some, engine.finish(slots), strict=True):

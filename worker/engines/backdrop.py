@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from api_schemas.models import BACKDROP, ModelCard
-from worker.engines.base import Backdrop, PaintRequest, Pixels, Reading, Slot, WarmUp
+from worker.engines.base import Backdrop, PaintRequest, Pixels, Prepared, Reading, Slot, WarmUp
 from worker.images.backdrop import apply_shadow, contact_shadow, render
 
 
@@ -15,7 +15,6 @@ from worker.images.backdrop import apply_shadow, contact_shadow, render
 class BackdropSlot(Slot):
     """A background being painted."""
 
-    recipe: Backdrop | None = None
     result: Pixels | None = None
 
 
@@ -39,11 +38,15 @@ class BackdropEngine:
         """Nothing is said of prompts: it is given none."""
         return Reading()
 
-    def prepare(self, request: PaintRequest) -> BackdropSlot:
-        """A slot of one step. Raises ``TypeError`` where the recipe is not a ``Backdrop``."""
+    def prepare(self, request: PaintRequest) -> Prepared:
+        """Nothing to make. Raises ``TypeError`` where the recipe is not a ``Backdrop``."""
         if not isinstance(request.recipe, Backdrop):
             raise TypeError(f"the backdrop engine needs a Backdrop recipe, not {type(request.recipe).__name__}")
-        return BackdropSlot(request, steps=1, recipe=request.recipe)
+        return Prepared(request)
+
+    def start(self, prepared: Sequence[Prepared]) -> list[Slot]:
+        """Slots of one step."""
+        return [BackdropSlot(each.request, steps=1) for each in prepared]
 
     def step(self, slots: Sequence[Slot]) -> None:
         """Paint every slot's background; a failing row sets ``slot.error``."""
@@ -62,9 +65,9 @@ class BackdropEngine:
         """None: it is painted in one step."""
 
     def _paint(self, slot: Slot) -> None:
-        if not isinstance(slot, BackdropSlot) or slot.recipe is None:
+        recipe = slot.request.recipe
+        if not isinstance(slot, BackdropSlot) or not isinstance(recipe, Backdrop):
             raise TypeError("not a slot of this engine")
-        recipe = slot.recipe
         height, width = slot.request.image.shape[:2]
         pixels = render((width, height), recipe.background, recipe.picture)
         if recipe.shadow is not None:

@@ -1,9 +1,10 @@
 """One call shape for all engines.
 
-    slot = engine.prepare(request)          # encode text and image, draw the noise
+    prepared = engine.prepare(request)      # the host's work: any thread does it
+    slot, = engine.start([prepared, ...])   # encode texts and images, all in a few model calls
     while not slot.done:
         engine.step([slot, ...])            # advance each slot by one step, in one model call
-    pixels, = engine.finish([slot])         # decode
+    pixels, = engine.finish([slot, ...])    # decode
 
 The scheduler decides which slots step together; an engine never sees the queue. An engine without steps is done after one.
 """
@@ -11,7 +12,7 @@ The scheduler decides which slots step together; an engine never sees the queue.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -74,6 +75,13 @@ class PaintRequest:
     """``uint8 (H, W)``, above 0 on what must not be shown a second time, 255 on the product; ``None`` where nothing is known of such things."""
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture that is ready for its engine. Engines subclass it to hold what they made of the request, on the host."""
+
+    request: PaintRequest
+
+
 @dataclass(eq=False)
 class Slot:
     """One picture being painted. Engines subclass it to hold their own state."""
@@ -123,9 +131,9 @@ class WarmUp:
 
 
 class Engine(Protocol):
-    """A resident model. Called from one thread only, but for ``read`` and where it is ``reentrant``.
+    """A resident model. Called from one thread only, but for ``read`` and ``prepare``, and where it is ``reentrant``.
 
-    ``prepare``, ``step`` and ``finish`` raise ``OutOfMemory`` where the device has no room; the same call with less may then succeed.
+    ``start``, ``step`` and ``finish`` raise ``OutOfMemory`` where the device has no room; the same call with less may then succeed.
     """
 
     card: ModelCard
@@ -159,8 +167,12 @@ class Engine(Protocol):
         """
         ...
 
-    def prepare(self, request: PaintRequest) -> Slot:
-        """Encode text and image and draw the noise. Raises on a request that it cannot paint."""
+    def prepare(self, request: PaintRequest) -> Prepared:
+        """Do all that needs no device: read the prompt, make tensors, draw noise. Called from any thread. Raises on a request that it cannot paint."""
+        ...
+
+    def start(self, prepared: Sequence[Prepared]) -> list[Slot]:
+        """Encode texts and images of all, in few model calls; a slot for each. Where it raises, no slot was made."""
         ...
 
     def step(self, slots: Sequence[Slot]) -> None:
@@ -177,3 +189,8 @@ class Engine(Protocol):
     def preview(self, slot: Slot) -> Pixels | None:
         """A small picture of what ``slot`` looks like so far, ``uint8 (h, w, 3)``, at little cost; ``None`` where there is none."""
         ...
+
+
+def begin(engine: Engine, requests: Iterable[PaintRequest]) -> list[Slot]:
+    """Prepare and start ``requests`` in this thread; a slot for each."""
+    return engine.start([engine.prepare(request) for request in requests])

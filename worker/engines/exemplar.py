@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from api_schemas.errors import EngineFailed
 from api_schemas.models import EXEMPLAR, ModelCard
-from worker.engines.base import PaintRequest, Pixels, Reading, Slot, WarmUp
+from worker.engines.base import PaintRequest, Pixels, Prepared, Reading, Slot, WarmUp, begin
 from worker.engines.extension import extend_picture
 from worker.engines.pyramid import Known, Pyramid
 from worker.engines.shift_map import halved, quilt
@@ -65,9 +65,13 @@ class ExemplarEngine:
         """Nothing is said of prompts: it is given none."""
         return Reading()
 
-    def prepare(self, request: PaintRequest) -> ExemplarSlot:
-        """A slot of one step. It costs more the more is painted, and no two go together: they would gain nothing."""
-        return ExemplarSlot(request, steps=1, cost=max(1.0, np.count_nonzero(request.mask) / _SOLVED))
+    def prepare(self, request: PaintRequest) -> Prepared:
+        """Nothing to make."""
+        return Prepared(request)
+
+    def start(self, prepared: Sequence[Prepared]) -> list[Slot]:
+        """Slots of one step. One costs more the more is painted, and no two go together: they would gain nothing."""
+        return [ExemplarSlot(each.request, steps=1, cost=max(1.0, np.count_nonzero(each.request.mask) / _SOLVED)) for each in prepared]
 
     def step(self, slots: Sequence[Slot]) -> None:
         """Fill every slot's picture where its mask is above 0. A row that cannot be filled sets ``slot.error``."""
@@ -124,7 +128,7 @@ class ExemplarEngine:
 def fill_all(requests: Sequence[PaintRequest]) -> list[Pixels]:
     """What the engine answers to ``requests``, one after another; for workers that do not serve it. Raises what went wrong with one."""
     engine = ExemplarEngine()
-    slots = [engine.prepare(request) for request in requests]
+    slots = begin(engine, requests)
     engine.step(slots)
     for slot in slots:
         if slot.error is not None:

@@ -10,7 +10,7 @@ from scripts.gpu_facts.compiled import compile_call, only_compiled
 from scripts.gpu_facts.device import seconds_of
 from scripts.gpu_facts.findings import Findings
 from scripts.gpu_facts.stage import INPAINT, Stage, Stepping
-from worker.engines.base import PaintRequest
+from worker.engines.base import PaintRequest, begin
 from worker.engines.diffusion.engine import DiffusionEngine
 
 STEPS, WARM, TIMED = 25, 2, 7
@@ -42,7 +42,7 @@ def _late(stage: Stage, findings: Findings, family: str, mode: str, engine: Diff
     with only_compiled(engine) if mode == "compiled" else nullcontext():
         before_ms = _step_ms(stage, engine, plain)
     findings.add(f"{name}_step_before_ms", before_ms)
-    findings.add(f"{name}_first_use_s", seconds_of(stage.device, lambda: engine.prepare(requests[LORAS[0]])))
+    findings.add(f"{name}_first_use_s", seconds_of(stage.device, lambda: begin(engine, [requests[LORAS[0]]])))
     findings.add(f"{name}_step_with_ms", _step_ms(stage, engine, requests[LORAS[0]]))
     findings.add(f"{name}_switch_ms", _switch_ms(stage, engine, [requests[lora] for lora in LORAS]))
     compiled = engine.calls["compiled"]

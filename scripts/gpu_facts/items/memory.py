@@ -15,7 +15,7 @@ from api_schemas.requests import Priority
 from scripts.gpu_facts.device import GIB
 from scripts.gpu_facts.findings import Findings, said
 from scripts.gpu_facts.stage import INPAINT, Stage, paint
-from worker.engines.base import OutOfMemory, PaintRequest, Slot
+from worker.engines.base import OutOfMemory, PaintRequest, Slot, begin
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.parts import Parts
 from worker.scheduler import Scheduler as Batches
@@ -88,12 +88,12 @@ def _halving(stage: Stage, findings: Findings) -> None:
     kind = INPAINT["sd15"]
     engine = stage.engine(kind)
     count = 8 if stage.rehearsal else PICTURES
-    slots = [engine.prepare(stage.request(kind, seed=seed, steps=STEPS)) for seed in range(count)]
+    slots = begin(engine, (stage.request(kind, seed=seed, steps=STEPS) for seed in range(count)))
     batches: Batches[Slot] = Batches({kind: 4.0 * count})
     for number, slot in enumerate(slots):
         batches.add(Task(f"job{number}", kind, Priority.STANDARD, 0.0, slot))
     halvings = 0
-    with _room_for_few(stage, engine, [engine.prepare(stage.request(kind, steps=STEPS)) for _ in range(ROOM_PICTURES)]):
+    with _room_for_few(stage, engine, begin(engine, (stage.request(kind, steps=STEPS) for _ in range(ROOM_PICTURES)))):
         while (batch := batches.next()) is not None:
             try:
                 engine.step(batch.slots)
@@ -140,7 +140,7 @@ def _words(stage: Stage, findings: Findings) -> None:
     engine = stage.engine(kind)
     words: dict[str, bool] = {}
     for tight_gib in TIGHT_GIB:
-        slots = [engine.prepare(stage.request(kind, seed=seed, steps=1)) for seed in range(ROOM_PICTURES)]
+        slots = begin(engine, (stage.request(kind, seed=seed, steps=1) for seed in range(ROOM_PICTURES)))
         stage.device.empty()
         with ExitStack() as room:
             try:
@@ -162,7 +162,7 @@ def _tell(findings: Findings, words: Mapping[str, bool]) -> None:
 
 
 def _calls(engine: DiffusionEngine, slots: Sequence[Slot], request: PaintRequest) -> list[Callable[[], object]]:
-    return [lambda: engine.step(slots), lambda: engine.prepare(request), lambda: engine.finish(slots)]
+    return [lambda: engine.step(slots), lambda: begin(engine, [request]), lambda: engine.finish(slots)]
 
 
 def _note(call: Callable[[], object], slots: Sequence[Slot], words: dict[str, bool]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from api_schemas.requests import Scheduler
 from scripts.gpu_facts.findings import Findings
 from scripts.gpu_facts.stage import FAMILIES, INPAINT, Stage, relative_error, step_all
 from scripts.stock import run_stock
-from worker.engines.base import PaintRequest
+from worker.engines.base import PaintRequest, begin
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.slot import DiffusionSlot
 
@@ -50,9 +52,9 @@ def _samplers(stage: Stage, findings: Findings, kind: str, samplers: tuple[Sched
 
 
 def _latents(engine: DiffusionEngine, requests: list[PaintRequest]) -> DiffusionSlot:
-    slots = [engine.prepare(request) for request in requests]
+    slots = begin(engine, requests)
     step_all(engine, slots)
-    return slots[0]
+    return cast("DiffusionSlot", slots[0])
 
 
 def _against_stock(stage: Stage, kind: str, request: PaintRequest, ours: DiffusionSlot) -> float:

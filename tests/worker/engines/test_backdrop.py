@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from painting import begun
 
 from api_schemas.requests import ColorBackground, PictureBackground, Shadow
 from worker.engines.backdrop import BackdropEngine
@@ -22,7 +23,7 @@ def request(recipe: Backdrop | None) -> PaintRequest:
 def test_background_only() -> None:
     """The result is the background alone, at the request's size: the product is composited later."""
     engine: Engine = BackdropEngine()
-    slot = engine.prepare(request(Backdrop(WHITE, None)))
+    slot = begun(engine, request(Backdrop(WHITE, None)))
     assert not slot.done
     engine.step([slot])
     assert slot.done
@@ -34,7 +35,7 @@ def test_background_only() -> None:
 def test_shadow_is_under_the_product() -> None:
     """The shadow is that of what the mask keeps."""
     engine = BackdropEngine()
-    slot = engine.prepare(request(Backdrop(WHITE, Shadow())))
+    slot = begun(engine, request(Backdrop(WHITE, Shadow())))
     engine.step([slot])
     (pixels,) = engine.finish([slot])
     assert pixels[71, 60, 0] < 200
@@ -44,8 +45,8 @@ def test_shadow_is_under_the_product() -> None:
 def test_a_failing_row_fails_alone() -> None:
     """A picture that was not given is that row's error, and its neighbour is painted."""
     engine = BackdropEngine()
-    bad = engine.prepare(request(Backdrop(PictureBackground(image="file:x"), None)))
-    good = engine.prepare(request(Backdrop(WHITE, None)))
+    bad = begun(engine, request(Backdrop(PictureBackground(image="file:x"), None)))
+    good = begun(engine, request(Backdrop(WHITE, None)))
     engine.step([bad, good])
     assert isinstance(bad.error, ValueError)
     assert good.error is None
@@ -58,7 +59,7 @@ def test_recipe_is_needed() -> None:
     """A request without a backdrop recipe, or a slot of another engine, is refused."""
     engine = BackdropEngine()
     with pytest.raises(TypeError, match="NoneType"):
-        engine.prepare(request(None))
+        begun(engine, request(None))
     slot = Slot(request(None), steps=1)
     engine.step([slot])
     assert isinstance(slot.error, TypeError)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from painting import request_for
+from painting import begun, request_for
 
 from api_schemas.requests import ColorBackground
 from worker.engines.backdrop import BackdropEngine
@@ -25,11 +25,11 @@ WHITE = PaintRequest(PLAIN.image, MASK, 1, Backdrop(ColorBackground(color="#ffff
 
 def painted(engine: Engine, request: PaintRequest) -> int:
     """Paint ``request``; the number of its steps."""
-    slot = engine.prepare(request)
+    slot = begun(engine, request)
     while not slot.done:
         engine.step([slot])
     assert slot.error is None
-    return slot.steps
+    return int(slot.steps)
 
 
 @pytest.mark.parametrize("kind", ["exemplar", "backdrop", "diffusion"])

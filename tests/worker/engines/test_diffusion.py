@@ -5,31 +5,33 @@ from __future__ import annotations
 import json
 import shutil
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from painting import SAMPLING, SIZE, relative_error, request_for, result_of
+from painting import SAMPLING, SIZE, begun, relative_error, request_for, result_of
 
 from api_schemas.errors import EngineFailed, Invalid
 from api_schemas.models import U2NETP, EngineKind
 from api_schemas.requests import Scheduler
 from scripts.tiny_pipeline import SCHEDULE, build
 from worker.engines import device
-from worker.engines.base import DeviceBroken, Engine, OutOfMemory, PaintRequest
+from worker.engines.base import DeviceBroken, Engine, OutOfMemory, PaintRequest, begin
 from worker.engines.diffusion.card import card_for
+from worker.engines.diffusion.chunks import Text
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.parts import load_parts
-from worker.engines.diffusion.pictures import ImageEncoder, decode_latents, mask_latents, mask_tensor
+from worker.engines.diffusion.pictures import ImageEncoder, Picture, decode_latents, is_painted, mask_latents
 from worker.engines.diffusion.prompts import PromptEmbeds, PromptEncoder
 from worker.engines.diffusion.residency import model_facts
 from worker.engines.diffusion.samplers import build_sampler, strength_timesteps
+from worker.engines.diffusion.slot import DiffusionSlot
 from worker.engines.registry import EngineOptions, build_engine, build_engines, discover
 from worker.tuning import GIB, PLAIN, RESERVE_BYTES, DeviceFacts, TuningRefused, choose, peak_bytes
 
@@ -58,7 +60,7 @@ def test_the_engine_has_the_shape_of_all_engines(engine: DiffusionEngine) -> Non
 
 def test_a_row_that_turns_nan_fails_alone(engine: DiffusionEngine) -> None:
     """A row with NaN in its latents ends with an error by the next step, and its neighbours end as if they had been alone."""
-    good, bad, other = (engine.prepare(request_for(seed=seed)) for seed in (1, 2, 3))
+    good, bad, other = (begun(engine, request_for(seed=seed)) for seed in (1, 2, 3))
     engine.step([good, bad, other])
     bad.state = torch.full_like(bad.state, float("nan"))
     engine.step([good, bad, other])
@@ -75,7 +77,7 @@ def test_a_row_that_turns_nan_fails_alone(engine: DiffusionEngine) -> None:
 
 def test_a_row_that_turns_nan_in_its_last_step_is_not_decoded(engine: DiffusionEngine) -> None:
     """Its error is there before its pixels are looked at, and a neighbour that ends with it has its own."""
-    good, bad = engine.prepare(request_for(seed=1)), engine.prepare(request_for(seed=2))
+    good, bad = begun(engine, request_for(seed=1)), begun(engine, request_for(seed=2))
     while good.position < good.steps - 1:
         engine.step([good, bad])
     bad.state = torch.full_like(bad.state, float("nan"))
@@ -102,7 +104,7 @@ def test_out_of_memory_leaves_the_slots_as_they_were(engine: DiffusionEngine, mo
     def full(*_: object, **__: object) -> None:
         raise error
 
-    slots = [engine.prepare(request_for(seed=seed)) for seed in (1, 2)]
+    slots = [begun(engine, request_for(seed=seed)) for seed in (1, 2)]
     engine.step(slots)
     with monkeypatch.context() as patch:
         patch.setattr(engine._unet.module, "forward", full)
@@ -124,22 +126,22 @@ def test_only_guided_rows_are_doubled(engine: DiffusionEngine, monkeypatch: pyte
         return forward(sample, *args, **kwargs)
 
     monkeypatch.setattr(engine._unet.module, "forward", counted)
-    engine.step([engine.prepare(request_for(replace(SAMPLING, guidance_scale=scale))) for scale in (1.0, 5.0, 0.0, 2.0)])
+    engine.step([begun(engine, request_for(replace(SAMPLING, guidance_scale=scale))) for scale in (1.0, 5.0, 0.0, 2.0)])
     assert rows == [6]
 
 
 def test_slots_of_another_size_have_another_batch_key(engine: DiffusionEngine) -> None:
     """Only pictures of one size may share a step, whatever else differs."""
-    square = engine.prepare(request_for())
-    other = engine.prepare(request_for(replace(SAMPLING, steps=9, scheduler=Scheduler.EULER), seed=5))
-    wide = engine.prepare(request_for(width=96))
+    square = begun(engine, request_for())
+    other = begun(engine, request_for(replace(SAMPLING, steps=9, scheduler=Scheduler.EULER), seed=5))
+    wide = begun(engine, request_for(width=96))
     assert square.batch_key == other.batch_key != wide.batch_key
 
 
 def test_pictures_of_several_sizes_are_decoded_in_order(engine: DiffusionEngine) -> None:
     """Finished slots come back in the order given, each at the size of its request."""
     requests = [request_for(), request_for(width=96), request_for(height=80), request_for(seed=1)]
-    slots = [engine.prepare(request) for request in requests]
+    slots = [begun(engine, request) for request in requests]
     for slot in slots:
         engine.step([slot])
     pixels = engine.finish(slots)
@@ -149,7 +151,7 @@ def test_pictures_of_several_sizes_are_decoded_in_order(engine: DiffusionEngine)
 
 def test_a_picture_that_decodes_to_nan_fails_alone(engine: DiffusionEngine) -> None:
     """A row that the VAE cannot decode gets an error, and its neighbour's pixels are unchanged."""
-    good, bad = engine.prepare(request_for(seed=1)), engine.prepare(request_for(seed=2))
+    good, bad = begun(engine, request_for(seed=1)), begun(engine, request_for(seed=2))
     alone = engine.finish([good])[0]
     bad.state = torch.full_like(bad.state, float("nan"))
     together = engine.finish([bad, good])[1]
@@ -164,33 +166,36 @@ def test_a_thin_stroke_survives_the_shrink(offset: int) -> None:
     mask = np.zeros((64, 64), np.uint8)
     mask[:, 16 + offset : 19 + offset] = 255
     touched = mask.reshape(8, 8, 8, 8).max(axis=(1, 3)) // 255
-    assert mask_latents(mask_tensor(mask), 8)[0, 0].numpy().tolist() == touched.tolist()
+    assert mask_latents(is_painted(mask), 8)[0, 0].numpy().tolist() == touched.tolist()
 
 
 def test_half_painted_pixels_count_from_the_middle_up() -> None:
     """A soft mask is cut at one half, as the stock pipeline does."""
-    assert mask_tensor(np.array([[0, 127, 128, 255]], np.uint8)).flatten().tolist() == [0, 0, 1, 1]
+    assert is_painted(np.array([[0, 127, 128, 255]], np.uint8)).tolist() == [[False, False, True, True]]
 
 
 def test_a_prompt_is_encoded_once(engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The text encoder runs once for a text while it is remembered, and the text used longest ago is forgotten first."""
-    prompts = PromptEncoder(engine._parts, engine._reader, capacity=2)
+    prompts = PromptEncoder(engine._parts, capacity=2)
     texts: list[str] = []
-    encode: Callable[[str], PromptEmbeds] = prompts._encode
+    encode = prompts._encode
 
-    def counted(text: str) -> PromptEmbeds:
-        texts.append(text)
-        return encode(text)
+    def counted(given: Sequence[Text]) -> list[PromptEmbeds]:
+        texts.extend(text.prompt for text in given)
+        return encode(given)
+
+    def encoded(prompt: str) -> PromptEmbeds:
+        return prompts.encode([engine._reader.text(prompt)])[prompt]
 
     monkeypatch.setattr(prompts, "_encode", counted)
-    first = prompts.encode("a sofa")
+    first = encoded("a sofa")
     assert first.embeds.shape == (1, 77, 32)
     assert first.pooled is None
-    prompts.encode("a lamp")
-    assert prompts.encode("a sofa") is first
-    prompts.encode("a rug")
-    prompts.encode("a sofa")
-    prompts.encode("a lamp")
+    encoded("a lamp")
+    assert encoded("a sofa") is first
+    encoded("a rug")
+    encoded("a sofa")
+    encoded("a lamp")
     assert texts == ["a sofa", "a lamp", "a rug", "a lamp"]
 
 
@@ -206,10 +211,10 @@ def test_variations_of_a_picture_are_encoded_once(tiny: Path, monkeypatch: pytes
 
     monkeypatch.setattr(remembering._vae, "encode", counted)
     requests = [replace(request_for(replace(SAMPLING, strength=strength)), seed=seed) for seed in (5, 6, 7)]
-    slots = [remembering.prepare(request) for request in requests]
-    assert len(encoded) == (1 if strength == 1.0 else 2)
+    slots = [*begin(remembering, requests[:2]), begun(remembering, requests[2])]
+    assert [len(images) for images in encoded] == [1 if strength == 1.0 else 2]
     for slot, request in zip(slots, requests, strict=True):
-        fresh = DiffusionEngine.load(tiny, card_for(tiny, "tiny")).prepare(request)
+        fresh = begun(DiffusionEngine.load(tiny, card_for(tiny, "tiny")), request)
         assert fresh.masked_image_latents is not None
         assert slot.masked_image_latents is not None
         assert torch.equal(slot.latents, fresh.latents)
@@ -219,20 +224,61 @@ def test_variations_of_a_picture_are_encoded_once(tiny: Path, monkeypatch: pytes
     assert not torch.equal(slots[0].masked_image_latents, slots[1].masked_image_latents)
 
 
+def test_pictures_started_together_are_encoded_together(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts take one call of the encoder, and pictures one of the VAE for each of their sizes; every slot is as if it had been started alone."""
+    together = DiffusionEngine.load(tiny, card_for(tiny, "tiny"))
+    calls: list[tuple[str, int]] = []
+    encode, (encoder,) = together._vae.encode, together._parts.text_encoders.values()
+    read = encoder.forward
+
+    def encoding(images: torch.Tensor) -> Any:
+        calls.append(("pictures", len(images)))
+        return encode(images)
+
+    def reading(ids: torch.Tensor, **options: Any) -> Any:
+        calls.append(("texts", len(ids)))
+        return read(ids, **options)
+
+    monkeypatch.setattr(together._vae, "encode", encoding)
+    monkeypatch.setattr(encoder, "forward", reading)
+    samplings = [
+        replace(SAMPLING, prompt=prompt, strength=0.6) for prompt in ("a sofa", "a (red:1.3) (rug:0.5)", "a sofa", SAMPLING.negative_prompt)
+    ]
+    requests = [request_for(sampling, seed=seed, width=96 if seed == 2 else SIZE) for seed, sampling in enumerate(samplings)]
+    slots = begin(together, requests)
+    # The weighted prompt is read thrice: as it is, without what counts less, and as no text at all.
+    assert sorted(calls) == [("pictures", 2), ("pictures", 6), ("texts", 1), ("texts", 4)]
+    for slot, request in zip(cast("list[DiffusionSlot]", slots), requests, strict=True):
+        alone = begun(DiffusionEngine.load(tiny, card_for(tiny, "tiny")), request)
+        assert slot.negative_prompt is not None
+        for ours, its in (
+            (slot.state, alone.state),
+            (slot.masked_image_latents, alone.masked_image_latents),
+            (slot.prompt.embeds, alone.prompt.embeds),
+            (slot.negative_prompt.embeds, alone.negative_prompt.embeds),
+        ):
+            assert ours is not None
+            assert relative_error(ours, its) <= 1e-5
+
+
 def test_few_posteriors_are_remembered(engine: DiffusionEngine) -> None:
     """The picture encoded longest ago is forgotten first, so that memory does not grow with the number of jobs."""
     encoder = ImageEncoder(engine._vae, dtype=torch.float32, capacity=2)
+    pictures = {shade: Picture.of(np.full((16, 16, 3), shade, np.uint8)) for shade in (0, 10, 20)}
     with torch.inference_mode():
-        for shade in (0.0, 0.1, 0.0, 0.2):
-            encoder.mean(torch.full((1, 3, 16, 16), shade))
+        for shade in (0, 10, 0, 20):
+            encoder.posteriors([pictures[shade]], rows=1)
         kept = list(encoder._posteriors)
-        encoder.mean(torch.full((1, 3, 16, 16), 0.0))
-    assert list(encoder._posteriors) == kept[::-1]
+        encoder.posteriors([pictures[0]], rows=1)
+        assert list(encoder._posteriors) == kept[::-1]
+        found = encoder.posteriors(pictures.values(), rows=2)  # more than are remembered
+    assert list(found) == [pictures[shade].key for shade in (0, 20, 10)]
+    assert len(encoder._posteriors) == 2
 
 
 def test_a_slot_that_leaves_is_not_held(engine: DiffusionEngine) -> None:
     """What it had on the device is free at once, though its last step has not been looked at yet."""
-    staying, leaving = engine.prepare(request_for(seed=1)), engine.prepare(request_for(seed=2))
+    staying, leaving = begun(engine, request_for(seed=1)), begun(engine, request_for(seed=2))
     engine.step([staying, leaving])
     gone = weakref.ref(leaving)
     del leaving
@@ -245,7 +291,7 @@ def test_a_slot_that_leaves_changes_nothing_for_the_others(tmp_path: Path, kind:
     """When a job is canceled between two steps, its neighbours end as if it had stayed, or had never been."""
     build(tmp_path / kind, kind=kind)
     engine = DiffusionEngine.load(tmp_path / kind, card_for(tmp_path / kind, kind))
-    first, leaving, second = (engine.prepare(request_for(replace(SAMPLING, scheduler=Scheduler.EULER_A), seed=seed)) for seed in (1, 2, 3))
+    first, leaving, second = (begun(engine, request_for(replace(SAMPLING, scheduler=Scheduler.EULER_A), seed=seed)) for seed in (1, 2, 3))
     engine.step([first, leaving, second])
     while not first.done:
         engine.step([first, second])
@@ -258,7 +304,7 @@ def test_a_plain_model_keeps_what_is_not_painted(tmp_path: Path) -> None:
     """A model without inpainting channels ends with the picture's own latents wherever the mask keeps it."""
     build(tmp_path / "sd15", kind="sd15")
     engine = DiffusionEngine.load(tmp_path / "sd15", card_for(tmp_path / "sd15", "sd15"))
-    slot = engine.prepare(request_for())
+    slot = begun(engine, request_for())
     while not slot.done:
         engine.step([slot])
     assert slot.kept is not None
@@ -292,7 +338,7 @@ def test_sdxl_paints_in_bfloat16(tmp_path: Path) -> None:
     engine = DiffusionEngine.load(
         tmp_path / "sdxl", card_for(tmp_path / "sdxl", "sdxl"), tuning=replace(PLAIN, dtype="bfloat16", vae_dtype="bfloat16")
     )
-    slot = engine.prepare(request_for(replace(SAMPLING, strength=0.6, scheduler=Scheduler.EULER)))
+    slot = begun(engine, request_for(replace(SAMPLING, strength=0.6, scheduler=Scheduler.EULER)))
     while not slot.done:
         engine.step([slot])
     (pixels,) = engine.finish([slot])
@@ -340,7 +386,7 @@ def test_a_broken_device_is_no_failure_of_a_job(engine: DiffusionEngine, monkeyp
     def broken(*_: object, **__: object) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-    slot = engine.prepare(request_for())
+    slot = begun(engine, request_for())
     with monkeypatch.context() as patch:
         patch.setattr(engine._unet.module, "forward", broken)
         with pytest.raises(DeviceBroken, match="illegal memory access"):
@@ -349,7 +395,7 @@ def test_a_broken_device_is_no_failure_of_a_job(engine: DiffusionEngine, monkeyp
     assert not issubclass(DeviceBroken, Exception)
 
 
-@pytest.mark.parametrize("stage", ["prepare", "finish"])
+@pytest.mark.parametrize("stage", ["start", "finish"])
 def test_the_vae_out_of_memory_is_told(tiny: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     """Out of memory in encoding or decoding is raised too; with room again, the same call succeeds."""
     engine = DiffusionEngine.load(tiny, card_for(tiny, "tiny"))
@@ -358,10 +404,10 @@ def test_the_vae_out_of_memory_is_told(tiny: Path, monkeypatch: pytest.MonkeyPat
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     call: Callable[[], object] = (
-        partial(engine.prepare, request_for()) if stage == "prepare" else partial(engine.finish, [engine.prepare(request_for())])
+        partial(begun, engine, request_for()) if stage == "start" else partial(engine.finish, [begun(engine, request_for())])
     )
     with monkeypatch.context() as patch:
-        patch.setattr(engine._vae, "encode" if stage == "prepare" else "decode", full)
+        patch.setattr(engine._vae, "encode" if stage == "start" else "decode", full)
         with pytest.raises(OutOfMemory):
             call()
     assert call()
@@ -370,7 +416,7 @@ def test_the_vae_out_of_memory_is_told(tiny: Path, monkeypatch: pytest.MonkeyPat
 def test_the_cost_of_a_slot_follows_its_size_and_guidance(engine: DiffusionEngine) -> None:
     """A guided slot of native size costs 2, one without guidance half as much, and a picture of twice the area twice as much."""
     unguided = replace(SAMPLING, guidance_scale=1.0)
-    costs = [engine.prepare(request).cost for request in (request_for(), request_for(unguided), request_for(width=128))]
+    costs = [begun(engine, request).cost for request in (request_for(), request_for(unguided), request_for(width=128))]
     assert costs == [2.0, 1.0, 4.0]
     assert engine.budget == 2.0 * engine.max_rows
 
@@ -396,7 +442,7 @@ def test_the_registry_builds_what_it_discovers(tiny: Path) -> None:
     """A directory becomes a card and a card an engine that paints."""
     (card,) = discover({"shop/tiny": tiny})
     engine = build_engine(card, path=tiny)
-    slot = engine.prepare(request_for())
+    slot = begun(engine, request_for())
     while not slot.done:
         engine.step([slot])
     (pixels,) = engine.finish([slot])
@@ -458,7 +504,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(tiny: Path, monkeypatch: py
 def test_a_broken_device_is_not_taken_for_a_full_one(engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where memory seems to have run out, and giving the cache back shows that the device is broken, it is broken."""
     on_a_gpu = SimpleNamespace(device=torch.device("cuda"))
-    slot = engine.prepare(request_for())
+    slot = begun(engine, request_for())
 
     def breaks() -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")

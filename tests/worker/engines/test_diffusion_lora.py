@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import png
-from painting import SAMPLING, relative_error, request_for, result_of
+from painting import SAMPLING, begun, relative_error, request_for, result_of
 from planning import plan_of, rounds_of
 from safetensors.torch import load_file, save_file
 
@@ -100,7 +100,7 @@ def test_slots_with_different_loras_take_turns(directory: Path) -> None:
     engine = load(directory)
     requests = [with_loras(), with_loras(ink=1.0), with_loras(ink=0.3), with_loras(ink=1.0, oil=0.5)]
     alone = [result_of(engine, request) for request in requests]
-    slots = [engine.prepare(request) for request in requests]
+    slots = [begun(engine, request) for request in requests]
     while not slots[0].done:
         for slot in slots:
             engine.step([slot])
@@ -112,15 +112,15 @@ def test_slots_share_a_step_only_with_the_same_loras(sd15: Path) -> None:
     """The batch key tells LoRAs and their weights apart, but not the order in which they were named."""
     engine = load(sd15)
     requests = [with_loras(), with_loras(ink=1.0), with_loras(ink=0.5), with_loras(ink=1.0, oil=0.5)]
-    keys = {engine.prepare(request).batch_key for request in requests}
+    keys = {begun(engine, request).batch_key for request in requests}
     assert len(keys) == 4
-    assert engine.prepare(with_loras(oil=0.5, ink=1.0)).batch_key in keys
+    assert begun(engine, with_loras(oil=0.5, ink=1.0)).batch_key in keys
 
 
 def test_a_prompt_is_remembered_for_its_loras(sd15: Path) -> None:
     """The same text has other embeddings under a LoRA that changes the text encoder, and comes back as it was."""
     engine = load(sd15)
-    slots = [engine.prepare(request) for request in (with_loras(), with_loras(ink=1.0), with_loras(ink=0.5), with_loras())]
+    slots = [begun(engine, request) for request in (with_loras(), with_loras(ink=1.0), with_loras(ink=0.5), with_loras())]
     plain, strong, weak, again = (slot.prompt.embeds for slot in slots)
     assert not torch.equal(plain, strong)
     assert not torch.equal(strong, weak)
@@ -136,16 +136,16 @@ def test_eight_loras_stay_in_memory(tmp_path: Path) -> None:
     engine = load(tmp_path / "sd15")
     first = result_of(engine, with_loras(style0=1.0))
     for name in names[1:8]:
-        engine.prepare(with_loras(**{name: 1.0}))
-    engine.prepare(with_loras(style0=0.5, style2=0.5))
-    engine.prepare(with_loras(style8=1.0))
+        begun(engine, with_loras(**{name: 1.0}))
+    begun(engine, with_loras(style0=0.5, style2=0.5))
+    begun(engine, with_loras(style8=1.0))
     assert set(engine._loras._resident) == set(names) - {"style1"}
     models = [engine._unet.module, *engine._parts.text_encoders.values()]
     assert [len(model.peft_config) for model in models] == [8, 8]
     assert {adapter for model in models for adapter in adapters_in(model)} == set(engine._loras._resident.values())
-    engine.prepare(with_loras(style1=1.0))
+    begun(engine, with_loras(style1=1.0))
     for name in names[3:9]:
-        engine.prepare(with_loras(**{name: 1.0}))
+        begun(engine, with_loras(**{name: 1.0}))
     assert "style0" not in engine._loras._resident
     assert torch.equal(result_of(engine, with_loras(style0=1.0)), first)
 
@@ -157,10 +157,10 @@ def test_a_lora_that_made_room_is_read_again_between_steps(tmp_path: Path) -> No
         write_lora(tmp_path / "sd15", f"style{number}", seed=number)
     engine = load(tmp_path / "sd15")
     expected = result_of(engine, with_loras(style0=1.0))
-    slot = engine.prepare(with_loras(style0=1.0))
+    slot = begun(engine, with_loras(style0=1.0))
     engine.step([slot])
     for number in range(1, 9):
-        engine.prepare(with_loras(**{f"style{number}": 1.0}))
+        begun(engine, with_loras(**{f"style{number}": 1.0}))
     assert "style0" not in engine._loras._resident
     while not slot.done:
         engine.step([slot])
@@ -276,7 +276,7 @@ def test_a_broken_lora_fails_its_job_alone(sd15: Path, tmp_path: Path, spoil: Ca
         assert torch.equal(result_of(engine, with_loras(oil=1.0)), painted)
     spoil(directory / "loras" / "ink.safetensors")
     with pytest.raises(EngineFailed, match=r"the LoRA 'ink' cannot be used: .+") as caught:
-        engine.prepare(with_loras(ink=1.0, oil=0.5))
+        begun(engine, with_loras(ink=1.0, oil=0.5))
     assert str(tmp_path) not in caught.value.detail
     expected = {"oil": engine._loras._resident["oil"]} if after_another else {}
     assert engine._loras._resident == expected
@@ -292,9 +292,9 @@ def test_a_lora_lost_between_steps_fails_the_step(tmp_path: Path) -> None:
     for number in range(9):
         write_lora(tmp_path / "sd15", f"style{number}", seed=number)
     engine = load(tmp_path / "sd15")
-    lost, plain = engine.prepare(with_loras(style0=1.0)), engine.prepare(with_loras())
+    lost, plain = begun(engine, with_loras(style0=1.0)), begun(engine, with_loras())
     for number in range(1, 9):
-        engine.prepare(with_loras(**{f"style{number}": 1.0}))
+        begun(engine, with_loras(**{f"style{number}": 1.0}))
     (tmp_path / "sd15" / "loras" / "style0.safetensors").unlink()
     with pytest.raises(EngineFailed, match="'style0'"):
         engine.step([lost])

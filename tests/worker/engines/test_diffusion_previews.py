@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny
-from painting import SIZE, request_for
+from painting import SIZE, begun, request_for
 
 from scripts.tiny_pipeline import KINDS, build
 from worker.engines.diffusion.card import card_for
@@ -70,7 +70,7 @@ def test_a_preview_is_there_at_every_step(tmp_path: Path, kind: str) -> None:
     """At any step, and when it is done, a slot can be looked at, which changes nothing of what it becomes."""
     build(tmp_path / kind, kind=kind)
     engine = DiffusionEngine.load(tmp_path / kind, card_for(tmp_path / kind, kind))
-    watched, other = engine.prepare(request_for()), engine.prepare(request_for())
+    watched, other = begun(engine, request_for()), begun(engine, request_for())
     previews = [engine.preview(watched)]
     while not watched.done:
         engine.step([watched])

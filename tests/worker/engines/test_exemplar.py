@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from painting import begun
 from PIL import Image
 
 from api_schemas.errors import EngineFailed
@@ -33,7 +34,7 @@ def engine() -> ExemplarEngine:
 
 
 def fill(engine: Engine, image: Array, mask: Array, seed: int = 0) -> Array:
-    slot = engine.prepare(PaintRequest(image, mask, seed))
+    slot = begun(engine, PaintRequest(image, mask, seed))
     engine.step([slot])
     if slot.error:
         raise slot.error
@@ -120,7 +121,7 @@ def test_a_thing_is_not_seen_twice(engine: ExemplarEngine, scale: int) -> None:
 
 def test_one_step(engine: ExemplarEngine) -> None:
     """A slot is done after one step."""
-    slot = engine.prepare(PaintRequest(stripes(), np.zeros((96, 128), np.uint8), 0))
+    slot = begun(engine, PaintRequest(stripes(), np.zeros((96, 128), np.uint8), 0))
     assert (slot.steps, slot.done) == (1, False)
     engine.step([slot])
     assert slot.done
@@ -189,8 +190,8 @@ def test_any_size(shape: tuple[int, int], seed: int) -> None:
 
 def test_a_failing_row_fails_alone(engine: ExemplarEngine) -> None:
     """A mask that covers everything is that row's error, and its neighbour is painted."""
-    bad = engine.prepare(PaintRequest(stripes(), np.full((96, 128), 255, np.uint8), 0))
-    good = engine.prepare(PaintRequest(stripes(), np.zeros((96, 128), np.uint8), 0))
+    bad = begun(engine, PaintRequest(stripes(), np.full((96, 128), 255, np.uint8), 0))
+    good = begun(engine, PaintRequest(stripes(), np.zeros((96, 128), np.uint8), 0))
     engine.step([bad, good])
     assert isinstance(bad.error, EngineFailed)
     assert np.array_equal(engine.finish([good])[0], stripes())

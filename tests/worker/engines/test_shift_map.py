@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from painting import begun
 
 from api_schemas.models import EXEMPLAR
 from worker.engines.base import PaintRequest
@@ -43,7 +44,7 @@ def bricks(height: int = 240, width: int = 320) -> Array:
 def erased(engine: ExemplarEngine, image: Array, hole: npt.NDArray[np.bool_], seed: int = 1) -> Array:
     """The fill; what was under the hole is magenta and never seen."""
     image = np.where(hole[..., None], (255, 0, 255), image).astype(np.uint8)
-    slot = engine.prepare(PaintRequest(image, hole.astype(np.uint8) * 255, seed))
+    slot = begun(engine, PaintRequest(image, hole.astype(np.uint8) * 255, seed))
     engine.step([slot])
     assert slot.error is None
     return engine.finish([slot])[0]
@@ -152,4 +153,4 @@ def test_a_larger_erasure_costs_more(engine: ExemplarEngine) -> None:
     image = np.zeros((2000, 2000, 3), np.uint8)
     small, large = np.zeros((2000, 2000), np.uint8), np.full((2000, 2000), 255, np.uint8)
     small[:50, :50], large[:1000] = 255, 0
-    assert [engine.prepare(PaintRequest(image, mask, 0)).cost for mask in (small, large)] == pytest.approx([1.0, 2_000_000 / 512**2])
+    assert [begun(engine, PaintRequest(image, mask, 0)).cost for mask in (small, large)] == pytest.approx([1.0, 2_000_000 / 512**2])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from painting import SAMPLING, relative_error, request_for, result_of
+from painting import SAMPLING, begun, relative_error, request_for, result_of
 from pretended_device import DEVICE, Elsewhere, Pretending, to_device
 
 from api_schemas.requests import Scheduler
@@ -41,7 +41,7 @@ def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def stepping(rig: Rig, schedulers: list[Scheduler]) -> list[DiffusionSlot]:
     """Guided slots with these samplers that have made two steps."""
-    slots = [rig.there.prepare(request_for(replace(SAMPLING, steps=6 + at, scheduler=name), seed=at)) for at, name in enumerate(schedulers)]
+    slots = [begun(rig.there, request_for(replace(SAMPLING, steps=6 + at, scheduler=name), seed=at)) for at, name in enumerate(schedulers)]
     for _ in range(2):
         rig.there.step(slots)
     return slots
@@ -71,6 +71,18 @@ def test_a_step_asks_as_much_for_eight_as_for_one(rig: Rig, names: list[Schedule
     assert counts[0] == counts[1]
     assert counts[0][0] <= 30
     assert counts[0][1] == {"in": copies, "out": 1}
+
+
+def test_preparing_asks_nothing_of_the_device(rig: Rig) -> None:
+    """What is done before a picture is started needs no device; starting pictures copies in, launches, and waits for nothing."""
+    requests = [request_for(replace(SAMPLING, prompt=f"a sofa, number {number}"), seed=number) for number in range(4)]
+    with rig.pretending.on() as asked:
+        prepared = [rig.there.prepare(request) for request in requests]
+    assert (asked.launches.total(), asked.copies.total(), asked.waits.total()) == (0, 0, 0)
+    with rig.pretending.on() as asked:
+        rig.there.start(prepared)
+    assert asked.launches.total() > 0
+    assert asked.waits.total() == 0, asked.waits
 
 
 def test_mixed_places_are_refused() -> None:

@@ -39,6 +39,15 @@ Chunk = tuple[Token, ...]
 """Without its start, end and padding."""
 
 
+@dataclass(frozen=True)
+class Text:
+    """A prompt, cut into what the encoders of a model read."""
+
+    prompt: str
+    chunks: tuple[tuple[Chunk, ...], ...]
+    """For each encoder as many."""
+
+
 class PromptReader:
     """Tokenises prompts for a model. Safe in several threads."""
 
@@ -48,15 +57,15 @@ class PromptReader:
         self._lock = threading.Lock()
         """A tokenizer is changed by the padding that others ask of it."""
 
-    def chunks(self, prompt: str) -> tuple[tuple[Chunk, ...], ...]:
-        """For each tokenizer the chunks of ``prompt``: 1, 2 or 4 for all, the empty chunk behind those that it fills.
+    def text(self, prompt: str) -> Text:
+        """Cut ``prompt`` for each tokenizer: 1, 2 or 4 chunks for all, the empty chunk behind those that it fills.
 
         Contexts of such lengths can be repeated to each other's. Malformed weights are text.
         """
         spans = self._spans(prompt)
         cut = [_cut(self._tokens(tokenizer, spans), _room(tokenizer))[:CHUNKS] for tokenizer in self._tokenizers]
         count = 1 << (max(map(len, cut)) - 1).bit_length()
-        return tuple((*chunks, *((),) * (count - len(chunks))) for chunks in cut)
+        return Text(prompt, tuple((*chunks, *((),) * (count - len(chunks))) for chunks in cut))
 
     def read(self, prompt: str, *, names_product: bool) -> Reading:
         """Tell what the model does not read of ``prompt``; see ``Vocabulary.stray`` and ``Engine.read``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -17,26 +17,25 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Self, cast
 
-import numpy as np
 import structlog
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 
 from api_schemas.errors import EngineFailed
 from api_schemas.models import ModelCard
-from worker.engines.base import DeviceBroken, OutOfMemory, PaintRequest, Pixels, Reading, Sampling, Slot, WarmUp
+from worker.engines.base import DeviceBroken, OutOfMemory, PaintRequest, Pixels, Prepared, Reading, Slot, WarmUp
 from worker.engines.device import use_device
 from worker.engines.diffusion.card import lora_file
 from worker.engines.diffusion.chunks import PromptReader
 from worker.engines.diffusion.fastest_attention import measure_attention
+from worker.engines.diffusion.inputs import Drawn, InputMaker, Inputs
 from worker.engines.diffusion.kernels import attention_kernels, ready_profiler
-from worker.engines.diffusion.lora import LoraAdapters
+from worker.engines.diffusion.lora import LoraAdapters, LoraUses
 from worker.engines.diffusion.parts import Parts, load_parts
-from worker.engines.diffusion.pictures import ImageEncoder, decode_latents, image_tensor, mask_latents, mask_tensor
+from worker.engines.diffusion.pictures import ImageEncoder, Posterior, decode_latents
 from worker.engines.diffusion.previews import Projection
 from worker.engines.diffusion.prompts import PromptEmbeds, PromptEncoder
 from worker.engines.diffusion.residency import apply, warm_up
-from worker.engines.diffusion.sampler_tables import SamplerTable, SamplerTables
+from worker.engines.diffusion.sampler_tables import SamplerTables
 from worker.engines.diffusion.slot import DiffusionSlot, Kept
 from worker.engines.diffusion.stepping import Finite, StepNumbers, advanced, shown
 from worker.engines.diffusion.unet_call import blank_call, blank_inputs
@@ -47,7 +46,7 @@ _log = structlog.get_logger(__name__)
 
 
 class DiffusionEngine:
-    """A resident pipeline of any family. Called from one thread only."""
+    """A resident pipeline of any family. Called from one thread only, but for ``read`` and ``prepare``."""
 
     def __init__(
         self,
@@ -79,10 +78,18 @@ class DiffusionEngine:
         self._encoder = ImageEncoder(parts.vae, dtype=parts.unet.dtype)
         self._inpaints = parts.unet.config.in_channels > parts.vae.config.latent_channels
         self._reader = PromptReader(parts.tokenizers, parts.vocabulary)
-        self._prompts = PromptEncoder(self._parts, self._reader)
+        self._prompts = PromptEncoder(self._parts)
         self._loras = LoraAdapters(parts.unet, parts.text_encoders, lora_files)
         self._kept_bytes = kept_bytes
-        self._tables = SamplerTables(parts.sampler_config)
+        self._maker = InputMaker(
+            card,
+            self._reader,
+            SamplerTables(parts.sampler_config),
+            self._encoder,
+            channels=parts.vae.config.latent_channels,
+            dtype=parts.unet.dtype,
+            inpaints=self._inpaints,
+        )
         self._finite = Finite()
         self._projection: Projection | None = None
 
@@ -139,46 +146,68 @@ class DiffusionEngine:
         """Tell what the model does not read of ``prompt``. Called from any thread."""
         return self._reader.read(prompt, names_product=names_product)
 
-    def prepare(self, request: PaintRequest) -> DiffusionSlot:
-        """Encode prompt and picture and draw the noise, in the order in which the stock pipeline draws from its generator.
+    def prepare(self, request: PaintRequest) -> Inputs:
+        """Read the prompts, make tensors, draw noise. Called from any thread.
 
-        Raises ``Invalid`` where strength leaves no step, ``EngineFailed`` for a LoRA that cannot be used, ``TypeError`` without a
-        ``Sampling`` recipe, ``ValueError`` for a picture whose sides are not multiples of ``card.size_multiple``, and ``OutOfMemory``.
+        Raises ``Invalid`` where strength leaves no step, ``TypeError`` without a ``Sampling`` recipe, and ``ValueError`` for a picture whose
+        sides are not multiples of ``card.size_multiple``.
         """
-        sampling = _sampling(request)
-        self._check_size(request)
-        table = self._tables.table(sampling.scheduler, sampling.steps, sampling.strength)
-        generator = torch.Generator("cpu").manual_seed(request.seed)
-        loras = tuple(sorted(sampling.loras))
-        guided = sampling.guidance_scale > 1.0
-        mask = mask_tensor(request.mask)
+        return self._maker.inputs(request)
+
+    def start(self, prepared: Sequence[Prepared]) -> list[Slot]:
+        """Encode all texts, and then all pictures, up to ``max_rows`` of one shape at a time.
+
+        Raises ``EngineFailed`` for a LoRA that cannot be used, and ``OutOfMemory``; no slot was made then.
+        """
+        inputs = [cast(Inputs, each) for each in prepared]
         with self._device_memory():
-            self._loras.activate(loras)
+            embeds = self._encoded_texts(inputs)
             with torch.inference_mode():
-                latents, kept = self._initial_latents(request, table, sampling.strength, generator)
-                masked_image_latents = self._masked_image_latents(request, mask, latents, generator)
-                state = table.start.to(latents.device).view(-1, 1, 1, 1) * latents
-                sizes = torch.tensor([[*request.mask.shape, 0, 0, *request.mask.shape]], dtype=self._unet.dtype, device=self._unet.device)
-            prompt = self._prompts.encode(sampling.prompt, loras)
-            negative_prompt = self._prompts.encode_negative(sampling.negative_prompt, loras) if guided else None
-            tokens = max(prompt.tokens, negative_prompt.tokens if negative_prompt else 0)
-            return DiffusionSlot(
-                request=request,
-                steps=len(table.rows),
-                batch_key=(self.card.id, tuple(latents.shape[1:]), loras, tokens if self._keeps_lengths_apart else None),
-                cost=(2 if guided else 1) * request.mask.size / (self.card.native_size or 512) ** 2,
-                loras=loras,
-                table=table,
-                generator=generator,
-                state=state,
-                mask_latents=mask_latents(mask, self._encoder.factor).to(latents.device, self._unet.dtype),
-                masked_image_latents=masked_image_latents,
-                kept=kept,
-                time_ids=sizes,
-                prompt=prompt,
-                negative_prompt=negative_prompt,
-                guidance_scale=sampling.guidance_scale,
-            )
+                pictures = (picture for each in inputs for picture in each.pictures)
+                posteriors = self._encoder.posteriors(pictures, rows=self.max_rows)
+                return [self._slot(each, embeds[each.loras], posteriors) for each in inputs]
+
+    def _encoded_texts(self, inputs: Sequence[Inputs]) -> dict[LoraUses, dict[str, PromptEmbeds]]:
+        """The embeddings of all prompts, by the LoRAs that are active. Not under inference_mode: peft marks parameters as trainable or not."""
+        embeds: dict[LoraUses, dict[str, PromptEmbeds]] = {}
+        for loras in {each.loras for each in inputs}:
+            self._loras.activate(loras)
+            embeds[loras] = self._prompts.encode((text for each in inputs if each.loras == loras for text in each.texts), loras)
+        return embeds
+
+    def _slot(self, inputs: Inputs, embeds: Mapping[str, PromptEmbeds], posteriors: Mapping[bytes, Posterior]) -> DiffusionSlot:
+        request, table, sampling, device = inputs.request, inputs.table, inputs.sampling, self._unet.device
+
+        def latents(drawn: Drawn | None) -> torch.Tensor | None:
+            return None if drawn is None else self._encoder.latents(posteriors[drawn.picture.key], drawn.noise)
+
+        image, noise = latents(inputs.image), inputs.noise.to(device)
+        of_picture, of_noise = table.begin.tolist()  # ``StableDiffusionInpaintPipeline.prepare_latents``
+        begin = of_noise * noise.float()
+        if image is not None:
+            begin = begin + of_picture * image.float()
+        prompt, negative_prompt = embeds[inputs.prompt.prompt], None
+        if inputs.negative_prompt is not None:
+            text = inputs.negative_prompt.prompt
+            negative_prompt = self._prompts.negative(text, embeds[text])
+        tokens = max(prompt.tokens, negative_prompt.tokens if negative_prompt else 0)
+        return DiffusionSlot(
+            request=request,
+            steps=len(table.rows),
+            batch_key=(self.card.id, tuple(begin.shape[1:]), inputs.loras, tokens if self._keeps_lengths_apart else None),
+            cost=(2 if negative_prompt else 1) * request.mask.size / (self.card.native_size or 512) ** 2,
+            loras=inputs.loras,
+            table=table,
+            generator=inputs.generator,
+            state=table.start.to(device).view(-1, 1, 1, 1) * begin,
+            mask_latents=inputs.mask_latents.to(device, self._unet.dtype),
+            masked_image_latents=latents(inputs.masked_image),
+            kept=None if self._inpaints or image is None else Kept(image, noise),
+            time_ids=torch.tensor([[*request.mask.shape, 0, 0, *request.mask.shape]], dtype=self._unet.dtype, device=device),
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            guidance_scale=sampling.guidance_scale,
+        )
 
     def step(self, slots: Sequence[Slot]) -> None:
         """Advance every slot by one step, in one UNet call.
@@ -256,37 +285,6 @@ class DiffusionEngine:
         except torch.AcceleratorError as error:  # a broken device may first look like a full one
             raise DeviceBroken(str(error)) from error
 
-    def _check_size(self, request: PaintRequest) -> None:
-        height, width = request.mask.shape
-        if request.image.shape != (height, width, 3) or request.image.dtype != np.uint8 or request.mask.dtype != np.uint8:
-            raise ValueError(f"image {request.image.shape} and mask {request.mask.shape} must be uint8 (H, W, 3) and (H, W)")
-        if height % self.card.size_multiple or width % self.card.size_multiple:
-            raise ValueError(f"{width}×{height} is not a multiple of {self.card.size_multiple}")
-
-    def _initial_latents(
-        self, request: PaintRequest, table: SamplerTable, strength: float, generator: torch.Generator
-    ) -> tuple[torch.Tensor, Kept | None]:
-        """Noise at full strength, else the noised picture; ``StableDiffusionInpaintPipeline.prepare_latents``."""
-        height, width = (side // self._encoder.factor for side in request.mask.shape)
-        shape = (1, self._vae.config.latent_channels, height, width)
-        needed = strength < 1.0 or not self._inpaints
-        image_latents = self._encoder.sample(image_tensor(request.image), generator) if needed else None
-        noise: torch.Tensor = randn_tensor(shape, generator=generator, device=self._unet.device, dtype=self._unet.dtype)
-        of_picture, of_noise = table.begin.tolist()
-        latents = of_noise * noise.float()
-        if image_latents is None:
-            return latents, None
-        return latents + of_picture * image_latents.float(), None if self._inpaints else Kept(image_latents, noise)
-
-    def _masked_image_latents(
-        self, request: PaintRequest, mask: torch.Tensor, latents: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor | None:
-        if self._inpaints:
-            return self._encoder.sample(image_tensor(request.image) * (mask < 0.5), generator)
-        # The stock pipeline encodes it even so; what it draws for that, samplers that draw later must not see.
-        self._encoder.skip(latents.shape, generator)
-        return None
-
     @property
     def _keeps_lengths_apart(self) -> bool:
         """Tell whether rows with contexts of several lengths may not share a call.
@@ -329,9 +327,3 @@ class DiffusionEngine:
         for _, group in groupby(slots, key=lambda slot: slot.latents.shape):
             batch = list(group)
             yield from (batch[start : start + self.max_rows] for start in range(0, len(batch), self.max_rows))
-
-
-def _sampling(request: PaintRequest) -> Sampling:
-    if not isinstance(request.recipe, Sampling):
-        raise TypeError(f"a diffusion model needs a Sampling recipe, not {type(request.recipe).__name__}")
-    return request.recipe

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 
 from worker.engines.base import Mask, Pixels
 
@@ -16,24 +18,41 @@ Posterior = tuple[torch.Tensor, torch.Tensor | None]
 """Mean and standard deviation, ``(1, C, h, w)`` each, unscaled; without a deviation nothing is drawn."""
 
 
-def image_tensor(image: Pixels) -> torch.Tensor:
-    """``uint8 (H, W, 3)`` to ``float32 (1, 3, H, W)`` in [-1, 1]."""
-    scaled = torch.from_numpy(image.astype(np.float32) / 255.0)
-    return 2.0 * scaled.permute(2, 0, 1)[None] - 1.0
+def is_painted(mask: Mask) -> npt.NDArray[np.bool_]:
+    """``uint8 (H, W)`` to where half or more is painted. The model knows no half-painted pixels."""
+    return mask >= 128
 
 
-def mask_tensor(mask: Mask) -> torch.Tensor:
-    """``uint8 (H, W)`` to ``float32 (1, 1, H, W)``: 1 from half upwards, else 0. The model knows no half-painted pixels."""
-    return torch.from_numpy(mask.astype(np.float32) / 255.0 >= 0.5).float()[None, None]
-
-
-def mask_latents(mask: torch.Tensor, factor: int) -> torch.Tensor:
-    """``(1, 1, H, W)`` to ``(1, 1, H/factor, W/factor)``: 1 where any pixel of the block is painted.
+def mask_latents(painted: npt.NDArray[np.bool_], factor: int) -> torch.Tensor:
+    """``(H, W)`` to ``float32 (1, 1, H/factor, W/factor)``: 1 where any pixel of the block is painted.
 
     The stock pipeline takes one pixel of each block (nearest neighbour), by which a stroke thinner than ``factor`` can vanish. For masks
     that are made of whole blocks the two agree.
     """
-    return torch.nn.functional.max_pool2d(mask, kernel_size=factor)
+    height, width = painted.shape
+    blocks = painted.reshape(height // factor, factor, width // factor, factor).any(axis=(1, 3))
+    return torch.from_numpy(blocks.astype(np.float32))[None, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture that a VAE may be shown. It makes no use of torch's threads, which belong to the engine."""
+
+    key: bytes
+    """Equal for equal pixels."""
+    pixels: torch.Tensor
+    """``float32 (1, 3, H, W)`` in [-1, 1], on the CPU."""
+
+    @classmethod
+    def of(cls, image: Pixels, painted: npt.NDArray[np.bool_] | None = None) -> Picture:
+        """``image (H, W, 3)``, grey where it is ``painted (H, W)``."""
+        digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(image).data)
+        scaled = 2.0 * (image.astype(np.float32) / 255.0) - 1.0
+        if painted is not None:
+            digest.update(np.packbits(painted).data)
+            scaled[painted] = 0.0
+        return cls(digest.digest(), torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))[None])
 
 
 class ImageEncoder:
@@ -44,56 +63,67 @@ class ImageEncoder:
         self._vae = vae
         self._dtype = dtype
         self._capacity = capacity
-        self._posteriors: OrderedDict[tuple[torch.Size, bytes], Posterior] = OrderedDict()
+        self._posteriors: OrderedDict[bytes, Posterior] = OrderedDict()
         self._scaling_factor: float = vae.config.scaling_factor
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
         """Pixels to a side of a latent."""
 
-    def sample(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """``float32 (1, 3, H, W)``, on the CPU, to scaled latents ``(1, C, h, w)``, drawn from the posterior with ``generator``.
+    def draw(self, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor | None:
+        """The noise by which latents of ``shape (1, C, h, w)`` are drawn from their posterior; on the CPU, and in the VAE's precision, which
+        need not be the UNet's: other precisions draw other numbers.
 
         ``AutoencoderTiny`` has no posterior: nothing is drawn, as in the stock pipeline.
         """
-        mean, std = self._posterior(image)
-        return self._scaled(mean if std is None else mean + std * self._noise(mean.shape, generator))
+        return None if self._draws_nothing else torch.randn(shape, generator=generator, dtype=self._vae.dtype)
+
+    def posteriors(self, pictures: Iterable[Picture], *, rows: int) -> dict[bytes, Posterior]:
+        """The posteriors of ``pictures`` by their keys. Those of one size are encoded together, ``rows`` at a time; those that are remembered are not."""
+        found, new = {}, dict[bytes, torch.Tensor]()
+        for picture in pictures:
+            if picture.key in self._posteriors:
+                self._posteriors.move_to_end(picture.key)
+                found[picture.key] = self._posteriors[picture.key]
+            else:
+                new[picture.key] = picture.pixels
+        for shape in {pixels.shape for pixels in new.values()}:
+            keys = [key for key, pixels in new.items() if pixels.shape == shape]
+            for start in range(0, len(keys), rows):
+                batch = keys[start : start + rows]
+                found |= zip(batch, self._encode(torch.cat([new[key] for key in batch])), strict=True)
+        self._posteriors |= {key: found[key] for key in new}
+        while len(self._posteriors) > self._capacity:
+            self._posteriors.popitem(last=False)
+        return found
+
+    def latents(self, posterior: Posterior, noise: torch.Tensor | None) -> torch.Tensor:
+        """Scaled latents ``(1, C, h, w)``, drawn from ``posterior`` by ``noise`` where it has a deviation."""
+        mean, std = posterior
+        return self._scaled(mean if std is None or noise is None else mean + std * noise.to(std.device))
 
     def mean(self, image: torch.Tensor) -> torch.Tensor:
-        """The scaled latents that are most likely; draws nothing."""
-        return self._scaled(self._posterior(image)[0])
-
-    def skip(self, shape: torch.Size, generator: torch.Generator) -> None:
-        """Draw what ``sample`` would for latents of ``shape``, without encoding."""
-        if not self._draws_nothing:
-            self._noise(shape, generator)
+        """The scaled latents of ``float32 (1, 3, H, W)`` that are most likely; draws nothing."""
+        ((mean, _),) = self._encode(image)
+        return self._scaled(mean)
 
     @property
     def _draws_nothing(self) -> bool:
         return not hasattr(self._vae, "quant_conv")  # only AutoencoderKL has a posterior
 
-    def _noise(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-        """In the VAE's precision, which need not be the UNet's: other precisions draw other numbers."""
-        drawn: torch.Tensor = randn_tensor(shape, generator=generator, device=self._vae.device, dtype=self._vae.dtype)
-        return drawn
-
     def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
         scaled: torch.Tensor = self._scaling_factor * latents.to(self._dtype)
         return scaled
 
-    def _posterior(self, image: torch.Tensor) -> Posterior:
-        key = (image.shape, hashlib.blake2b(image.contiguous().numpy().data, digest_size=16).digest())
-        posterior = self._posteriors.get(key)
-        if posterior is None:
-            posterior = self._posteriors[key] = self._encode(image)
-            if len(self._posteriors) > self._capacity:
-                self._posteriors.popitem(last=False)
-        self._posteriors.move_to_end(key)
-        return posterior
-
-    def _encode(self, image: torch.Tensor) -> Posterior:
-        encoded = self._vae.encode(image.to(self._vae.device, self._vae.dtype))
+    def _encode(self, images: torch.Tensor) -> list[Posterior]:
+        encoded = self._vae.encode(images.to(self._vae.device, self._vae.dtype))
         if self._draws_nothing:
-            return encoded.latents, None
-        return encoded.latent_dist.mean, encoded.latent_dist.std
+            return [(mean, None) for mean in _apart(encoded.latents)]
+        posterior = encoded.latent_dist
+        return list(zip(_apart(posterior.mean), _apart(posterior.std), strict=True))
+
+
+def _apart(rows: torch.Tensor) -> list[torch.Tensor]:
+    """Each in memory of its own, so that one that is kept does not keep the others."""
+    return [row[None].clone() for row in rows]
 
 
 def decode_latents(vae: Any, latents: torch.Tensor) -> tuple[Pixels, list[bool]]:

@@ -14,6 +14,7 @@ so that rounding does not grow from step to step.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,22 +49,24 @@ class SamplerTable:
 
 
 class SamplerTables:
-    """The tables of one model's noise schedule; the last that were asked for are remembered."""
+    """The tables of one model's noise schedule; the last that were asked for are remembered. Thread-safe."""
 
     def __init__(self, config: Mapping[str, Any], *, capacity: int = 64) -> None:
         """``config`` as ``build_sampler`` takes it. A table of 50 steps takes 20 kB."""
         self._config, self._capacity = config, capacity
+        self._lock = threading.Lock()
         self._tables: OrderedDict[tuple[Scheduler, int, float], SamplerTable] = OrderedDict()
 
     def table(self, name: Scheduler, steps: int, strength: float) -> SamplerTable:
         """The last ``int(steps × strength)`` of ``steps``. Raises ``Invalid`` where no step is left; ``ValueError`` for a sampler that is not linear."""
         key = (name, steps, strength)
-        if key not in self._tables:
-            self._tables[key] = build_table(build_sampler(name, self._config), steps, strength)
-            if len(self._tables) > self._capacity:
-                self._tables.popitem(last=False)
-        self._tables.move_to_end(key)
-        return self._tables[key]
+        with self._lock:
+            if key not in self._tables:
+                self._tables[key] = build_table(build_sampler(name, self._config), steps, strength)
+                if len(self._tables) > self._capacity:
+                    self._tables.popitem(last=False)
+            self._tables.move_to_end(key)
+            return self._tables[key]
 
 
 def build_table(sampler: Sampler, steps: int, strength: float) -> SamplerTable:
