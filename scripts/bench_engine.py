@@ -304,7 +304,7 @@ def _small(folder: Path) -> Path:
     if not path.exists():
         tiny_pipeline.build(path)
         torch.manual_seed(0)
-        unet: Any = UNet2DConditionModel(**SMALL_UNET)  # type: ignore[no-untyped-call]
+        unet: Any = UNet2DConditionModel(**SMALL_UNET)
         unet.save_pretrained(path / "unet", safe_serialization=True)
         notes = path / "outfill.json"
         notes.write_text(json.dumps({**json.loads(notes.read_text()), "native_size": SIDE}))

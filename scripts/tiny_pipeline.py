@@ -168,7 +168,7 @@ def _index(kind: Kind) -> dict[str, Any]:
 
 def _unet(kind: Kind) -> Any:
     options: dict[str, Any] = {"cross_attention_dim": WIDTH, **kind.unet}
-    return UNet2DConditionModel(  # type: ignore[no-untyped-call]
+    return UNet2DConditionModel(
         sample_size=NATIVE_SIZE // 8,
         in_channels=kind.in_channels,
         out_channels=4,
@@ -183,14 +183,14 @@ def _unet(kind: Kind) -> Any:
 def _vae(kind: Kind) -> Any:
     if kind.tiny_vae:
         channels, blocks = (16,) * 4, (1,) * 4
-        return AutoencoderTiny(  # type: ignore[no-untyped-call]
+        return AutoencoderTiny(
             encoder_block_out_channels=channels,
             decoder_block_out_channels=channels,
             num_encoder_blocks=blocks,
             num_decoder_blocks=blocks,
             scaling_factor=1.5,
         )
-    return AutoencoderKL(  # type: ignore[no-untyped-call]
+    return AutoencoderKL(
         block_out_channels=(16, 16, 32, 32),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,

@@ -151,7 +151,7 @@ def _models(directory: Path, kind: str) -> dict[str, Callable[[], Any]]:
         folder: lambda model_class=model_class, config=config: model_class(CLIPTextConfig(**config, **tokens))
         for folder, (model_class, config) in architecture.text_encoders.items()
     }
-    return {"unet": lambda: UNet2DConditionModel(**unet), "vae": lambda: AutoencoderKL(**architecture.vae), **texts}  # type: ignore[no-untyped-call]
+    return {"unet": lambda: UNet2DConditionModel(**unet), "vae": lambda: AutoencoderKL(**architecture.vae), **texts}
 
 
 def _build(directory: Path, kind: str, seed: int) -> None:

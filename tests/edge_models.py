@@ -23,7 +23,7 @@ def edge_model(directory: Path, **notes: Any) -> Path:
         pretrain_image_size=64,
         mlp_ratio=2,
         use_relative_position_embeddings=True,
-        out_features=["stage2"],  # type: ignore[call-arg] # it is a property, and set
+        out_features=["stage2"],
     )
     config = VitMatteConfig(
         backbone_config=backbone, hidden_size=32, fusion_hidden_sizes=[32, 16, 8, 4], convstream_hidden_sizes=[8, 12, 16]

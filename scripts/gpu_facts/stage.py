@@ -30,7 +30,7 @@ from worker.tuning import DeviceFacts, Dtype, ModelFacts, Tuning, Wishes, choose
 
 FAMILIES = ("sd15", "sdxl")
 INPAINT = {"sd15": "sd15-inpaint", "sdxl": "sdxl-inpaint"}
-STOCK_ATTENTION = AttnProcessor2_0()  # type: ignore[no-untyped-call]
+STOCK_ATTENTION = AttnProcessor2_0()
 """One for all, as compiled graphs are guarded by it."""
 
 

@@ -109,15 +109,16 @@ def test_usage_counts_the_pixels_of_the_output(api: Api, coffee: bytes) -> None:
 
 def test_an_outpainting_by_its_ratio(api: Api, coffee: bytes) -> None:
     """The canvas is the smallest of the ratio that holds the photo, which stands unchanged at its anchor; then it is scaled to the width asked for."""
+    photo = png(pixels_of(coffee)[100:300, 150:450, :3])
     request = {"operation": "outpaint", "image": "file:photo", "canvas": {"ratio": "4:5", "anchor": "top"}}
-    whole = pixels_of(api.output(api.run(request, photo=coffee)))
-    assert whole.shape == (750, 600, 3)
-    np.testing.assert_array_equal(whole[:400], pixels_of(coffee)[..., :3])
-    job = api.run({**request, "output": {"width": 320, "format": "webp", "quality": 80, "dpi": 72}}, photo=coffee)
+    whole = pixels_of(api.output(api.run(request, photo=photo)))
+    assert whole.shape == (375, 300, 3)
+    np.testing.assert_array_equal(whole[:200], pixels_of(photo)[..., :3])
+    job = api.run({**request, "output": {"width": 160, "format": "webp", "quality": 80, "dpi": 72}}, photo=photo)
     with Image.open(io.BytesIO(api.output(job))) as picture:
-        assert (picture.format, picture.size, picture.getexif()[0x011A]) == ("WEBP", (320, 400), 72)
+        assert (picture.format, picture.size, picture.getexif()[0x011A]) == ("WEBP", (160, 200), 72)
     report = job["outputs"][0]["report"]
-    assert (report["scale"], report["preserved"]["kept_pixels"]) == (pytest.approx(320 / 600, abs=1e-4), 600 * 400)
+    assert (report["scale"], report["preserved"]["kept_pixels"]) == (pytest.approx(160 / 300, abs=1e-4), 300 * 200)
 
 
 def test_a_shot_is_repeated_as_it_was(api: Api) -> None:

@@ -176,7 +176,7 @@ def failed_as_asked(job: dict[str, Any]) -> bool:
     return bool(job["status"] == "failed" and job["error"]["code"] == "checks_not_met")
 
 
-@examples(40)
+@examples(24)
 @given(data=st.data(), picture=pictures(), options=common)
 def test_erase_edits_what_is_marked_and_keeps_the_rest(
     service: Api, data: st.DataObject, picture: Image.Image, options: dict[str, Any]
@@ -200,7 +200,7 @@ ANCHORS = {
 }
 
 
-@examples(25)
+@examples(15)
 @given(data=st.data(), picture=pictures(), options=common)
 def test_outpaint_keeps_the_picture_where_it_was_put(
     service: Api, data: st.DataObject, picture: Image.Image, options: dict[str, Any]
@@ -228,7 +228,7 @@ def test_outpaint_keeps_the_picture_where_it_was_put(
         assert_outputs(service, job, (wide, high), options["num"], before, kept)
 
 
-@examples(40)
+@examples(24)
 @given(data=st.data(), picture=pictures(), options=common, colour=colours, shadow=shadows)
 def test_replace_background_keeps_what_the_mask_leaves(
     service: Api, data: st.DataObject, picture: Image.Image, options: dict[str, Any], colour: str, shadow: dict[str, Any]

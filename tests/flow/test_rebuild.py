@@ -26,7 +26,7 @@ from service.keys import KeyRing, NewKey
 from service.local import LocalStack, StackOptions, settings_of
 from service.rebuild import Findings, Rebuilder
 
-JOBS, ENDED_BEFORE, CANCELED = 50, 12, 3
+JOBS, ENDED_BEFORE, CANCELED = 30, 8, 3
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def told(job: dict[str, Any]) -> dict[str, Any]:
 def test_a_lost_redis_is_rebuilt_from_the_bucket(
     frail: LocalStack, coffee: bytes, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FLUSHALL while fifty jobs run, then one command: every job that had ended is read as before, with its outputs; keys, limits and endpoints are
+    """FLUSHALL while thirty jobs run, then one command: every job that had ended is read as before, with its outputs; keys, limits and endpoints are
     back with their secrets; the doctor leaves no object without a record; and new jobs run.
     """
     settings = settings_for(frail, monkeypatch)

@@ -18,8 +18,8 @@ from scripts.planted.grades import Case, graded
 from scripts.planted.painters import painters
 from scripts.planted.scenes import BACKGROUND, KINDS, Kind, scenes
 
-PHOTOS = {3: "chelsea.png", 4: "gravel.png", 5: "coffee.png"}
-"""By their numbers, which say whose turn it is: fur, a texture without colour (with a step of 20 levels: fewer nobody sees in it), and things."""
+PHOTOS = {4: "gravel.png", 5: "coffee.png"}
+"""By their numbers, which say whose turn it is: a texture without colour (with a step of 20 levels: fewer nobody sees in it), and things."""
 
 
 @cache

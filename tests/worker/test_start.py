@@ -148,6 +148,8 @@ def noexec_cache(environment: dict[str, str], tiny_model: Path, noexec: Path) ->
         "OUTFILL_WORKER__SERVE": "tiny,backdrop",
         "OUTFILL_WORKER__THREADS": "1",
         "TORCHINDUCTOR_CACHE_DIR": str(noexec / "inductor"),
+        "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",  # for one kernel they are not worth their time
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
     }
 
 

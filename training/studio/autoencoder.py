@@ -34,7 +34,7 @@ _HOLE = 0.3
 def build(recipe: Recipe) -> Any:
     """A new autoencoder. It starts as a mosaic, and so learns from the first step on what a mosaic lacks."""
     width = (recipe.vae_channels,) * len(recipe.vae_encoder_blocks)
-    model = AutoencoderTiny(  # type: ignore[no-untyped-call]
+    model = AutoencoderTiny(
         encoder_block_out_channels=width,
         decoder_block_out_channels=width,
         num_encoder_blocks=recipe.vae_encoder_blocks,
@@ -77,7 +77,7 @@ def _start_as_mosaic(model: Any) -> None:
 
 def adopt(work: Path, start: Path) -> None:
     """Take the autoencoder of the pipeline ``start`` as it is: what its latents mean to a UNet stays true."""
-    model = AutoencoderTiny.from_pretrained(start / "vae")  # type: ignore[no-untyped-call]
+    model = AutoencoderTiny.from_pretrained(start / "vae")
     checkpoint.save(work / "autoencoder", 0, {"model": model.state_dict()})
 
 

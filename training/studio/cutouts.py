@@ -21,7 +21,7 @@ PHOTOS: dict[str, Callable[[], npt.NDArray[np.uint8]]] = {
     "astronaut": skimage.data.astronaut,
     "photographer": skimage.data.camera,
     "rocket": skimage.data.rocket,
-    "motorcycle": lambda: skimage.data.stereo_motorcycle()[0],  # type: ignore[no-untyped-call]
+    "motorcycle": lambda: skimage.data.stereo_motorcycle()[0],
     "clock": skimage.data.clock,
 }
 """Photos that scikit-image holds; the segmenter finds the thing in each."""

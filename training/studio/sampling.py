@@ -60,7 +60,7 @@ def alphas_cumprod() -> torch.Tensor:
 
 
 def scheduler() -> Any:
-    return DDIMScheduler.from_config(SCHEDULER)  # type: ignore[no-untyped-call]
+    return DDIMScheduler.from_config(SCHEDULER)
 
 
 def prompts_sheet(recipe: Recipe, work: Path, networks: Any, tokenizer: Any, scaling_factor: float, *, steps: int = 20) -> Bytes:
@@ -108,7 +108,7 @@ def _cup() -> tuple[Bytes, Bytes]:
     if not weights.exists():
         scene = draw_scene(1, 0)
         return scene.rgb, scene.subject
-    photo = np.asarray(skimage.data.coffee(), np.uint8)  # type: ignore[no-untyped-call]
+    photo = np.asarray(skimage.data.coffee(), np.uint8)
     matte = Segmenter(weights).matte(photo)
     canvas = np.full((256, 256, 4), (127, 127, 127, 0), np.uint8)
     canvas[66:226, 8:248] = cv2.resize(np.dstack([photo, matte]), (240, 160), interpolation=cv2.INTER_AREA)

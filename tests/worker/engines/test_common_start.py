@@ -31,7 +31,7 @@ CROSS_LATER = {
 
 def _unet(**config: Any) -> Any:
     torch.manual_seed(0)
-    unet: Any = UNet2DConditionModel(**config)  # type: ignore[no-untyped-call]
+    unet: Any = UNet2DConditionModel(**config)
     return unet.eval()
 
 

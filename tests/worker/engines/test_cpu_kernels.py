@@ -27,7 +27,7 @@ BLOCKS: dict[str, Any] = {
 
 
 def small_unet() -> Any:
-    unet: Any = UNet2DConditionModel(**BLOCKS)  # type: ignore[no-untyped-call]
+    unet: Any = UNet2DConditionModel(**BLOCKS)
     return unet.eval()
 
 

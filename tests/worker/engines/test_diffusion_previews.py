@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 def hand_set_vae() -> Any:
     """An autoencoder that takes one pixel of each block and answers with mixtures of its colours: what a trained one does, and exactly."""
-    vae: Any = AutoencoderTiny(  # type: ignore[no-untyped-call]
+    vae: Any = AutoencoderTiny(
         encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4
     )
     mixture = torch.tensor([[1.0, 1.0, 1.0], [2.0, -1.0, -1.0], [0.0, 1.0, -1.0], [1.0, 1.0, 1.0]])

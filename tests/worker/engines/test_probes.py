@@ -19,8 +19,9 @@ from worker.tuning import Wishes
 
 
 @pytest.fixture(autouse=True)
-def _untried() -> Iterator[None]:
+def _untried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Trials are made once a process; a test makes its own."""
+    monkeypatch.setenv("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")  # for one kernel they are not worth their time
     probes.compile_obstacle.cache_clear()
     probes.xformers_fault.cache_clear()
     yield

@@ -123,10 +123,9 @@ def test_a_compiled_unet_predicts_as_the_plain_one(fresh: Callable[[str], Parts]
     plain, backend = fresh(kind), CountingBackend()
     resident = apply(fresh(kind), replace(PLAIN, compile=True), "cpu", backend=backend)
     call = blank_call(resident.unet, 8, 8, tokens=77)
-    for rows in (1, 4):
-        call(rows)
+    call(4)
     compiled = backend.calls
-    for rows in (1, 3, 4):
+    for rows in (3, 4):
         inputs = unet_inputs(plain.unet, rows)
         assert difference(predict(resident.unet, inputs), predict(plain.unet, inputs)) <= TOLERANCE
         assert backend.calls > compiled
@@ -297,7 +296,7 @@ def test_chunked_attention_is_put_into_the_unet(fresh: Callable[[str], Parts]) -
     """Every attention layer gets our processor, which long self-attentions show by its name."""
     resident = apply(fresh("sd15-inpaint"), replace(PLAIN, dtype="bfloat16", attention="chunked"), "cpu")
     assert {type(each) for each in resident.unet.module.attn_processors.values()} == {ChunkedAttnProcessor}
-    assert "chunked" in attention_kernels(lambda: blank_call(resident.unet, 128, 64, tokens=77)(1))
+    assert "chunked" in attention_kernels(lambda: blank_call(resident.unet, 64, 64, tokens=77)(1))
 
 
 def test_the_facts_of_a_model_are_those_of_its_weights(fresh: Callable[[str], Parts], directories: dict[str, Path]) -> None:

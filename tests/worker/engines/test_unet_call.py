@@ -196,7 +196,7 @@ print(",".join(attention_kernels(lambda: unet(sample, timestep))))
 
 def test_a_cache_brings_no_kernel_of_an_earlier_start(tmp_path: Path) -> None:
     """A worker that is started with another attention kernel, over the cache of the last one, runs the one that it was told."""
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0"}
 
     def kernels(attention: str) -> str:
         command = [sys.executable, "-W", "ignore", "-c", TWICE, attention]

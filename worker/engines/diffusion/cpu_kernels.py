@@ -36,7 +36,7 @@ class ChunkedAttnProcessor:
     """
 
     def __init__(self) -> None:
-        self._other: Any = AttnProcessor2_0()  # type: ignore[no-untyped-call]
+        self._other: Any = AttnProcessor2_0()
 
     def __call__(
         self,
@@ -84,9 +84,9 @@ def use_cpu_kernels(unet: Any) -> None:
     unet.set_attn_processor(ChunkedAttnProcessor())
     for module in unet.modules():
         if isinstance(module, GEGLU):
-            module.forward = MethodType(_geglu, module)  # type: ignore[method-assign]
+            module.forward = MethodType(_geglu, module)
         elif isinstance(module, FeedForward):
-            module.forward = MethodType(_feed_forward, module)  # type: ignore[method-assign]
+            module.forward = MethodType(_feed_forward, module)
     use_winograd(unet)
 
 

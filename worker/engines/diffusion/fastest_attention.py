@@ -83,11 +83,11 @@ class FastestAttention:
         return self.by_shape[min(alike, key=lambda shape: abs(math.log(shape[0] / queries)))]
 
 
-class FastestAttnProcessor(AttnProcessor2_0):
+class FastestAttnProcessor(AttnProcessor2_0):  # type: ignore[misc]  # it has no types
     """The stock processor, which switches kernels for the shapes that have one of their own."""
 
     def __init__(self, fastest: FastestAttention) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._fastest = fastest
 
     def __call__(
