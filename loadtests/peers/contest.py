@@ -242,8 +242,10 @@ class Outfill(Contestant):
             .raise_for_status()
             .json()
         )
-        while job["status"] in ("queued", "running"):  # it takes longer than a caller may wait
-            await asyncio.sleep(_POLL_S)
+        while job["status"] in ("queued", "running"):  # it takes longer than a caller may wait: its events end with it
+            async with http.stream("GET", f"{stack.url}{job['urls']['events']}", headers=headers) as events:
+                async for _ in events.raise_for_status().aiter_lines():
+                    pass
             job = (await http.get(f"{stack.url}/v1/jobs/{job['id']}", headers=headers)).raise_for_status().json()
         if job["status"] != "succeeded":
             raise RuntimeError(f"{job['id']} {job['status']}: {job.get('error')}")

@@ -63,7 +63,7 @@ def paint(pipeline: Any, jobs: Sequence[Job]) -> list[bytes]:
 def bare_row_s(pipeline: Any, rows: int, calls: int = 8) -> float:
     """Seconds of a UNet call for each of its rows."""
     unet = pipeline.unet
-    side, dtype = SIDE // 8, unet.dtype
+    side, dtype = SIDE // pipeline.vae_scale_factor, unet.dtype
     latents = torch.randn(rows, unet.config.in_channels, side, side).to(dtype)
     text = torch.randn(rows, 77, unet.config.cross_attention_dim).to(dtype)
     with torch.inference_mode():
