@@ -363,7 +363,8 @@ def table(*entries: tuple[int, float, int]) -> list[Measurement]:
         (table((1, 1.0, 10), (2, 1.1, 20), (4, 2.2, 40)), None, 2),  # four rows cost twice as much as two
         (table((1, 1.0, 10), (2, 1.2, 20), (4, 2.3, 40)), None, 2),  # 4.2 % are too little
         (table((1, 1.0, 10), (2, 1.2, 20), (4, 2.2, 40)), None, 4),  # 8.3 % are enough
-        (table((1, 1.0, 10), (2, 1.1, 20), (4, 2.2, 40), (8, 2.4, 80)), None, 2),  # what follows a stop does not count
+        (table((1, 1.0, 10), (2, 1.1, 20), (4, 2.2, 40), (8, 2.4, 80)), None, 8),  # four met a busy moment
+        (table((1, 1.0, 10), (2, 1.1, 20), (4, 2.2, 40), (8, 4.3, 80)), None, 2),  # neither saved much
         (table((1, 1.0, 10), (2, 1.1, 20), (4, 1.3, 40)), 44, 2),  # 40 are more than nine tenths of 44
         (table((1, 1.0, 10), (2, 1.1, 20), (4, 1.3, 40)), 45, 4),
         (table((1, 1.0, 0), (2, 2.0, 0)), None, 2),  # nothing gained, but a guided picture takes two
@@ -371,7 +372,7 @@ def table(*entries: tuple[int, float, int]) -> list[Measurement]:
     ],
 )
 def test_the_row_budget(measured: list[Measurement], free_mb: int | None, rows: int) -> None:
-    """Memory comes first, then time: more rows only while each saves a twentieth."""
+    """Memory comes first, then time: more rows only where they save a twentieth."""
     assert rows_from(measured, None if free_mb is None else free_mb * MB) == rows
 
 
@@ -405,6 +406,17 @@ def test_a_warm_up_stops_where_memory_does() -> None:
     limit = 1
     with pytest.raises(torch.OutOfMemoryError):
         warm_up(call, "cpu")
+
+
+@pytest.mark.parametrize(("slow", "tried", "rows"), [((4,), [1, 2, 4, 8, 16, 32], 32), ((4, 8), [1, 2, 4, 8], 2)])
+def test_one_size_that_saves_nothing_does_not_end_a_warm_up(
+    monkeypatch: pytest.MonkeyPatch, slow: tuple[int, ...], tried: list[int], rows: int
+) -> None:
+    """It is the second in a row that does."""
+    monkeypatch.setattr(residency, "_measure", lambda _, rows, __: Measurement(rows, float(rows) if rows in slow else 0.5 + rows / 4, 0))
+    measured = warm_up(lambda _: None, "cpu")
+    assert [entry.rows for entry in measured.table] == tried
+    assert measured.rows == rows
 
 
 def test_a_slow_cpu_does_not_hold_up_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

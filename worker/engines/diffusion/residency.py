@@ -142,8 +142,9 @@ class ParkedModule:
 def warm_up(call: Callable[[int], object], device: str, *, most_rows: int | None = None, kept_bytes: int = 0) -> Measured:
     """Call with 1, 2, 4, 8, … rows, and find how many are worth their memory and time.
 
-    It goes on while the next call should fit into memory beside ``kept_bytes`` and the last one saved time; on a CPU for
-    ``CPU_PATIENCE_S``. Two rows, one guided picture, are the least that it answers. Raises as the call does where they do not fit.
+    It goes on while the next call should fit into memory beside ``kept_bytes`` and one of the last two saved time: one alone may have met a busy
+    moment of the machine. On a CPU it goes on for ``CPU_PATIENCE_S``. Two rows, one guided picture, are the least that it answers. Raises as the
+    call does where they do not fit.
     """
     cuda = torch.device(device).type == "cuda"
     most, free = most_rows or MOST_ROWS["cuda" if cuda else "cpu"], free_bytes(device) - kept_bytes if cuda else None
@@ -160,13 +161,13 @@ def warm_up(call: Callable[[int], object], device: str, *, most_rows: int | None
             rows *= 2
             if not cuda and time.perf_counter() - began > CPU_PATIENCE_S:
                 break
-            if len(table) > 1 and (rows_from(table, free) < table[-1].rows or not _fits(expected_peak(table, rows), free)):
+            if len(table) > 1 and (2 * rows_from(table, free) < table[-1].rows or not _fits(expected_peak(table, rows), free)):
                 break
     return Measured(rows_from(table, free), tuple(table))
 
 
 def rows_from(table: Sequence[Measurement], free: int | None) -> int:
-    """The rows of the largest measured call that fits and up to which each saved ``LEAST_GAIN`` of the time for one row; at least 2.
+    """The rows of the largest measured call that fits and saved ``LEAST_GAIN`` of the time for one row over each that did before; at least 2.
 
     ``table`` is in the order of rows; ``free`` is in bytes, ``None``: memory is no bound.
     """
@@ -174,9 +175,8 @@ def rows_from(table: Sequence[Measurement], free: int | None) -> int:
     for measured in table[1:]:
         if not _fits(measured.peak_bytes, free):
             break
-        if measured.seconds / measured.rows > (1 - LEAST_GAIN) * best.seconds / best.rows:
-            break
-        best = measured
+        if measured.seconds / measured.rows <= (1 - LEAST_GAIN) * best.seconds / best.rows:
+            best = measured
     return max(best.rows, 2)
 
 
