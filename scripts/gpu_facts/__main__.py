@@ -50,7 +50,7 @@ def _rehearsal_out(options: argparse.Namespace) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.gpu_facts", description="What a real GPU says.")
-    parser.add_argument("action", nargs="?", choices=("run", "report", "bench"), default="run", help="report writes docs/performance.md")
+    parser.add_argument("action", nargs="?", choices=("run", "report", "bench"), default="run", help="report writes docs/gpu.md")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--half", type=int, choices=(1, 2), help="items 1 to 7, or 8 to 13; without it all")
     which.add_argument("--items", metavar="3,6", help="only these")

@@ -1,4 +1,4 @@
-"""Writes docs/performance.md from the files of answers in docs/gpu-facts: every estimate, and what was measured in its place."""
+"""Writes docs/gpu.md from the files of answers in docs/gpu-facts: every estimate, and what was measured in its place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scripts.gpu_facts.answers import Answers, AnswersError
 from scripts.gpu_facts.catalogue import ITEMS
 from scripts.gpu_facts.estimates import ESTIMATES, H100, Estimate, Figures
 
-FOLDER, DOCUMENT = Path("docs/gpu-facts"), Path("docs/performance.md")
+FOLDER, DOCUMENT = Path("docs/gpu-facts"), Path("docs/gpu.md")
 NOT_MEASURED = "not measured"
 HEAD = """\
 # Performance on GPUs
@@ -84,7 +84,7 @@ def read_run(path: Path) -> Run:
 
 
 def document(runs: Sequence[Run]) -> str:
-    """docs/performance.md."""
+    """docs/gpu.md."""
     if not runs:
         return "\n".join([HEAD, "No run has been committed: nothing below is measured.\n", *_table(runs), ""])
     return "\n".join([HEAD, *_runs(runs), "", *_table(runs), "", *_items(runs), ""])

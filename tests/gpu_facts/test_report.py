@@ -1,4 +1,4 @@
-"""docs/performance.md says what was measured, beside what was expected, and nothing else."""
+"""docs/gpu.md says what was measured, beside what was expected, and nothing else."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def rows(text: str) -> dict[tuple[str, str], list[str]]:
 
 
 def test_the_document_is_what_the_report_writes() -> None:
-    """docs/performance.md cannot say what no committed file of answers says."""
-    text = (ROOT / "docs" / "performance.md").read_text()
+    """docs/gpu.md cannot say what no committed file of answers says."""
+    text = (ROOT / "docs" / "gpu.md").read_text()
     assert text == document(read_runs(ROOT / "docs" / "gpu-facts")), "run python -m scripts.gpu_facts report"
 
 
