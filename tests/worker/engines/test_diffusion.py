@@ -27,7 +27,7 @@ from worker.engines.diffusion.card import card_for
 from worker.engines.diffusion.chunks import Text
 from worker.engines.diffusion.engine import DiffusionEngine
 from worker.engines.diffusion.parts import load_parts
-from worker.engines.diffusion.pictures import ImageEncoder, Picture, decode_latents, is_painted, mask_latents
+from worker.engines.diffusion.pictures import ImageEncoder, Pictures, decode_latents, is_painted, mask_latents
 from worker.engines.diffusion.prompts import PromptEmbeds, PromptEncoder
 from worker.engines.diffusion.residency import model_facts
 from worker.engines.diffusion.samplers import build_sampler, strength_timesteps
@@ -261,10 +261,25 @@ def test_pictures_started_together_are_encoded_together(tiny: Path, monkeypatch:
             assert relative_error(ours, its) <= 1e-5
 
 
+def test_variations_share_what_is_made_of_their_picture(engine: DiffusionEngine) -> None:
+    """However many seeds wait, their picture is in memory once; with the last of them it is gone, and another mask makes another."""
+    one, other = (engine.prepare(replace(request_for(), seed=seed)) for seed in (1, 2))
+    assert one.masked_image is not None
+    assert other.masked_image is not None
+    assert one.masked_image.picture is other.masked_image.picture
+    elsewhere = engine.prepare(replace(request_for(), mask=np.full((SIZE, SIZE), 255, np.uint8))).masked_image
+    assert elsewhere is not None
+    assert elsewhere.picture.key != one.masked_image.picture.key
+    gone = weakref.ref(one.masked_image.picture)
+    del one, other
+    assert gone() is None
+
+
 def test_few_posteriors_are_remembered(engine: DiffusionEngine) -> None:
     """The picture encoded longest ago is forgotten first, so that memory does not grow with the number of jobs."""
     encoder = ImageEncoder(engine._vae, dtype=torch.float32, capacity=2)
-    pictures = {shade: Picture.of(np.full((16, 16, 3), shade, np.uint8)) for shade in (0, 10, 20)}
+    made = Pictures()
+    pictures = {shade: made.of(np.full((16, 16, 3), shade, np.uint8)) for shade in (0, 10, 20)}
     with torch.inference_mode():
         for shade in (0, 10, 0, 20):
             encoder.posteriors([pictures[shade]], rows=1)

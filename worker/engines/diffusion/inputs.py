@@ -12,7 +12,7 @@ from api_schemas.models import ModelCard
 from worker.engines.base import PaintRequest, Prepared, Sampling
 from worker.engines.diffusion.chunks import PromptReader, Text
 from worker.engines.diffusion.lora import LoraUses
-from worker.engines.diffusion.pictures import ImageEncoder, Picture, is_painted, mask_latents
+from worker.engines.diffusion.pictures import ImageEncoder, Picture, Pictures, is_painted, mask_latents
 from worker.engines.diffusion.sampler_tables import SamplerTable, SamplerTables
 
 
@@ -76,6 +76,7 @@ class InputMaker:
         """``channels`` of latents, noise in ``dtype``; ``inpaints``: the UNet has channels for a mask and what is left of the picture."""
         self._card, self._reader, self._tables, self._encoder = card, reader, tables, encoder
         self._channels, self._dtype, self._inpaints = channels, dtype, inpaints
+        self._pictures = Pictures()
 
     def inputs(self, request: PaintRequest) -> Inputs:
         """Make ``request`` ready. Noise is drawn in the order in which the stock pipeline draws from its generator. Raises as ``Engine.prepare``."""
@@ -88,12 +89,12 @@ class InputMaker:
         painted = is_painted(request.mask)
         image = masked_image = None
         if sampling.strength < 1.0 or not self._inpaints:
-            image = Drawn(Picture.of(request.image), self._encoder.draw(shape, generator))
+            image = Drawn(self._pictures.of(request.image), self._encoder.draw(shape, generator))
         noise = torch.randn(shape, generator=generator, dtype=self._dtype)
         # Without inpainting channels the stock pipeline encodes it even so; what it draws for that, samplers that draw later must not see.
         masked_noise = self._encoder.draw(shape, generator)
         if self._inpaints:
-            masked_image = Drawn(Picture.of(request.image, painted), masked_noise)
+            masked_image = Drawn(self._pictures.of(request.image, painted), masked_noise)
         guided = sampling.guidance_scale > 1.0
         return Inputs(
             request,

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -36,23 +37,37 @@ def mask_latents(painted: npt.NDArray[np.bool_], factor: int) -> torch.Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture that a VAE may be shown. It makes no use of torch's threads, which belong to the engine."""
+    """A picture that a VAE may be shown."""
 
     key: bytes
     """Equal for equal pixels."""
     pixels: torch.Tensor
     """``float32 (1, 3, H, W)`` in [-1, 1], on the CPU."""
 
-    @classmethod
-    def of(cls, image: Pixels, painted: npt.NDArray[np.bool_] | None = None) -> Picture:
+
+class Pictures:
+    """Makes pictures for a VAE; equal ones that are in use, as those of one job's variations, are one. Thread-safe.
+
+    It makes no use of torch's threads, which belong to the engine.
+    """
+
+    def __init__(self) -> None:
+        self._in_use: WeakValueDictionary[bytes, Picture] = WeakValueDictionary()
+
+    def of(self, image: Pixels, painted: npt.NDArray[np.bool_] | None = None) -> Picture:
         """``image (H, W, 3)``, grey where it is ``painted (H, W)``."""
         digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(image).data)
-        scaled = 2.0 * (image.astype(np.float32) / 255.0) - 1.0
         if painted is not None:
             digest.update(np.packbits(painted).data)
-            scaled[painted] = 0.0
-        return cls(digest.digest(), torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))[None])
+        key = digest.digest()
+        picture = self._in_use.get(key)
+        if picture is None:
+            scaled = 2.0 * (image.astype(np.float32) / 255.0) - 1.0
+            if painted is not None:
+                scaled[painted] = 0.0
+            picture = self._in_use[key] = Picture(key, torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))[None])
+        return picture
 
 
 class ImageEncoder:
