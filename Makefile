@@ -73,7 +73,7 @@ bench: bench-path bench-engine bench-studio
 race: setup
 	$(BIN)/python -m loadtests.peers.race $(ARGS)
 
-# What the path costs around the model: one table of ratios, and build/bench/path.json.
+# What the path costs around the model, and the CPU of each part of a job, per megapixel; build/bench/path.json. Four minutes.
 bench-path: setup
 	$(BIN)/python -m scripts.bench_path
 
