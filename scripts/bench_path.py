@@ -22,15 +22,13 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from api_schemas.jobs import InputRef, JobSpec, new_id, utc_now
 from api_schemas.models import BACKDROP, EXEMPLAR
-from api_schemas.requests import job_request
 from core import queue
 from core.queue import JobQueue
 from core.settings import Settings
 from core.storage import Storage
 from scripts.figures import exit_status, figure, figure_table, timed, write_figures
-from scripts.path_parts import COLOUR, ERASE, INPAINT, Sample, parts_of, sample
+from scripts.path_parts import COLOUR, ERASE, INPAINT, Sample, parts_of, sample, spec_of
 from scripts.processes import cpu_s
 from service.local import LocalStack, StackOptions
 from worker.engines.backdrop import BackdropEngine
@@ -47,7 +45,6 @@ LIMITS = {"jobs_through_http_over_in_process": 1.5, "acceptance_over_put_and_enq
 CPU_LIMITS = {"replace_background": 0.25, "inpaint": 0.3}
 """Seconds of a job of 768×768 pixels, beside segmenter and model; on two cores of 2026."""
 SIZES = ((768, 768), (6000, 4000))
-REQUEST = {"operation": "replace_background", "image": "file:photo", "background": {"color": "#ffffff"}, "shadow": {}}
 
 
 def main() -> int:
@@ -81,16 +78,7 @@ def main() -> int:
 def _in_process(settings: Settings, photo: bytes, jobs: int) -> float:
     """Seconds for the work alone."""
     segmenter, engine = Segmenter(settings.models.store / "u2netp.onnx"), BackdropEngine()
-    ref = InputRef(key="k", format="png", width=600, height=400, bytes=len(photo), sha256="0")
-    spec = JobSpec(
-        id=new_id("job"),
-        tenant="bench",
-        model=BACKDROP.id,
-        model_revision="1",
-        request=job_request.validate_python(REQUEST),
-        inputs={"image": ref},
-        created_at=utc_now(),
-    )
+    spec = spec_of(Sample(COLOUR, BACKDROP, {"image": photo}, megapixels=0.24))
 
     def one() -> None:
         plan = prepare(spec, BACKDROP, lambda _: photo, segmenter, max_pixels=10**8)
@@ -182,7 +170,7 @@ def _acceptance(settings: Settings, api: httpx.Client, photo: bytes) -> tuple[fl
 
 
 def _accept(api: httpx.Client, photo: bytes) -> str:
-    answer = api.post("/v1/jobs", data={"request": json.dumps(REQUEST)}, files={"photo": photo}).raise_for_status()
+    answer = api.post("/v1/jobs", data={"request": json.dumps(COLOUR)}, files={"image": photo}).raise_for_status()
     return str(answer.json()["id"])
 
 

@@ -99,14 +99,9 @@ def sample(request: Mapping[str, Any], width: int, height: int) -> Sample:
     marked = np.zeros((height, width), np.uint8)
     down, across = (24, 24) if request is ERASE else (height // 3, width // 3)
     marked[height // 3 : height // 3 + down, width // 3 : width // 3 + across] = 255
-    blobs = {"image": _file(photo, "JPEG", quality=92)}
-    if request is ERASE:
-        blobs["mask"] = _file(Image.fromarray(marked), "PNG")
-        return Sample(request, EXEMPLAR, blobs, width * height / 1e6)
-    if "mask" in request:
-        blobs["mask"] = _file(Image.fromarray(marked), "PNG")
-        return Sample(request, read_card(EMBEDDED / "studio", "studio"), blobs, width * height / 1e6)
-    return Sample(request, BACKDROP, blobs, width * height / 1e6)
+    blobs = {"image": _file(photo, "JPEG", quality=92)} | ({"mask": _file(Image.fromarray(marked), "PNG")} if "mask" in request else {})
+    cards = {"replace_background": BACKDROP, "erase": EXEMPLAR, "inpaint": read_card(EMBEDDED / "studio", "studio")}
+    return Sample(request, cards[request["operation"]], blobs, width * height / 1e6)
 
 
 def parts_of(given: Sample, settings: Settings) -> dict[str, float]:
@@ -116,7 +111,7 @@ def parts_of(given: Sample, settings: Settings) -> dict[str, float]:
 
 
 def _once(given: Sample, settings: Settings) -> dict[str, float]:
-    clock, spec = CpuClock(), _spec(given)
+    clock, spec = CpuClock(), spec_of(given)
     network = Network(settings.models.store / "u2netp.onnx")
     decoder = mock.Mock(spec=codec)
     for name in ("decode", "decode_mask", "decode_product_mask"):
@@ -153,7 +148,8 @@ def _paint(requests: tuple[PaintRequest, ...]) -> list[Pixels]:
     return [np.where(request.mask[..., None] > 0, fill, request.image) for request, fill in zip(requests, painted, strict=True)]
 
 
-def _spec(given: Sample) -> JobSpec:
+def spec_of(given: Sample) -> JobSpec:
+    """The job as a worker would get it."""
     reference = partial(InputRef, key="k", width=1, height=1, bytes=1, sha256="0")
     extra = _STRENGTH if given.request is INPAINT else {}
     return JobSpec(
