@@ -28,7 +28,7 @@ from core.queue import JobQueue
 from core.settings import Settings
 from core.storage import Storage
 from scripts.figures import exit_status, figure, figure_table, timed, write_figures
-from scripts.path_parts import COLOUR, ERASE, INPAINT, Sample, parts_of, sample, spec_of
+from scripts.path_parts import COLOUR, ERASE, INPAINT, Sample, parts_of, parts_once, sample, spec_of
 from scripts.processes import cpu_s
 from service.local import LocalStack, StackOptions
 from worker.engines.backdrop import BackdropEngine
@@ -64,15 +64,14 @@ def main() -> int:
             through_http = _through_http(api, photo, JOBS)
             bare, accepted = _acceptance(settings, api, photo)
             jobs = {size: [sample(request, *size) for request in (COLOUR, INPAINT)] for size in SIZES}
-            spot = sample(ERASE, *SIZES[0])
-            through = _cpu_through_http(stack, api, spot)
+            through, spot = _cpu_through_http(stack, api, sample(ERASE, *SIZES[0]), settings)
     seconds = {(size, job.request["operation"]): (job, parts_of(job, settings)) for size in SIZES for job in jobs[size]}
     figures = {
         "jobs_through_http_over_in_process": through_http / in_process,
         "acceptance_over_put_and_enqueue": accepted / bare,
     }
     ratios = {"jobs_through_http_over_in_process": (through_http, in_process), "acceptance_over_put_and_enqueue": (accepted, bare)}
-    return _report(figures, ratios, _cpu_figures(seconds, through, sum(parts_of(spot, settings).values())))
+    return _report(figures, ratios, _cpu_figures(seconds, through, spot))
 
 
 def _in_process(settings: Settings, photo: bytes, jobs: int) -> float:
@@ -108,20 +107,26 @@ def _through_http(api: httpx.Client, photo: bytes, jobs: int) -> float:
     return timed(run)
 
 
-def _cpu_through_http(stack: LocalStack, api: httpx.Client, job: Sample) -> dict[str, float]:
-    """Seconds of CPU of a job by process, sandboxes and all."""
-
-    def run(jobs: int) -> None:
-        for _ in range(jobs):
-            answer = api.post("/v1/jobs", data={"request": json.dumps(job.request)}, files=dict(job.blobs), headers={"Prefer": "wait=55"})
-            if answer.raise_for_status().json()["status"] != "succeeded":
-                raise RuntimeError(answer.text)
-
-    run(2)  # warm
+def _cpu_through_http(stack: LocalStack, api: httpx.Client, job: Sample, settings: Settings) -> tuple[dict[str, float], float]:
+    """Seconds of CPU of a job by process, sandboxes and all; and in this process, in turns, since the same work takes twice as long beside neighbours."""
     processes = {name: part.process.pid for name, part in stack.parts.items() if part.process is not None}
-    before = {name: cpu_s([pid]) for name, pid in processes.items()}
-    run(CPU_JOBS)
-    return {name: (cpu_s([pid]) - before[name]) / CPU_JOBS for name, pid in processes.items()}
+
+    def spent() -> dict[str, float]:
+        return {name: cpu_s([pid]) for name, pid in processes.items()}
+
+    def run() -> None:
+        answer = api.post("/v1/jobs", data={"request": json.dumps(job.request)}, files=dict(job.blobs), headers={"Prefer": "wait=55"})
+        if answer.raise_for_status().json()["status"] != "succeeded":
+            raise RuntimeError(answer.text)
+
+    for _ in range(2):  # warm
+        run()
+        parts_once(job, settings)
+    before, in_process = spent(), 0.0
+    for _ in range(CPU_JOBS):
+        run()
+        in_process += sum(parts_once(job, settings).values())
+    return {name: (seconds - before[name]) / CPU_JOBS for name, seconds in spent().items()}, in_process / CPU_JOBS
 
 
 Measured = Mapping[tuple[tuple[int, int], str], tuple[Sample, dict[str, float]]]

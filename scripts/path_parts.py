@@ -106,11 +106,12 @@ def sample(request: Mapping[str, Any], width: int, height: int) -> Sample:
 
 def parts_of(given: Sample, settings: Settings) -> dict[str, float]:
     """Seconds of CPU of each part of a job, the least of some; what is not told is ``plan`` before painting and ``compose`` after it."""
-    found = [_once(given, settings) for _ in range(_ROUNDS + 1)][1:]
+    found = [parts_once(given, settings) for _ in range(_ROUNDS + 1)][1:]
     return {name: min(seconds[name] for seconds in found) for name in found[0]}
 
 
-def _once(given: Sample, settings: Settings) -> dict[str, float]:
+def parts_once(given: Sample, settings: Settings) -> dict[str, float]:
+    """Seconds of CPU of each part of one job."""
     clock, spec = CpuClock(), spec_of(given)
     network = Network(settings.models.store / "u2netp.onnx")
     decoder = mock.Mock(spec=codec)

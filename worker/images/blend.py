@@ -17,6 +17,7 @@ _RADII = (90, 6)
 _HALO = 64
 """At least the reach of the two blurs together (45 + 3), so that tiles meet without a seam."""
 _EPSILON = 1e-5
+_Floats = npt.NDArray[np.float32]
 
 
 def composite(base: npt.NDArray[np.uint8], fill: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -111,14 +112,33 @@ def estimate_foreground(pixels: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uin
 
 
 def _blur_fusion(pixels: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    image = pixels.astype(np.float32)
-    weight = (alpha.astype(np.float32) / 255)[..., None]
-    foreground = background = image
-    for radius in _RADII:
-        kernel = (radius, radius)
-        blurred = np.asarray(cv2.blur(weight, kernel), dtype=np.float32)[..., None]
-        near = cv2.blur(foreground * weight, kernel) / (blurred + _EPSILON)
-        background = cv2.blur(background * (1 - weight), kernel) / (1 - blurred + _EPSILON)
-        foreground = np.clip(near + weight * (image - weight * near - (1 - weight) * background), 0, 255)
-    estimate = np.rint(foreground).astype(np.uint8)
-    return np.where((alpha == 255)[..., None], pixels, estimate)
+    """The estimate of one tile. All of it is blurred, and solved where a result is used: at soft pixels, and at those that the second blur takes in."""
+    wide, narrow = _RADII
+    reach = np.ones((narrow + 1, narrow + 1), np.uint8)
+    soft = cv2.dilate((alpha > 0).view(np.uint8), reach) & (alpha < 255).view(np.uint8)
+    out = cv2.bitwise_and(pixels, cv2.merge([(alpha == 255).view(np.uint8) * np.uint8(255)] * 3))
+    edge, around = np.flatnonzero(soft), np.flatnonzero(cv2.dilate(soft, reach))
+    if not edge.size:
+        return np.asarray(out, np.uint8)
+    weight, image = alpha.astype(np.float32) / np.float32(255), pixels.astype(np.float32)
+    of_subject = np.asarray(cv2.multiply(image, cv2.merge([weight] * 3)), np.float32)
+    foreground, background = _solved(image, weight, of_subject, image - of_subject, wide, around)
+    share = weight.reshape(-1, 1)[around]
+    of_subject, of_rest = np.zeros_like(image), np.zeros_like(image)
+    of_subject.reshape(-1, 3)[around], of_rest.reshape(-1, 3)[around] = foreground * share, background * (1 - share)
+    foreground, _ = _solved(image, weight, of_subject, of_rest, narrow, edge)
+    out.reshape(-1, 3)[edge] = np.rint(foreground).astype(np.uint8)
+    return np.asarray(out, np.uint8)
+
+
+def _solved(
+    image: _Floats, weight: _Floats, of_subject: _Floats, of_rest: _Floats, radius: int, at: npt.NDArray[np.intp]
+) -> tuple[_Floats, _Floats]:
+    """Colours ``(n, 3)`` of the subject and of the rest at the pixels ``at (n,)`` of the flat picture: those nearby, and what is left of the pixel's own."""
+    kernel = (radius, radius)
+    covered = np.asarray(cv2.blur(weight, kernel), np.float32).reshape(-1, 1)[at]
+    subject, rest = (np.asarray(cv2.blur(each, kernel), np.float32).reshape(-1, 3)[at] for each in (of_subject, of_rest))
+    near, background = subject / (covered + _EPSILON), rest / (1 - covered + _EPSILON)
+    share = weight.reshape(-1, 1)[at]
+    own = image.reshape(-1, 3)[at] - share * near - (1 - share) * background
+    return np.clip(near + share * own, 0, 255).astype(np.float32), background

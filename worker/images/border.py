@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-_Floats = npt.NDArray[np.float32]
-_Numbers = npt.NDArray[np.int64]
+_Bool = npt.NDArray[np.bool_]
+_Numbers = npt.NDArray[np.intp]
 
 
-def beside(edit: npt.NDArray[np.bool_]) -> tuple[_Floats, _Numbers, _Numbers]:
-    """For each pixel its distance from the border of ``edit (H, W)``, and the row and column of the edit's pixel at the border that is nearest.
+@dataclass(frozen=True, eq=False)
+class Distances:
+    """How far the pixels of a picture are from the border of an edit."""
 
-    Distances are negative outside; the pixels beside the border are half a pixel from it. Pixels that face each other there have the same nearest
-    one, on both sides, so that a place along the border has both wherever it lies.
-    """
-    depth, within = _nearest(edit)
-    away, beyond = _nearest(~edit)
-    facing = tuple(each[within] for each in beyond)
-    rows, columns = (np.where(edit, one, other) for one, other in zip(facing, beyond, strict=True))
-    return np.where(edit, depth - np.float32(0.5), np.float32(0.5) - away), rows, columns
+    edit: _Bool
+    signed: npt.NDArray[np.float32]
+    """``(H, W)``: negative outside; the pixels beside the border are half a pixel from it."""
+    _leave: _Nearest
+    _enter: _Nearest
+
+    @classmethod
+    def of(cls, edit: _Bool) -> Distances:
+        """From the border of ``edit (H, W)``, which holds some of the pixels and not all."""
+        leave, enter = _Nearest.of(edit), _Nearest.of(~edit)
+        return cls(edit, np.where(edit, leave.distance - np.float32(0.5), np.float32(0.5) - enter.distance), leave, enter)
+
+    def places(self, pixels: _Numbers) -> tuple[_Numbers, _Numbers]:
+        """Row and column of the edit's pixel at the border that is nearest to each of ``pixels (n,)``, which are indexes of the flat picture.
+
+        Pixels that face each other there have the same nearest one, on both sides, so that a place along the border has both wherever it lies.
+        """
+        beyond = np.where(self.edit.ravel()[pixels], self._leave.to(pixels), pixels)
+        rows, columns = np.divmod(self._enter.to(beyond), self.edit.shape[1])
+        return rows, columns
 
 
-def _nearest(part: npt.NDArray[np.bool_]) -> tuple[_Floats, tuple[_Numbers, _Numbers]]:
-    """For each pixel of ``part`` its distance from the nearest other one, and that one's row and column."""
-    distance, labels = cv2.distanceTransformWithLabels(part.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    rows, columns = np.nonzero(~part)
-    places = np.zeros((2, int(labels.max()) + 1), np.int64)
-    places[:, labels[rows, columns]] = rows, columns
-    return np.asarray(distance, np.float32), (places[0][labels], places[1][labels])
+@dataclass(frozen=True, eq=False)
+class _Nearest:
+    """Of each pixel of a part the nearest one that is not of it."""
+
+    distance: npt.NDArray[np.float32]
+    _labels: npt.NDArray[np.int32]
+    _pixels: _Numbers
+    """The pixel with each label."""
+
+    @classmethod
+    def of(cls, part: _Bool) -> _Nearest:
+        distance, found = cv2.distanceTransformWithLabels(part.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+        labels, others = np.asarray(found, np.int32).ravel(), np.flatnonzero(~part)
+        pixels = np.zeros(int(labels.max()) + 1, np.intp)
+        pixels[labels[others]] = others
+        return cls(np.asarray(distance, np.float32), labels, pixels)
+
+    def to(self, pixels: _Numbers) -> _Numbers:
+        """The nearest of ``pixels``; one that is not of the part is its own."""
+        return self._pixels[self._labels[pixels]]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from worker.images.border import beside
+from worker.images.border import Distances
 from worker.images.mask import Box, bounding_box
 
 _REACH = 28
@@ -87,43 +87,69 @@ class Profile:
         A line that is lighter in some places and darker in others is not told from the picture's own. ``outside`` of the edit, too: the remains of
         a thing that the mask did not cover; not so where the border is a product's own contour, which may be one.
         """
+        means = _Means.of(self.sums)
         starts = [start for start in _STARTS if outside or start >= 0]
-        lines = [line for width in _WIDTHS for start in starts if (line := self._line(start, width)) is not None]
-        return max((line.off() for line in lines), default=None)
+        lines = [line for width in _WIDTHS for start in starts if (line := _line(means, start, width)) is not None]
+        if not lines:
+            return None
+        worst = 0.0
+        for line in lines:
+            if line.most.max() > worst:  # the doubt, which only lessens it, costs as much again
+                worst = max(worst, line.off())
+        return worst
 
-    def _line(self, start: int, width: int) -> _Line | None:
-        """The pixels from ``start`` on against both sides; ``None`` where too few places show it."""
-        middle = self._mean(start, start + width)
-        outer = self._mean(start - _GAP - _SIDE, start - _GAP)
-        inner = self._mean(start + width + _GAP, start + width + _GAP + _SIDE)
-        known = ~np.isnan(middle + outer + inner).any(axis=1)
-        return _Line((middle - outer)[known], (middle - inner)[known]) if np.count_nonzero(known) >= _PLACES else None
 
-    def _mean(self, start: int, stop: int) -> npt.NDArray[np.float64]:
-        """The mean colour of each place at distances ``start`` up to ``stop``, ``(places, 3)``; NaN where it has too few pixels."""
-        total = self.sums[:, max(0, start + _REACH) : max(0, stop + _REACH)].sum(axis=1)
+@dataclass(frozen=True, eq=False)
+class _Means:
+    """Mean colours of each place between two distances from the border."""
+
+    before: _Sums
+    """``(places, _BINS + 1, 4)``: the sums of all distances before each."""
+
+    @classmethod
+    def of(cls, sums: _Sums) -> _Means:
+        return cls(np.pad(np.cumsum(sums, axis=1), ((0, 0), (1, 0), (0, 0))))
+
+    def between(self, start: int, stop: int) -> npt.NDArray[np.float64]:
+        """From the distance ``start`` up to ``stop``, ``(places, 3)``; NaN where a place has too few pixels."""
+        first, last = (min(max(0, at + _REACH), _BINS) for at in (start, stop))
+        total = self.before[:, last] - self.before[:, first]
         count = np.where(total[:, 3:] >= _LEAST, total[:, 3:], np.nan)
         return np.asarray(total[:, :3] / count)
 
 
+def _line(means: _Means, start: int, width: int) -> _Line | None:
+    """The pixels from ``start`` on against both sides; ``None`` where too few places show it."""
+    middle = means.between(start, start + width)
+    outer = means.between(start - _GAP - _SIDE, start - _GAP)
+    inner = means.between(start + width + _GAP, start + width + _GAP + _SIDE)
+    known = ~np.isnan(middle + outer + inner).any(axis=1)
+    return _Line.of(np.stack([middle - outer, middle - inner], axis=1)[known]) if np.count_nonzero(known) >= _PLACES else None
+
+
 @dataclass(frozen=True, eq=False)
 class _Line:
-    """How far a line is off its two sides at each place, ``(places, 3)``."""
+    """How far a line is off its outer and its inner side at each place, ``(places, 2, 3)``."""
 
-    outer: npt.NDArray[np.float64]
-    inner: npt.NDArray[np.float64]
+    off_sides: npt.NDArray[np.float64]
+    medians: npt.NDArray[np.float64]
+    """``(2, 3)``, over the places."""
+
+    @classmethod
+    def of(cls, off_sides: npt.NDArray[np.float64]) -> _Line:
+        return cls(off_sides, np.asarray(np.median(off_sides, axis=0)))
+
+    @property
+    def most(self) -> npt.NDArray[np.float64]:
+        """Levels of each channel by which it is off both sides to one side, without a doubt."""
+        outer, inner = self.medians
+        return np.where(outer * inner > 0, np.minimum(np.abs(outer), np.abs(inner)), 0)
 
     def off(self) -> float:
-        """Levels by which it is off both sides to one side, in the channel where it is most."""
-        same = np.median(self.outer, axis=0) * np.median(self.inner, axis=0) > 0
-        return float(np.where(same, np.minimum(_certain(self.outer), _certain(self.inner)), 0).max())
-
-
-def _certain(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The medians of ``values (places, channels)``, absolute, less ``_DOUBT`` standard errors of a median."""
-    middle = np.median(values, axis=0)
-    spread = 1.4826 * np.median(np.abs(values - middle), axis=0)
-    return np.asarray(np.maximum(0, np.abs(middle) - _DOUBT * 1.2533 * spread / np.sqrt(len(values))), np.float64)
+        """Levels by which it is off both sides to one side, less ``_DOUBT`` standard errors of a median, in the channel where it is most."""
+        spread = 1.4826 * np.median(np.abs(self.off_sides - self.medians), axis=0)
+        certain = np.maximum(0, np.abs(self.medians) - _DOUBT * 1.2533 * spread / np.sqrt(len(self.off_sides)))
+        return float(np.where(self.most > 0, certain.min(axis=0), 0).max())
 
 
 def _piece(
@@ -135,23 +161,29 @@ def _piece(
     edit = pasted >= (most + 1) // 2
     if edit.all() or not edit.any():
         return None
-    distance, rows, columns = beside(edit)
-    # The pixels beside the border are at 0 and -1.
-    signed = np.where(edit, np.ceil(distance + 0.5) - 1, -np.ceil(0.5 - distance)).astype(np.int64)
-    fades = (pasted > 0) & (pasted < most) & (np.abs(signed) <= _RAMP)
+    border = Distances.of(edit)
     own = np.zeros_like(edit)
     own[box.top - view.top : box.bottom - view.top, box.left - view.left : box.right - view.left] = True
-    chosen = own & (signed >= -_REACH) & (signed < _REACH)
+    chosen = own & (np.abs(border.signed) <= _REACH - 0.5)
     if clear is not None:
         chosen &= ~clear[view.slices]
-    if not chosen.any():
+    pixel = np.flatnonzero(chosen)
+    if not pixel.size:
         return None
-    tiles = (rows[chosen] + view.top) // _TILE * (alpha.shape[1] // _TILE + 1) + (columns[chosen] + view.left) // _TILE
+    rows, columns = border.places(pixel)
+    tiles = (rows + view.top) // _TILE * (alpha.shape[1] // _TILE + 1) + (columns + view.left) // _TILE
     numbers, place = np.unique(tiles, return_inverse=True)
-    cell = place * _BINS + signed[chosen] + _REACH
+    cell = place * _BINS + _whole(border.signed.ravel()[pixel]) + _REACH
     values = pixels[view.slices][chosen]
     size = numbers.size * _BINS
     weights = (*values.T.astype(np.float64), np.ones(cell.size))
     sums = np.stack([np.bincount(cell, weight, size) for weight in weights], axis=1).astype(np.float64)
-    fade = int(np.percentile(np.abs(signed[fades]), 95)) + 1 if fades.any() else 0
+    faded = np.abs(_whole(border.signed[(pasted > 0) & (pasted < most)]))
+    faded = faded[faded <= _RAMP]
+    fade = int(np.percentile(faded, 95)) + 1 if faded.size else 0
     return numbers.astype(np.int64), sums.reshape(numbers.size, _BINS, 4), fade
+
+
+def _whole(signed: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Distances from the border in whole pixels: those beside it are at 0 and -1."""
+    return np.asarray(np.where(signed > 0, np.ceil(signed + 0.5) - 1, -np.ceil(0.5 - signed)), np.int64)

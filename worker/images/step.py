@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from worker.images.border import beside
+from worker.images.border import Distances
 from worker.images.mask import Box, bounding_box
 
 _BESIDE = 10
@@ -118,18 +118,20 @@ class _Ring:
         edit = alpha[view.slices] >= (most + 1) // 2
         if edit.all() or not edit.any():
             return None
-        signed, *nearest = beside(edit)
-        near = np.abs(signed) <= reach
+        border = Distances.of(edit)
+        near = np.abs(border.signed) <= reach
         top, left = max(piece.top, _EDGE) - view.top, max(piece.left, _EDGE) - view.left
         bottom, right = piece.bottom - view.top, min(piece.right, alpha.shape[1] - 1) - view.left
         own = np.zeros_like(near)
         own[top:bottom, left:right] = (near & ~_silent(pixels[view.slices], None if clear is None else clear[view.slices]))[
             top:bottom, left:right
         ]
-        rows, columns = np.nonzero(own)
-        if rows.size < 2 * _LEAST:
+        pixel = np.flatnonzero(own)
+        if pixel.size < 2 * _LEAST:
             return None
-        at_border = nearest[0][own] + view.top, nearest[1][own] + view.left
+        rows, columns = np.divmod(pixel, edit.shape[1])
+        nearest = border.places(pixel)
+        at_border = nearest[0] + view.top, nearest[1] + view.left
         tiles = at_border[0] // _TILE * (alpha.shape[1] // _TILE + 1) + at_border[1] // _TILE
         numbers, first, place = np.unique(tiles, return_index=True, return_inverse=True)
         side = np.zeros(numbers.size, np.int64) if around is None else _nearest_side(at_border[0][first], at_border[1][first], around)
@@ -137,7 +139,7 @@ class _Ring:
         at = rows[:, None] - back[:, 0], columns[:, None] - back[:, 1]
         seen = (pixels[view.slices].astype(np.float32) @ _COLOURS.T)[at]
         pasted = alpha[view.slices][at].astype(np.float32) / np.float32(most)
-        return cls(seen, pasted, signed[own], rows, columns, place, numbers.size, side)
+        return cls(seen, pasted, border.signed[own], rows, columns, place, numbers.size, side)
 
     def steps(self) -> tuple[_Floats, _Floats, npt.NDArray[np.int64]]:
         """The step of each place that shows both sides, and its variance, in each of the ``_COLOURS``: ``(places, 3)``. And its side of the picture."""
