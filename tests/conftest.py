@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -49,6 +50,7 @@ CORE_TEST_DB = 1
 """Tests that talk to Redis themselves use a database of their own, away from the running stack's."""
 
 TRACES = ("outfill:job:*", "outfill:jobs:*", "outfill:reservation:*", "outfill:accepting", "rq:job:*")
+_JOB = re.compile(r"job_\w{26}")
 NEIGHBOUR_KEY = new_key()
 
 
@@ -91,11 +93,24 @@ def eventually(look: Callable[[], Any], *, timeout_s: float = 60.0, every_s: flo
     return found
 
 
-def traces(connection: Any, storage: Storage) -> set[str]:
-    """Everything in Redis and S3 that belongs to jobs or uploads."""
-    jobs = {key.decode() for pattern in TRACES for key in connection.keys(pattern)}
-    jobs |= {member.decode() for member in connection.zrange("outfill:jobs:local", 0, -1)}
-    return jobs | set(storage.keys("inputs/")) | set(storage.keys("uploads/"))
+class Traces:
+    """Everything in Redis and S3 that belongs to jobs or uploads, looked at again and again."""
+
+    def __init__(self, connection: Any, storage: Storage) -> None:
+        """Look for the first time."""
+        self._connection, self._storage = connection, storage
+        self._seen = self._look()
+
+    def new(self) -> set[str]:
+        """Since the last look, but of jobs that were there: these go on, and end when they will."""
+        before, self._seen = self._seen, self._look()
+        jobs = set(_JOB.findall(" ".join(before)))
+        return {trace for trace in self._seen - before if jobs.isdisjoint(_JOB.findall(trace))}
+
+    def _look(self) -> set[str]:
+        jobs = {key.decode() for pattern in TRACES for key in self._connection.keys(pattern)}
+        jobs |= {member.decode() for member in self._connection.zrange("outfill:jobs:local", 0, -1)}
+        return jobs | set(self._storage.keys("inputs/")) | set(self._storage.keys("uploads/"))
 
 
 @dataclass

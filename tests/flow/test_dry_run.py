@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import Api, box_mask, traces
+from conftest import Api, Traces, box_mask
 from queueing import accept, spec_of, take
 
 from api_schemas.jobs import JobStatus
@@ -25,14 +25,15 @@ def test_a_dry_run_tells_the_recipe_and_stores_nothing(api: Api, coffee: bytes, 
     """200 with every resolved setting, which are those of the job that is then posted with its seed; nothing of it is kept."""
     mask, _ = box_mask(coffee)
     request: dict[str, Any] = {"operation": "inpaint", "image": "file:photo", "mask": "file:mask", "prompt": "a vase", "steps": 2}
-    before = traces(live_redis, storage)
+    traces = Traces(live_redis, storage)
     answer = api.post(request, query=DRY, photo=coffee, mask=mask)
     assert answer.status_code == 200
-    assert traces(live_redis, storage) == before
+    assert not traces.new()
     told = answer.json()
     assert (told["operation"], told["model"]) == ("inpaint", "tiny")
     job = api.accept({**request, "seed": told["recipe"]["seed"]}, photo=coffee, mask=mask)
     assert job["recipe"] == told["recipe"]
+    assert traces.new()  # which shows that the look before sees
 
 
 def test_a_dry_run_estimates_by_what_was_measured(api: Api, coffee: bytes) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import ENDED, Api, Receiver, box_mask, eventually, pixels_of, traces
+from conftest import ENDED, Api, Receiver, Traces, box_mask, eventually, pixels_of
 from ulid import ULID
 
 from core.jobs import JobRecords
@@ -79,10 +79,10 @@ def test_changes_that_cannot_be_honoured_are_refused(
 ) -> None:
     """Unknown fields, bad values and what the model would ignore are 422 with the field, and nothing is kept."""
     job = api.run(REPLACE, photo=coffee)
-    before = eventually(lambda: not live_redis.keys("rq:job:*") and traces(live_redis, storage))
+    traces = Traces(live_redis, storage)
     answer = api.http.post(f"/v1/jobs/{job['id']}/repeat", json=changes)
     assert (answer.status_code, answer.json()["code"], answer.json().get("field")) == (422, code, field)
-    assert traces(live_redis, storage) == before
+    assert not traces.new()
 
 
 def test_what_an_operation_lacks_its_repetition_lacks_too(api: Api, coffee: bytes) -> None:
@@ -119,10 +119,10 @@ def test_a_job_whose_inputs_are_gone_is_not_repeated(api: Api, coffee: bytes, li
     """409 with a code of its own, and nothing of the repetition is left."""
     job = api.run(REPLACE, photo=coffee)
     storage.delete(storage.keys(f"inputs/local/{job['id']}/"))
-    before = eventually(lambda: not live_redis.keys("rq:job:*") and traces(live_redis, storage))
+    traces = Traces(live_redis, storage)
     answer = api.http.post(f"/v1/jobs/{job['id']}/repeat")
     assert (answer.status_code, answer.json()["code"]) == (409, "inputs_gone")
-    assert traces(live_redis, storage) == before
+    assert not traces.new()
 
 
 def test_only_its_owner_repeats_a_job(api: Api, neighbour: Api, coffee: bytes) -> None:
