@@ -81,6 +81,7 @@ class Storage:
     def __init__(self, settings: S3, *, patient: bool = True) -> None:
         self._settings = settings
         self._attempts, self._read_s = (4, 30) if patient else (2, 15)
+        self._session = boto3.session.Session()
         self._client = self._connect(settings.endpoint_url)
         public = settings.public_endpoint_url
         self._signer = self._connect(public) if public else self._client
@@ -100,8 +101,7 @@ class Storage:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        session = boto3.session.Session()
-        return session.client(
+        return self._session.client(
             "s3",
             endpoint_url=endpoint_url,
             region_name=settings.region,

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import ssl
 import struct
 import subprocess
 import sys
@@ -52,6 +53,8 @@ CORE_TEST_DB = 1
 TRACES = ("outfill:job:*", "outfill:jobs:*", "outfill:reservation:*", "outfill:accepting", "rq:job:*")
 _JOB = re.compile(r"job_\w{26}")
 NEIGHBOUR_KEY = new_key()
+_TLS = ssl.create_default_context()
+"""One for all clients: each would read the certificates of all authorities anew."""
 
 
 def png(pixels: np.ndarray[Any, Any] | Image.Image) -> bytes:
@@ -222,7 +225,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, model_stor
 @pytest.fixture
 def api(stack: LocalStack) -> Iterator[Api]:
     """A caller of the running service. What waits when its test is over is canceled: the next finds an idle worker."""
-    with httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {stack.api_key}"}, timeout=70) as http:
+    with httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {stack.api_key}"}, timeout=70, verify=_TLS) as http:
         yield Api(http)
         while waiting := http.get("/v1/jobs", params={"status": "queued", "limit": 100}).json()["items"]:
             for job in waiting:
@@ -232,22 +235,27 @@ def api(stack: LocalStack) -> Iterator[Api]:
 @pytest.fixture
 def neighbour(stack: LocalStack) -> Iterator[Api]:
     """A caller of another tenant."""
-    with httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {NEIGHBOUR_KEY}"}, timeout=70) as http:
+    with httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {NEIGHBOUR_KEY}"}, timeout=70, verify=_TLS) as http:
         yield Api(http)
 
 
 @pytest.fixture
 def settings(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The settings of the running service."""
+    return _settings_of(stack, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def storage(stack: LocalStack) -> Storage:
+    """The bucket of the running service. Made once: a client reads all of S3's operations."""
+    with pytest.MonkeyPatch.context() as patch:
+        return Storage(_settings_of(stack, patch).s3)
+
+
+def _settings_of(stack: LocalStack, patch: pytest.MonkeyPatch) -> Settings:
     for name, value in stack.environment().items():
-        monkeypatch.setenv(name, value)
+        patch.setenv(name, value)
     return Settings()
-
-
-@pytest.fixture
-def storage(settings: Settings) -> Storage:
-    """The bucket of the running service."""
-    return Storage(settings.s3)
 
 
 @pytest.fixture
