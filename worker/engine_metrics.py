@@ -32,7 +32,7 @@ class EngineMetrics(Collector):
         """Read the stopwatch and the engines now."""
         seconds = CounterMetricFamily(
             "outfill_engine_seconds",
-            "Time of the engine thread, in one phase at any moment: prepare, step, decode (previews too), or idle, which is all else.",
+            "Time of the engine thread, in one phase at any moment: encode, step, decode (previews too), or idle, which is all else.",
             labels=["model", "phase"],
         )
         calls = CounterMetricFamily("outfill_model_calls", "Model calls, those of the warm-up included.", labels=["model", "mode"])

@@ -57,6 +57,10 @@ class WorkerMetrics:
         self.row_budget = Gauge(
             "outfill_row_budget", "Cost that one model call may have now; halved where memory ran out.", ["model"], registry=registry
         )
+        self.rows = Counter("outfill_model_rows", "Rows of the model's native size in model calls.", ["model"], registry=registry)
+        self.row_seconds = Gauge(
+            "outfill_warm_up_row_seconds", "Time of a row in the model call that the warm-up chose.", ["model"], registry=registry
+        )
         self.out_of_memory = Counter("outfill_out_of_memory", "Model calls for which the device had no room.", ["model"], registry=registry)
         self.finished = Counter("outfill_jobs_finished", "Jobs ended by this worker.", ["operation", "model", "status"], registry=registry)
         self.failures = Counter("outfill_job_failures", "Failed jobs by error code.", ["code"], registry=registry)
@@ -157,3 +161,5 @@ class WorkerMetrics:
         if found.compile_failure is not None:
             self.compiled.labels(model, "failed").set(1)
         self.compiled.labels(model, "compiled" if found.compiled else "eager").set(1)
+        if found.row_s is not None:
+            self.row_seconds.labels(model).set(found.row_s)

@@ -74,6 +74,7 @@ class Painter:
         metrics.engines.watch(engines)
         for name in engines:
             metrics.out_of_memory.labels(name)
+            metrics.rows.labels(name)
 
     # -- told by other threads ----------------------------------------------------------------------------------------------------
 
@@ -242,6 +243,7 @@ class Painter:
             _log.warning("step_out_of_memory", model=batch.engine, slots=len(batch.slots), cost=batch.cost, budget=budget)
         else:
             budget = self._scheduler.went_well(batch.engine)
+            self._metrics.rows.labels(batch.engine).inc(batch.cost)
         self._metrics.row_budget.labels(batch.engine).set(budget)
         self._metrics.step.labels(batch.engine).observe(time.monotonic() - began)
 

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import httpx
 import redis
+from prometheus_client.parser import text_string_to_metric_families
 
 from service.local import LocalStack, StackOptions, free_ports
 
@@ -60,6 +61,10 @@ class Contestant(ABC):
     @abstractmethod
     def kill(self) -> None:
         """Kill what paints by SIGKILL and start it again, as what watches it would."""
+
+    def engine(self) -> Mapping[str, float]:
+        """Seconds and rows of its engine so far, where it tells them: ``busy_s``, ``step_s``, ``rows``, and ``row_s`` of the warm-up."""
+        return {}
 
     @contextmanager
     def running(self, first: Asked) -> Iterator[Contestant]:
@@ -214,6 +219,16 @@ class Outfill(Contestant):
 
     def processes(self) -> Mapping[str, int]:
         return {name: part.process.pid for name, part in self._running.parts.items() if part.process is not None}
+
+    def engine(self) -> Mapping[str, float]:
+        text = httpx.get(f"http://127.0.0.1:{self._running.worker_metrics_ports[0]}/metrics").raise_for_status().text
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+        def total(name: str) -> float:
+            return sum(sample.value for sample in samples if sample.name == name and sample.labels.get("phase") != "idle")
+
+        names = {"busy_s": "outfill_engine_seconds_total", "step_s": "outfill_step_seconds_sum", "rows": "outfill_model_rows_total"}
+        return {key: total(name) for key, name in names.items()} | {"row_s": total("outfill_warm_up_row_seconds")}
 
     def kill(self) -> None:
         worker = self._running.parts["worker-1"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import os
 import statistics
 import sys
 import time
@@ -54,6 +55,10 @@ class Lap:
     memory_mib: float
     cold_s: float
     each_s: list[float] = field(default_factory=list)
+    busy: float | None = None
+    """Share of the time in which the engine was called, where the contestant tells."""
+    row_over_warm_up: float | None = None
+    """Seconds of a row in service over those that the warm-up measured."""
 
 
 def asked(side: int, count: int, steps: Sequence[int]) -> list[Asked]:
@@ -82,11 +87,15 @@ def _png(image: Image.Image) -> bytes:
 def saturated(contestant: Contestant, jobs: Sequence[Asked]) -> Lap:
     """Ask for all of them, ``IN_FLIGHT`` at once."""
     processes = contestant.processes()
-    before, began = {name: cpu_s([pid]) for name, pid in processes.items()}, time.perf_counter()
+    engine, before, began = contestant.engine(), {name: cpu_s([pid]) for name, pid in processes.items()}, time.perf_counter()
     each = asyncio.run(_all(contestant, jobs))
     seconds = time.perf_counter() - began
     used = {name: (cpu_s([pid]) - before[name]) / len(jobs) for name, pid in processes.items()}
-    return Lap(len(jobs) / seconds, used, memory_mib(processes.values()), contestant.cold_s, each)
+    lap = Lap(len(jobs) / seconds, used, memory_mib(processes.values()), contestant.cold_s, each)
+    if engine:
+        spent = {name: value - engine[name] for name, value in contestant.engine().items()}
+        lap.busy, lap.row_over_warm_up = spent["busy_s"] / seconds, spent["step_s"] / spent["rows"] / engine["row_s"]
+    return lap
 
 
 def lost_at_a_kill(contestant: Contestant, jobs: Sequence[Asked]) -> int:
@@ -304,6 +313,7 @@ class Race:
             figures["outfill_of_what_the_bare_unet_allows"] = at_least(rates[ours, "256"] / bound, 0.88)
         if (ours, "256") in rates and (loop, "256") in rates:
             figures["outfill_over_a_bare_bfloat16_loop"] = at_least(rates[ours, "256"] / rates[loop, "256"], 1.8)
+        figures |= self._engine_figures(self._laps.get((ours, "256"), []))
         lowest = min((share for _, share in self._arrivals), default=None)
         if lowest is not None and (loop, "256") in self._laps:
             alone = statistics.median(seconds for lap in self._laps[loop, "256"] for seconds in lap.each_s)
@@ -311,6 +321,20 @@ class Race:
         if ours in self._lost:
             figures["outfill_lost_at_a_kill"] = figure(self._lost[ours], 0)
         return figures
+
+    def _engine_figures(self, laps: Sequence[Lap]) -> dict[str, Any]:
+        """At saturation: how busy the engine is, whether the CPU says so too, and whether its steps take what the warm-up measured."""
+        told = [(lap, lap.busy, lap.row_over_warm_up) for lap in laps if lap.busy is not None and lap.row_over_warm_up is not None]
+        if not told:
+            return {}
+        cores = os.cpu_count() or 1
+        return {
+            "engine_busy_at_saturation": at_least(statistics.median(busy for _, busy, _ in told), 0.9),
+            "worker_cpu_over_busy_engine": at_least(
+                statistics.median(lap.cpu_s["worker-1"] * lap.pictures_s / cores / busy for lap, busy, _ in told), 0.9
+            ),
+            "row_in_service_over_warm_up": figure(statistics.median(ratio for _, _, ratio in told), 1.15),
+        }
 
     def _row_words(self) -> str:
         return ", ".join(f"{1000 * seconds:.0f} ms a row in {dtype}" for dtype, seconds in self._row_s.items())

@@ -64,7 +64,7 @@ class Scripted:
         self.previewed: list[int] = []
 
     def warm_up(self) -> WarmUp:
-        return WarmUp()
+        return WarmUp(row_s=0.5)
 
     def read(self, _prompt: str, *, names_product: bool) -> Reading:  # noqa: ARG002 - the protocol's
         return Reading()
@@ -207,6 +207,16 @@ def test_jobs_that_wait_are_begun_in_one_call(engine: Scripted, ended: Ended, me
         eventually(lambda: len(ended.painted) == 3)
     assert engine.started == [6]
     assert [ended.painted[work.spec.id] for work in works] == [[1, 2], [3], [4, 5, 6]]
+
+
+def test_rows_of_calls_are_counted(painter: Painter, ended: Ended, engine: Scripted, metrics: WorkerMetrics) -> None:
+    """Each step counts the rows of its slots, so that the time of a row in service can be set against the warm-up's."""
+    painter.inbox.put(work := work_of(1, 2))
+    eventually(lambda: ended.painted.get(work.spec.id))
+    assert figure(metrics, "outfill_model_rows_total") == sum(engine.batches) == 6
+    for model, found in painter.warm_ups.items():
+        metrics.tell_warm_up(model, found, requested="auto")
+    assert figure(metrics, "outfill_warm_up_row_seconds") == 0.5
 
 
 @pytest.mark.parametrize("seed", [12, 13, 14, 15])

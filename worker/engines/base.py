@@ -128,6 +128,8 @@ class WarmUp:
     """Whether calls at the native size run compiled."""
     compile_failure: str | None = None
     """The reason why a compilation failed."""
+    row_s: float | None = None
+    """Seconds for a row of native size in a call of ``Engine.budget``; ``None`` where none was measured."""
 
 
 class Engine(Protocol):

@@ -19,6 +19,7 @@ from worker.engines.diffusion.kernels import CHUNKED_OPERATOR, attention_context
 from worker.engines.diffusion.lora import LoraAdapters
 from worker.engines.diffusion.parts import Parts, load_parts
 from worker.engines.diffusion.residency import (
+    Measured,
     Measurement,
     ParkedModule,
     apply,
@@ -374,6 +375,13 @@ def table(*entries: tuple[int, float, int]) -> list[Measurement]:
 def test_the_row_budget(measured: list[Measurement], free_mb: int | None, rows: int) -> None:
     """Memory comes first, then time: more rows only where they save a twentieth."""
     assert rows_from(measured, None if free_mb is None else free_mb * MB) == rows
+
+
+def test_a_row_takes_its_share_of_the_chosen_call() -> None:
+    """Of the call with so many rows as one may have; where none was measured, of the largest below."""
+    measured = tuple(table((1, 1.0, 0), (2, 1.1, 0), (4, 1.3, 0), (8, 2.9, 0)))
+    assert Measured(4, measured).row_s == 1.3 / 4
+    assert Measured(2, measured[:1]).row_s == 1.0
 
 
 def test_a_peak_is_expected_on_the_line_through_the_last_two() -> None:

@@ -129,6 +129,7 @@ class DiffusionEngine:
             kernels_by_shape=by_shape,
             compiled=self._unet.is_compiled,
             compile_failure=self._unet.compile_failure or self.tuning.compile_fault,
+            row_s=measured.row_s,
         )
         table = [asdict(row) for row in measured.table]
         _log.info("model_warm", model=self.card.id, rows=measured.rows, measured=table, **asdict(found))

@@ -50,6 +50,12 @@ class Measured:
     """Of one UNet call at the measured shape; a guided picture takes two."""
     table: tuple[Measurement, ...]
 
+    @property
+    def row_s(self) -> float:
+        """Seconds for a row in a call of ``rows``, or of the most up to that which were measured."""
+        chosen = max((each for each in self.table if each.rows <= self.rows), key=lambda each: each.rows)
+        return chosen.seconds / chosen.rows
+
 
 def model_facts(path: Path) -> ModelFacts:
     """The facts of the pipeline in directory ``path``, from its configurations and the headers of its weights."""
