@@ -7,6 +7,7 @@ levels.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -28,15 +29,33 @@ def common_start(unet: Any) -> tuple[torch.nn.Module, ...]:
     return tuple(modules)
 
 
+_thread = threading.local()
+
+
+@contextmanager
+def repeating(repeated: int) -> Iterator[None]:
+    """Within it, and within ``computed_once``, this thread's calls repeat so many rows."""
+    _thread.repeated = repeated
+    try:
+        yield
+    finally:
+        del _thread.repeated
+
+
 @contextmanager
 def computed_once(modules: tuple[torch.nn.Module, ...], repeated: int) -> Iterator[None]:
-    """Within it, ``modules`` leave out the last ``repeated`` rows of their input, which are equal to the first ones, and repeat the result."""
+    """Within it, ``modules`` leave out the last ``repeated`` rows of their input, which are equal to the first ones, and repeat the result.
+
+    In a thread that is ``repeating`` others, those.
+    """
 
     def without_repeated(_module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(each[:-repeated] if isinstance(each, torch.Tensor) else each for each in inputs)
+        here = getattr(_thread, "repeated", repeated)
+        return tuple(each[: len(each) - here] if isinstance(each, torch.Tensor) else each for each in inputs)
 
     def with_repeated(_module: torch.nn.Module, _inputs: tuple[Any, ...], result: torch.Tensor) -> torch.Tensor:
-        return torch.cat([result, result[:repeated]])
+        here = getattr(_thread, "repeated", repeated)
+        return torch.cat([result, result[:here]]) if here else result
 
     with ExitStack() as hooks:
         for module in modules if repeated else ():

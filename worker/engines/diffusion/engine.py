@@ -34,7 +34,7 @@ from worker.engines.diffusion.parts import Parts, load_parts
 from worker.engines.diffusion.pictures import ImageEncoder, Posterior, decode_latents
 from worker.engines.diffusion.previews import Projection
 from worker.engines.diffusion.prompts import PromptEmbeds, PromptEncoder
-from worker.engines.diffusion.residency import apply, warm_up
+from worker.engines.diffusion.residency import apply, lanes_for, warm_up
 from worker.engines.diffusion.sampler_tables import SamplerTables
 from worker.engines.diffusion.slot import DiffusionSlot, Kept
 from worker.engines.diffusion.stepping import Finite, StepNumbers, advanced, shown
@@ -118,12 +118,14 @@ class DiffusionEngine:
         call = blank_call(self._unet, side, side, tokens=tokens)
         with self._device_memory():
             by_shape = self._choose_attention(side, tokens) if self.tuning.attention == "fastest" else {}
-            measured = warm_up(call, self._device, kept_bytes=self._kept_bytes)
-            self.budget, self.max_rows = float(measured.rows), max(measured.rows // 2, 1)
+            measured, lanes = warm_up(call, self._device, kept_bytes=self._kept_bytes), None
             with torch.inference_mode():
                 kernels = attention_kernels(partial(call, 2))
                 self._project()
             self._empty_cache()  # of what the largest call took: libraries that do not ask torch make their handles later
+            if self._unet.device.type == "cpu" and not self._unet.is_compiled:
+                lanes, measured = lanes_for(call, self._unet.divide, measured, most=torch.get_num_threads())
+            self.budget, self.max_rows = float(measured.rows), max(measured.rows // 2, 1)
         found = WarmUp(
             kernels=kernels,
             kernels_by_shape=by_shape,
@@ -132,7 +134,7 @@ class DiffusionEngine:
             row_s=measured.row_s,
         )
         table = [asdict(row) for row in measured.table]
-        _log.info("model_warm", model=self.card.id, rows=measured.rows, measured=table, **asdict(found))
+        _log.info("model_warm", model=self.card.id, rows=measured.rows, lanes=lanes.count if lanes else 1, measured=table, **asdict(found))
         return found
 
     def _choose_attention(self, side: int, tokens: int) -> dict[str, str]:

@@ -13,6 +13,7 @@ import torch
 from worker.engines.device import free_bytes
 from worker.engines.diffusion.card import family_of
 from worker.engines.diffusion.cpu_kernels import use_cpu_kernels
+from worker.engines.diffusion.lanes import Lanes
 from worker.engines.diffusion.parts import Parts
 from worker.engines.diffusion.unet_call import UnetCall
 from worker.engines.notes import read_json
@@ -26,6 +27,8 @@ MEMORY_SHARE = 0.9
 """Of the free memory, what the activations of one UNet call may take."""
 LEAST_GAIN = 0.05
 """A larger batch must save this share of the time for one row."""
+LEAST_GAIN_OF_LANES = 0.02
+"""Lanes must save this share of the time for one row."""
 TIMED_CALLS = 3
 """After one that is not timed; the shortest counts, as what else the machine does only adds. Fewer where they take long together."""
 LONG_S = 1.0
@@ -145,8 +148,10 @@ class ParkedModule:
         return torch.nn.Parameter(copy, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else copy
 
 
-def warm_up(call: Callable[[int], object], device: str, *, most_rows: int | None = None, kept_bytes: int = 0) -> Measured:
-    """Call with 1, 2, 4, 8, … rows, and find how many are worth their memory and time.
+def warm_up(
+    call: Callable[[int], object], device: str, *, first_rows: int = 1, most_rows: int | None = None, kept_bytes: int = 0
+) -> Measured:
+    """Call with 1, 2, 4, 8, … rows, ``first_rows`` at first, and find how many are worth their memory and time.
 
     It goes on while the next call should fit into memory beside ``kept_bytes`` and one of the last two saved time: one alone may have met a busy
     moment of the machine. On a CPU it goes on for ``CPU_PATIENCE_S``. Two rows, one guided picture, are the least that it answers. Raises as the
@@ -155,7 +160,7 @@ def warm_up(call: Callable[[int], object], device: str, *, most_rows: int | None
     cuda = torch.device(device).type == "cuda"
     most, free = most_rows or MOST_ROWS["cuda" if cuda else "cpu"], free_bytes(device) - kept_bytes if cuda else None
     table: list[Measurement] = []
-    began, rows = time.perf_counter(), 1
+    began, rows = time.perf_counter(), first_rows
     with torch.inference_mode():
         while rows <= most:
             try:
@@ -170,6 +175,29 @@ def warm_up(call: Callable[[int], object], device: str, *, most_rows: int | None
             if len(table) > 1 and (2 * rows_from(table, free) < table[-1].rows or not _fits(expected_peak(table, rows), free)):
                 break
     return Measured(rows_from(table, free), tuple(table))
+
+
+def lanes_for(
+    call: Callable[[int], object], divide: Callable[[Lanes | None], None], measured: Measured, *, most: int
+) -> tuple[Lanes | None, Measured]:
+    """Try 2, 4, … lanes, ``most`` at most, for as long as they take ``LEAST_GAIN_OF_LANES`` less time a row than what was ``measured`` before.
+
+    Return the lanes that the calls are divided among then, and what their warm-up found.
+    """
+    best: Lanes | None = None
+    count = 2
+    while count <= most:
+        lanes = Lanes(count)
+        divide(lanes)
+        tried = warm_up(call, "cpu", first_rows=max(measured.rows, 2 * count))
+        if tried.row_s > (1 - LEAST_GAIN_OF_LANES) * measured.row_s:
+            divide(best)
+            lanes.close()
+            break
+        if best is not None:
+            best.close()
+        best, measured, count = lanes, tried, 2 * count
+    return best, measured
 
 
 def rows_from(table: Sequence[Measurement], free: int | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -11,9 +11,10 @@ import structlog
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from worker.engines.diffusion.common_start import common_start, computed_once
+from worker.engines.diffusion.common_start import common_start, computed_once, repeating
 from worker.engines.diffusion.fastest_attention import FastestAttention, FastestAttnProcessor
 from worker.engines.diffusion.kernels import attention_context
+from worker.engines.diffusion.lanes import Lanes, Share, shares
 from worker.engines.out_of_memory import is_out_of_memory
 from worker.tuning import Tuning, TuningRefused
 
@@ -41,6 +42,7 @@ class UnetCall:
         self._tuning = tuning
         self._fastest: FastestAttention | None = None
         self._common_start = common_start(unet)
+        self._lanes: Lanes | None = None
         self._backend = backend
         self._compiled: Callable[..., Any] | None = None
         self._warmed: set[tuple[int, ...]] = set()
@@ -65,6 +67,10 @@ class UnetCall:
         if fastest.has_exceptions and all(type(processor) is AttnProcessor2_0 for processor in processors):
             self.module.set_attn_processor(FastestAttnProcessor(fastest))
 
+    def divide(self, lanes: Lanes | None) -> None:
+        """Divide the rows of calls that run as they are among ``lanes``; ``None``: no more."""
+        self._lanes = lanes
+
     def __call__(
         self,
         sample: torch.Tensor,
@@ -88,7 +94,22 @@ class UnetCall:
                 return predicted
         self.calls["eager"] += 1
         with self._weights_may_move(), self._attention(), computed_once(self._common_start, repeated):
-            return (self.module(sample, timestep, return_dict=False, **inputs)[0],)
+            each = shares(sample.shape[0], repeated, self._lanes.count) if self._lanes else []
+            if self._lanes is None or len(each) < 2:
+                return (self.module(sample, timestep, return_dict=False, **inputs)[0],)
+            return (self._in_lanes(self._lanes, each, {"sample": sample, "timestep": timestep, **inputs}),)
+
+    def _in_lanes(self, lanes: Lanes, each: Sequence[Share], inputs: Mapping[str, Any]) -> torch.Tensor:
+        def call(share: Share) -> torch.Tensor:
+            with repeating(share.repeated):
+                predicted: torch.Tensor = self.module(**share.of(inputs), return_dict=False)[0]
+                return predicted
+
+        predicted = lanes.map(call, each)
+        whole = predicted[0].new_empty((inputs["sample"].shape[0], *predicted[0].shape[1:]))
+        for share, rows in zip(each, predicted, strict=True):
+            share.put(rows, whole)
+        return whole
 
     def warm(self, sample: torch.Tensor, timestep: torch.Tensor, **inputs: Any) -> tuple[torch.Tensor]:
         """Call, and have later calls of this shape with as many rows, or fewer of the same bucket, run compiled.
