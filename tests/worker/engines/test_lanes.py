@@ -131,10 +131,11 @@ def test_as_many_lanes_as_save_time(seconds: dict[int, float], chosen: int, monk
     """A warm-up keeps more lanes only where a row takes less; calls are divided among those that it names."""
     divided: list[Lanes | None] = [None]
 
-    def warm_up(_call: object, _device: str, *, first_rows: int) -> Measured:
+    def warm_up(_call: object, _device: str, *, first_rows: int, patience_s: float) -> Measured:
         now = divided[-1]
         count = now.count if now else 1
         assert first_rows >= 2 * count  # a guided picture for each
+        assert patience_s < residency.CPU_PATIENCE_S
         return Measured(first_rows, (Measurement(first_rows, seconds[count] * first_rows, 0),))
 
     monkeypatch.setattr(residency, "warm_up", warm_up)

@@ -149,12 +149,18 @@ class ParkedModule:
 
 
 def warm_up(
-    call: Callable[[int], object], device: str, *, first_rows: int = 1, most_rows: int | None = None, kept_bytes: int = 0
+    call: Callable[[int], object],
+    device: str,
+    *,
+    first_rows: int = 1,
+    most_rows: int | None = None,
+    kept_bytes: int = 0,
+    patience_s: float | None = None,
 ) -> Measured:
     """Call with 1, 2, 4, 8, … rows, ``first_rows`` at first, and find how many are worth their memory and time.
 
     It goes on while the next call should fit into memory beside ``kept_bytes`` and one of the last two saved time: one alone may have met a busy
-    moment of the machine. On a CPU it goes on for ``CPU_PATIENCE_S``. Two rows, one guided picture, are the least that it answers. Raises as the
+    moment of the machine. On a CPU it goes on for ``patience_s``, else ``CPU_PATIENCE_S``. Two rows, one guided picture, are the least that it answers. Raises as the
     call does where they do not fit.
     """
     cuda = torch.device(device).type == "cuda"
@@ -170,7 +176,7 @@ def warm_up(
                     raise
                 break
             rows *= 2
-            if not cuda and time.perf_counter() - began > CPU_PATIENCE_S:
+            if not cuda and time.perf_counter() - began > (CPU_PATIENCE_S if patience_s is None else patience_s):
                 break
             if len(table) > 1 and (2 * rows_from(table, free) < table[-1].rows or not _fits(expected_peak(table, rows), free)):
                 break
@@ -189,7 +195,7 @@ def lanes_for(
     while count <= most:
         lanes = Lanes(count)
         divide(lanes)
-        tried = warm_up(call, "cpu", first_rows=max(measured.rows, 2 * count))
+        tried = warm_up(call, "cpu", first_rows=max(measured.rows, 2 * count), patience_s=CPU_PATIENCE_S / 2)
         if tried.row_s > (1 - LEAST_GAIN_OF_LANES) * measured.row_s:
             divide(best)
             lanes.close()
