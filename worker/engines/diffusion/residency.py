@@ -160,8 +160,8 @@ def warm_up(
     """Call with 1, 2, 4, 8, … rows, ``first_rows`` at first, and find how many are worth their memory and time.
 
     It goes on while the next call should fit into memory beside ``kept_bytes`` and one of the last two saved time: one alone may have met a busy
-    moment of the machine. On a CPU it goes on for ``patience_s``, else ``CPU_PATIENCE_S``. Two rows, one guided picture, are the least that it answers. Raises as the
-    call does where they do not fit.
+    moment of the machine. On a CPU it goes on for ``patience_s``, else ``CPU_PATIENCE_S``. Two rows, one guided picture, are the least that it
+    answers. Raises as the call does where they do not fit.
     """
     cuda = torch.device(device).type == "cuda"
     most, free = most_rows or MOST_ROWS["cuda" if cuda else "cpu"], free_bytes(device) - kept_bytes if cuda else None
