@@ -246,10 +246,16 @@ def settings(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def storage(stack: LocalStack) -> Storage:
-    """The bucket of the running service. Made once: a client reads all of S3's operations."""
+def bucket(stack: LocalStack) -> Storage:
+    """Made once: a client reads all of S3's operations."""
     with pytest.MonkeyPatch.context() as patch:
         return Storage(_settings_of(stack, patch).s3)
+
+
+@pytest.fixture
+def storage(settings: Settings, bucket: Storage) -> Storage:
+    """The bucket of the running service."""
+    return bucket
 
 
 def _settings_of(stack: LocalStack, patch: pytest.MonkeyPatch) -> Settings:
