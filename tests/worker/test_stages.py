@@ -169,6 +169,6 @@ def test_the_pictures_of_one_tenant_keep_no_other_waiting(run: Run, records: Job
 def test_a_stage_that_hangs_ends_the_process(run: Run, records: JobRecords, job: Callable[..., JobSpec]) -> None:
     """Composing that does not come back ends the worker with status 70, and the job is left to others."""
     spec = job()
-    with run(HANGS, OUTFILL_WORKER__STAGE_S="5", OUTFILL_WORKER__STALL_S="2") as worker:
+    with run(HANGS, OUTFILL_WORKER__STAGE_S="20", OUTFILL_WORKER__STALL_S="2") as worker:  # finding the product may take 5 s
         assert worker.wait(timeout=120) == 70
     assert records.get(spec.id, spec.tenant).status is JobStatus.RUNNING

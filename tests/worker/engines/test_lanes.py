@@ -49,7 +49,7 @@ def lanes(four_threads: None) -> Iterator[Lanes]:
 @settings(deadline=None)
 @given(st.integers(1, 40), st.floats(0, 1), st.integers(1, 8))
 def test_each_row_is_in_one_share(slots: int, share_guided: float, lanes: int) -> None:
-    """Shares take all rows apart and put them together again, a guided slot with its repetition, and differ by two rows at most."""
+    """Shares take all rows apart and put them together again, a guided slot with its repetition, and differ by three rows at most."""
     guided = round(slots * share_guided)
     whole = torch.cat([torch.arange(slots), torch.arange(guided)])
     found = torch.full_like(whole, -1)
